@@ -1,0 +1,54 @@
+"""seqdni: train RNNs by truncated BPTT with synthetic gradients at the chunk boundaries."""
+
+from seqdni.boundary import Boundary, bootstrap_term
+from seqdni.chunk import Chunk, whole_episodes
+from seqdni.core import Core, TorchCore, unroll
+from seqdni.losses import cross_entropy, masked_sum, squared_error, to_bits, to_perplexity
+from seqdni.meter import Meter
+from seqdni.model import OneHot, SequenceModel
+from seqdni.state import (
+    LSTMState,
+    State,
+    cut,
+    detach,
+    leaves,
+    map_state,
+    pack,
+    reset_rows,
+    state_size,
+    target_grad,
+    unpack,
+)
+from seqdni.synthesizer import Synthesizer
+from seqdni.trainer import Trainer
+
+__all__ = [
+    "Boundary",
+    "Chunk",
+    "Core",
+    "LSTMState",
+    "Meter",
+    "OneHot",
+    "SequenceModel",
+    "State",
+    "Synthesizer",
+    "TorchCore",
+    "Trainer",
+    "bootstrap_term",
+    "cross_entropy",
+    "cut",
+    "detach",
+    "leaves",
+    "map_state",
+    "masked_sum",
+    "pack",
+    "reset_rows",
+    "squared_error",
+    "state_size",
+    "target_grad",
+    "to_bits",
+    "to_perplexity",
+    "unpack",
+    "unroll",
+    "whole_episodes",
+]

@@ -1,0 +1,152 @@
+r"""Where the graph is cut: the one mechanism behind a chunk's end and a fast-to-slow message.
+
+Shapes: B rows, S features of a packed state, K features of context.
+
+The side before a boundary with state :math:`s` adds :math:`\langle \hat g, s \rangle` to its
+objective, with :math:`\hat g = scale \cdot M(s)` a constant: its backward pass carries
+:math:`\hat g` on. The side after starts from a cut copy, whose gradient becomes M's target.
+
+Source: Jaderberg et al., arXiv 1608.05343, section 2.1.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from seqdni.state import State, leaves, pack, target_grad, unpack
+from seqdni.synthesizer import Synthesizer
+
+
+def bootstrap_term(state: State, synthetic_grad_BS: Float[Tensor, "B S"]) -> Float[Tensor, ""]:
+    r"""The scalar whose gradient with respect to the state is the synthetic gradient.
+
+    .. math:: \langle \mathrm{stop\_grad}(\hat g), s \rangle
+
+    Args:
+        state: the state at the chunk's end, still attached to the chunk's graph.
+        synthetic_grad_BS: the gradient to carry on from there, packed.
+
+    Returns:
+        A scalar to add to the objective before the one backward pass.
+
+    Example:
+        >>> state = torch.ones(1, 2, requires_grad=True)
+        >>> bootstrap_term(state, torch.tensor([[3.0, 4.0]])).backward()
+        >>> state.grad
+        tensor([[3., 4.]])
+    """
+    grads = leaves(unpack(synthetic_grad_BS.detach(), like=state))
+    terms = [(leaf * grad).sum() for leaf, grad in zip(leaves(state), grads, strict=True)]
+    return torch.stack(terms).sum() if len(terms) > 1 else terms[0]
+
+
+class Boundary(nn.Module):
+    r"""A cut in the graph with a synthesizer that bridges it.
+
+    ``loss_scale`` below is the factor that the objective puts on the loss summed over a row's steps
+    (1 / B for a batch mean of sums, 1 / (T * B) for a mean over all steps). It takes
+    the synthesizer to per-example-sum units, independent of batch size and normalisation.
+
+    Args:
+        synthesizer: predicts the gradient from the packed state.
+        grad_scale: factor on the synthetic gradient where it is consumed. 1 trusts the prediction;
+            on an endless stream a factor below 1 keeps bootstrapped targets from growing.
+
+    Raises:
+        ValueError: ``grad_scale`` is negative.
+
+    Example:
+        >>> from seqdni import Synthesizer, cut
+        >>> boundary = Boundary(Synthesizer(state_size=4))
+        >>> start = cut(torch.randn(1, 3, 4))
+        >>> end = torch.tanh(start)
+        >>> (end.sum() + boundary.bootstrap(end)).backward()
+        >>> boundary.loss(start).backward()
+    """
+
+    def __init__(self, synthesizer: Synthesizer, grad_scale: float = 1.0):
+        super().__init__()
+        if not grad_scale >= 0:
+            raise ValueError(f"grad_scale is {grad_scale}, expected a number >= 0")
+        self.synthesizer = synthesizer
+        self.grad_scale = grad_scale
+
+    @property
+    def aux(self) -> bool:
+        """Whether the synthesizer has an Aux head, which wants the next synthetic gradient."""
+        return self.synthesizer.aux_head is not None
+
+    @torch.no_grad()
+    def synthetic_grad(
+        self,
+        state: State,
+        continues_B: Bool[Tensor, " B"] | None = None,
+        context_BK: Float[Tensor, "B K"] | None = None,
+    ) -> Float[Tensor, "B S"]:
+        r"""What is consumed at a chunk's end: :math:`scale \cdot M(s)`, 0 where the episode ended.
+
+        Args:
+            state: the state at the chunk's end.
+            continues_B: rows whose episode goes on after the chunk; None if all do.
+            context_BK: the context at that boundary.
+
+        Returns:
+            A constant, per-example-sum units.
+        """
+        grad_BS = self.synthesizer(pack(state).detach(), context_BK) * self.grad_scale
+        if continues_B is not None:
+            grad_BS = grad_BS.masked_fill(~continues_B[:, None], 0.0)
+        return grad_BS
+
+    def bootstrap(
+        self,
+        state: State,
+        continues_B: Bool[Tensor, " B"] | None = None,
+        *,
+        loss_scale: float = 1.0,
+        context_BK: Float[Tensor, "B K"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The term to add to the chunk's objective.
+
+        Args:
+            state: the state at the chunk's end, attached to its graph.
+            continues_B: rows whose episode goes on after the chunk; None if all do.
+            loss_scale: the objective's factor on the per-example-sum loss.
+            context_BK: the context at that boundary.
+
+        Returns:
+            A scalar in the objective's units.
+        """
+        grad_BS = self.synthetic_grad(state, continues_B, context_BK)
+        return bootstrap_term(state, grad_BS) * loss_scale
+
+    def loss(
+        self,
+        start: State,
+        valid_B: Bool[Tensor, " B"] | None = None,
+        *,
+        loss_scale: float = 1.0,
+        context_BK: Float[Tensor, "B K"] | None = None,
+        next_synthetic_BS: Float[Tensor, "B S"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The synthesizer's regression loss, after the chunk's backward pass.
+
+        Args:
+            start: the cut state the chunk started from (see :func:`seqdni.cut`).
+            valid_B: rows that continued an episode here; a row that restarted has no target.
+            loss_scale: the objective's factor on the per-example-sum loss.
+            context_BK: the context at the chunk's start.
+            next_synthetic_BS: the Aux head's target, the synthetic gradient at the chunk's end.
+
+        Returns:
+            A scalar whose backward pass reaches only the synthesizer.
+        """
+        return self.synthesizer.loss(
+            pack(start).detach(),
+            target_grad(start) / loss_scale,
+            valid_B=valid_B,
+            context_BK=context_BK,
+            next_synthetic_BS=next_synthetic_BS,
+        )

@@ -1,0 +1,112 @@
+"""What a trainer is fed: chunks of a stream, and how rows restart in them.
+
+Shapes: T steps, B rows. A chunk is a 4-tuple
+
+- ``inputs``       ``[T, B, ...]`` what the model takes,
+- ``targets``      ``[T, B, ...]`` what the loss takes,
+- ``mask``         ``[T, B]`` bool, the scored steps; None scores all,
+- ``should_reset`` ``[T + 1, B]`` bool, rows that restart before a step; None: no row does. The last
+  row speaks of the step after the chunk: a row whose episode ends here is not bootstrapped.
+
+Keep ``mask`` and ``should_reset`` on the CPU: they decide how a chunk is run, and asking a GPU for
+them would wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from seqdni.state import State, leaves
+
+Chunk: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+
+
+def whole_episodes(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Join the chunks of each lock-step episode: TBPTT over the result is full BPTT.
+
+    Args:
+        chunks: a stream whose rows end their episodes together.
+
+    Yields:
+        One chunk an episode. The stream is read no further than the episode's end.
+
+    Raises:
+        ValueError: the stream has no episode ends, or its rows end apart.
+
+    Example:
+        >>> x, reset = torch.zeros(2, 1), torch.zeros(3, 1, dtype=torch.bool)
+        >>> first, last = (x, x, None, reset.clone()), (x, x, None, reset.clone())
+        >>> first[3][0], last[3][-1] = True, True
+        >>> [chunk[0].shape for chunk in whole_episodes([first, last])]
+        [torch.Size([4, 1])]
+    """
+    episode: list[Chunk] = []
+    for chunk in chunks:
+        episode.append(chunk)
+        if lockstep_end(reset_row(chunk[3], -1)):
+            yield _join(episode)
+            episode = []
+
+
+def _join(chunks: list[Chunk]) -> Chunk:
+    if len(chunks) == 1:
+        return chunks[0]
+    inputs, targets, masks, resets = zip(*chunks, strict=True)
+    mask = None
+    if any(part is not None for part in masks):
+        filled = [
+            torch.ones(y.shape[:2], dtype=torch.bool) if m is None else m
+            for m, y in zip(masks, inputs, strict=True)
+        ]
+        mask = torch.cat(filled)
+    should_reset = torch.cat([part[:-1] for part in resets[:-1]] + [resets[-1]])
+    return torch.cat(inputs), torch.cat(targets), mask, should_reset
+
+
+def reset_row(should_reset: Tensor | None, t: int) -> Tensor | None:
+    return None if should_reset is None else should_reset[t]
+
+
+def all_rows(rows_B: Tensor | None) -> bool:
+    return rows_B is not None and bool(rows_B.all())
+
+
+def continuing(restarting_B: Tensor | None) -> Tensor | None:
+    """Rows that go on, or None if all do."""
+    return None if restarting_B is None or not restarting_B.any() else ~restarting_B
+
+
+def lockstep_end(ended_B: Tensor | None) -> bool:
+    if ended_B is None or (bool(ended_B.any()) and not bool(ended_B.all())):
+        raise ValueError(
+            "this needs episodes that all rows end together (should_reset[-1] all True or all "
+            "False); the stream has "
+            + ("no episodes" if ended_B is None else "rows that end apart")
+            + ": use TBPTT or DNI with an update every chunk"
+        )
+    return bool(ended_B.all())
+
+
+def check_shapes(chunk: Chunk, carry: State | None) -> tuple[int, int]:
+    inputs, targets, mask, should_reset = chunk
+    steps, rows = inputs.shape[:2]
+    expected = {"targets": (targets, steps), "mask": (mask, steps)}
+    expected["should_reset"] = (should_reset, steps + 1)
+    for name, (tensor, length) in expected.items():
+        if tensor is not None and tensor.shape[:2] != (length, rows):
+            raise ValueError(
+                f"{name} is {list(tensor.shape)}, expected [{length}, {rows}, ...] "
+                f"for inputs {list(inputs.shape)}"
+            )
+    if steps == 0:
+        raise ValueError("the chunk has no steps; expected T >= 1")
+    if carry is not None and (carried := leaves(carry)[0].shape[-2]) != rows:
+        raise ValueError(
+            f"the chunk has {rows} rows, the carried state {carried}; "
+            "a stream keeps its batch size (set trainer.carry = None to start another stream)"
+        )
+    return steps, rows

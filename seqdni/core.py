@@ -1,0 +1,146 @@
+"""What a core is, and torch's recurrent networks as cores.
+
+Shapes: T steps, B rows, D input features, H output features, L layers.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from seqdni.state import LSTMState, State, reset_rows
+
+
+@runtime_checkable
+class Core(Protocol):
+    """The contract: anything callable so, with an initial state, can be unrolled and trained.
+
+    A core takes a chunk and a state and gives outputs and the next state; all it carries from step
+    to step is in that state. A whole model (embedding, recurrent network, readout) is a core too.
+    """
+
+    def __call__(self, x_TBD: Tensor, state: State) -> tuple[Tensor, State]: ...
+
+    def initial_state(self, batch_size: int) -> State: ...
+
+
+class TorchCore(nn.Module):
+    """``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` under the core contract, starting from zeros.
+
+    Args:
+        rnn: the network; any number of layers, time-major, one direction.
+
+    Raises:
+        ValueError: it is bidirectional, or batch-first.
+        TypeError: it is something else.
+
+    Example:
+        >>> core = TorchCore(nn.LSTM(3, 4, num_layers=2))
+        >>> y, state = core(torch.zeros(5, 2, 3), core.initial_state(batch_size=2))
+        >>> y.shape, state.cell.shape
+        (torch.Size([5, 2, 4]), torch.Size([2, 2, 4]))
+    """
+
+    def __init__(self, rnn: nn.LSTM | nn.GRU | nn.RNN):
+        super().__init__()
+        if not isinstance(rnn, (nn.LSTM, nn.GRU, nn.RNN)):
+            raise TypeError(
+                f"expected nn.LSTM, nn.GRU or nn.RNN, got {type(rnn).__name__}; another core needs "
+                "no wrapper: give it forward(x_TBD, state) and initial_state(batch_size)"
+            )
+        if rnn.bidirectional:
+            raise ValueError(
+                "a bidirectional network cannot be trained chunk by chunk: its backward direction "
+                "starts at the end of the stream, which no chunk has seen; use bidirectional=False"
+            )
+        if rnn.batch_first:
+            raise ValueError("expected a time-major network [T, B, D]; use batch_first=False")
+        self.rnn = rnn
+
+    def initial_state(self, batch_size: int) -> State:
+        """Zeros for every layer.
+
+        Args:
+            batch_size: B.
+
+        Returns:
+            :class:`LSTMState` for an LSTM, a tensor ``[L, B, H]`` otherwise.
+        """
+        rnn = self.rnn
+        like = rnn.weight_hh_l0
+        assert isinstance(like, Tensor)
+        cell = like.new_zeros(rnn.num_layers, batch_size, rnn.hidden_size)
+        if not isinstance(rnn, nn.LSTM):
+            return cell
+        hidden_size = rnn.proj_size or rnn.hidden_size
+        return LSTMState(like.new_zeros(rnn.num_layers, batch_size, hidden_size), cell)
+
+    def forward(self, x_TBD: Float[Tensor, "T B D"], state: State) -> tuple[Tensor, State]:
+        """Run a chunk.
+
+        Args:
+            x_TBD: inputs.
+            state: where to start, from :meth:`initial_state` or the chunk before.
+
+        Returns:
+            Outputs ``[T, B, H]`` of the last layer, and the state after the last step.
+        """
+        if isinstance(self.rnn, nn.LSTM):
+            y_TBH, (hidden, cell) = self.rnn(x_TBD, state)
+            return y_TBH, LSTMState(hidden, cell)
+        return self.rnn(x_TBD, state)
+
+
+def unroll(
+    core: Core, x: Tensor, state: State, should_reset: Bool[Tensor, "Tplus1 B"] | None = None
+) -> tuple[Tensor, State]:
+    r"""Run a core over a chunk, restarting rows where their episodes begin.
+
+    Before step t, ``state_b = initial_b if should_reset[t, b] else state_b``. The chunk is run in
+    as few pieces as it has restarts, so that a chunk without any keeps torch's fused loop.
+
+    Args:
+        core: the core, or a whole model under the core's contract.
+        x: inputs ``[T, B, ...]``.
+        state: where to start.
+        should_reset: ``[T + 1, B]``, best kept on the CPU (asking a GPU for it waits for the GPU).
+            The last row speaks of the step after the chunk and is not applied here.
+
+    Returns:
+        Outputs ``[T, B, ...]`` and the state after step T.
+
+    Raises:
+        ValueError: ``should_reset`` is not ``[T + 1, B]``.
+
+    Example:
+        >>> core = TorchCore(nn.GRU(1, 1))
+        >>> x, reset = torch.ones(3, 1, 1), torch.tensor([[True], [False], [True], [False]])
+        >>> y, _ = unroll(core, x, core.initial_state(1), reset)
+        >>> bool(y[0] == y[2]), bool(y[0] == y[1])
+        (True, False)
+    """
+    if should_reset is None:
+        return core(x, state)
+    steps, rows = x.shape[:2]
+    if should_reset.shape != (steps + 1, rows):
+        raise ValueError(
+            f"should_reset is {list(should_reset.shape)}, expected [T + 1, B] = "
+            f"[{steps + 1}, {rows}]: one row before each step and one for the step after the chunk"
+        )
+    resets = should_reset[:steps].any(dim=1).nonzero().flatten().tolist()
+    if not resets:
+        return core(x, state)
+    initial = core.initial_state(rows)
+    pieces = [] if resets[0] == 0 else [0]
+    pieces += resets
+    outputs = []
+    for first, last in zip(pieces, [*pieces[1:], steps], strict=True):
+        if first in resets:
+            rows_B = should_reset[first].to(x.device, non_blocking=True)
+            state = reset_rows(state, rows_B, initial)
+        y, state = core(x[first:last], state)
+        outputs.append(y)
+    return torch.cat(outputs) if len(outputs) > 1 else outputs[0], state

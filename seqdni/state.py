@@ -1,0 +1,216 @@
+"""Recurrent state as a plain value: a tensor, or a (named) tuple of states.
+
+Shapes: L layers, B rows of the batch, H features of a leaf, S = all features of one row together.
+Every leaf is ``[..., B, H]``: the row axis is the second to last, as in ``nn.LSTM``'s ``[L, B, H]``
+and in a single cell's ``[B, H]``. Nothing here guesses which axis is the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+State: TypeAlias = Tensor | tuple["State", ...]
+
+
+class LSTMState(NamedTuple):
+    """State of an LSTM: what it shows and what it remembers, ``[L, B, H]`` each."""
+
+    hidden: Tensor
+    cell: Tensor
+
+
+def leaves(state: State) -> list[Tensor]:
+    """The tensors of a state, in order.
+
+    Args:
+        state: a tensor ``[..., B, H]`` or a tuple of states.
+
+    Returns:
+        Its tensors, depth first.
+
+    Raises:
+        TypeError: something in it is neither a tensor nor a tuple.
+
+    Example:
+        >>> [tuple(leaf.shape) for leaf in leaves((torch.zeros(1, 2, 3), torch.zeros(2, 4)))]
+        [(1, 2, 3), (2, 4)]
+    """
+    if isinstance(state, Tensor):
+        return [state]
+    if isinstance(state, tuple):
+        return [leaf for part in state for leaf in leaves(part)]
+    raise TypeError(
+        f"a state is a tensor or a tuple of states, got {type(state).__name__}; "
+        "return tensors [..., B, H] or (named) tuples of them from initial_state()"
+    )
+
+
+def map_state(fn: Callable[..., Tensor], state: State, *others: State) -> State:
+    """Apply ``fn`` to every leaf, keeping the structure (NamedTuples stay what they are).
+
+    Args:
+        fn: function of one leaf (and the matching leaf of each of ``others``).
+        state: the state that gives the structure.
+        others: states of the same structure.
+
+    Returns:
+        A state of the same structure.
+
+    Example:
+        >>> map_state(torch.add, LSTMState(torch.ones(1), torch.zeros(1)), (torch.ones(1),) * 2)
+        LSTMState(hidden=tensor([2.]), cell=tensor([1.]))
+    """
+    if isinstance(state, Tensor):
+        return fn(state, *others)
+    parts = (map_state(fn, *branch) for branch in zip(state, *others, strict=True))
+    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+
+
+def detach(state: State) -> State:
+    """The same values without their history.
+
+    Args:
+        state: any state.
+
+    Returns:
+        The state, cut from the graph (storage shared).
+
+    Example:
+        >>> detach(torch.ones(1, 1, requires_grad=True)).requires_grad
+        False
+    """
+    return map_state(torch.Tensor.detach, state)
+
+
+def cut(state: State) -> State:
+    """Cut the graph here and remember what gradient arrives: every leaf records its ``.grad``.
+
+    Args:
+        state: the state at the end of the chunk before.
+
+    Returns:
+        The same values as graph leaves, to start the next chunk from. After the backward pass of
+        that chunk, :func:`target_grad` reads the gradient with respect to them.
+
+    Example:
+        >>> start = cut(torch.ones(1, 2))
+        >>> (3 * start).sum().backward()
+        >>> target_grad(start)
+        tensor([[3., 3.]])
+    """
+    return map_state(lambda leaf: leaf.detach().requires_grad_(), state)
+
+
+def target_grad(start: State) -> Float[Tensor, "B S"]:
+    """The gradient that arrived at a state made by :func:`cut`, packed; zero where none did.
+
+    Args:
+        start: the state a chunk was started from, after that chunk's backward pass.
+
+    Returns:
+        ``d objective / d start`` as ``[B, S]``, in the units of the objective.
+
+    Example:
+        >>> target_grad(cut(torch.ones(2, 3))).sum()
+        tensor(0.)
+    """
+    return pack(
+        map_state(lambda leaf: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad, start)
+    )
+
+
+def reset_rows(state: State, rows_B: Bool[Tensor, " B"], initial: State) -> State:
+    """Restart some rows: ``where(rows, initial, state)``, row by row.
+
+    Args:
+        state: the state before the reset.
+        rows_B: True for the rows that restart.
+        initial: the state they restart from, same structure.
+
+    Returns:
+        The new state. No gradient flows from a restarted row into ``state``.
+
+    Example:
+        >>> reset_rows(torch.ones(1, 2, 1), torch.tensor([True, False]), torch.zeros(1, 2, 1))
+        tensor([[[0.],
+                 [1.]]])
+    """
+    return map_state(lambda old, new: torch.where(rows_B[:, None], new, old), state, initial)
+
+
+def pack(state: State) -> Float[Tensor, "B S"]:
+    """One matrix with a row for each row of the batch: what a synthesizer reads and predicts.
+
+    Args:
+        state: leaves ``[..., B, H]``.
+
+    Returns:
+        ``[B, S]``: leaf after leaf, each flattened with its rows first.
+
+    Raises:
+        ValueError: a leaf has no row axis, or the leaves disagree about B.
+
+    Example:
+        >>> pack(LSTMState(torch.zeros(2, 5, 3), torch.ones(2, 5, 3))).shape
+        torch.Size([5, 12])
+    """
+    parts = leaves(state)
+    if any(leaf.dim() < 2 for leaf in parts) or len({leaf.shape[-2] for leaf in parts}) != 1:
+        raise ValueError(
+            "every leaf of a state is [..., B, H] with one B, "
+            f"got shapes {[tuple(leaf.shape) for leaf in parts]}"
+        )
+    return torch.cat([leaf.movedim(-2, 0).flatten(1) for leaf in parts], dim=1)
+
+
+def unpack(packed_BS: Float[Tensor, "B S"], like: State) -> State:
+    """The inverse of :func:`pack`.
+
+    Args:
+        packed_BS: a packed state, or a gradient of the same shape.
+        like: a state of the structure, shapes and dtypes wanted.
+
+    Returns:
+        A state like ``like`` with the values of ``packed_BS``.
+
+    Raises:
+        ValueError: ``packed_BS`` is not as wide as ``like`` is when packed.
+
+    Example:
+        >>> state = LSTMState(torch.randn(2, 5, 3), torch.randn(2, 5, 3))
+        >>> unpack(pack(state), state).cell.equal(state.cell)
+        True
+    """
+    widths = [leaf.numel() // leaf.shape[-2] for leaf in leaves(like)]
+    if packed_BS.shape[1] != sum(widths):
+        raise ValueError(
+            f"got {packed_BS.shape[1]} packed features, expected {sum(widths)} for this state"
+        )
+    parts = iter(packed_BS.split(widths, dim=1))
+
+    def restore(leaf: Tensor) -> Tensor:
+        rows_first = leaf.movedim(-2, 0)
+        return next(parts).reshape(rows_first.shape).movedim(0, -2).to(leaf.dtype)
+
+    return map_state(restore, like)
+
+
+def state_size(state: State) -> int:
+    """S: how many numbers the state of one row has.
+
+    Args:
+        state: any state.
+
+    Returns:
+        The width of ``pack(state)``.
+
+    Example:
+        >>> state_size(LSTMState(torch.zeros(2, 5, 3), torch.zeros(2, 5, 3)))
+        12
+    """
+    return sum(leaf.numel() // leaf.shape[-2] for leaf in leaves(state))

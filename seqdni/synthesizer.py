@@ -1,0 +1,196 @@
+r"""The synthesizer: predicts the gradient of all future loss from the state at a boundary.
+
+Shapes: B rows, S features of a packed state (see :func:`seqdni.pack`), K features of context.
+
+Source: Jaderberg et al., Decoupled Neural Interfaces using Synthetic Gradients, arXiv 1608.05343.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+_TINY = 1e-12  # keeps a division by a scale that is still zero finite
+
+
+class Synthesizer(nn.Module):
+    r"""A network from a packed state to the gradient of the future loss with respect to it.
+
+    .. math:: M(s) = \sigma \, net(s), \qquad
+              \sigma^2 = \text{running mean of } target^2
+
+    The running scale :math:`\sigma` keeps the network's own output of order one, so that the
+    regression is equally well conditioned whatever the units of the loss; when it moves, the output
+    layer is rescaled, so that what is predicted stays the same. The output layer starts at zero,
+    weight and bias: training starts exactly as plain TBPTT.
+
+    Args:
+        state_size: S, the width of a packed state.
+        hidden_sizes: widths of the hidden ReLU layers. One layer as wide as the core is the
+            paper's choice; none makes the synthesizer linear.
+        context_size: K, the width of an optional context (cDNI); 0 for none.
+        aux: also learn to predict the synthetic gradient at the *next* boundary, from the same
+            hidden layers (DNI+Aux). That second prediction shapes the features; nobody consumes it.
+        scale_decay: decay a regression step of the running mean behind the scale.
+
+    Raises:
+        ValueError: ``aux`` without a hidden layer to shape, or a size below one.
+
+    Example:
+        >>> synthesizer = Synthesizer(state_size=6, hidden_sizes=(8,))
+        >>> synthesizer(torch.randn(4, 6)).abs().sum()
+        tensor(0., grad_fn=<SumBackward0>)
+    """
+
+    def __init__(
+        self,
+        state_size: int,
+        hidden_sizes: Sequence[int] = (256,),
+        *,
+        context_size: int = 0,
+        aux: bool = False,
+        scale_decay: float = 0.99,
+    ):
+        super().__init__()
+        if state_size < 1 or context_size < 0 or any(width < 1 for width in hidden_sizes):
+            raise ValueError(
+                "expected state_size >= 1, context_size >= 0 and hidden widths >= 1, got "
+                f"{state_size}, {context_size} and {list(hidden_sizes)}"
+            )
+        if aux and not hidden_sizes:
+            raise ValueError(
+                "aux=True shapes the synthesizer's hidden layers, and there are none; "
+                "give hidden_sizes or leave aux out"
+            )
+        self.context_size = context_size
+        self.scale_decay = scale_decay
+        layers: list[nn.Module] = []
+        width = state_size + context_size
+        for hidden in hidden_sizes:
+            layers += [nn.Linear(width, hidden), nn.ReLU()]
+            width = hidden
+        self.trunk = nn.Sequential(*layers)
+        self.head = _zero_linear(width, state_size)
+        self.aux_head = _zero_linear(width, state_size) if aux else None
+        self.mean_square: Tensor
+        self.weight: Tensor
+        self.register_buffer("mean_square", torch.zeros(()))
+        self.register_buffer("weight", torch.zeros(()))
+
+    @property
+    def scale(self) -> Tensor:
+        """Root mean square of the targets seen, recent ones most; 0 before the first."""
+        return (self.mean_square / self.weight.clamp_min(_TINY)).sqrt()
+
+    def forward(
+        self, state_BS: Float[Tensor, "B S"], context_BK: Float[Tensor, "B K"] | None = None
+    ) -> Float[Tensor, "B S"]:
+        """The synthetic gradient at a boundary.
+
+        Args:
+            state_BS: the packed state; no gradient flows back into it if it was detached.
+            context_BK: privileged information, if ``context_size`` asks for it.
+
+        Returns:
+            The predicted gradient, per-example-sum units.
+        """
+        return self.head(self.features(state_BS, context_BK)) * self.scale
+
+    def features(self, state_BS: Tensor, context_BK: Tensor | None) -> Tensor:
+        """The last hidden layer, which both heads read.
+
+        Args:
+            state_BS: the packed state.
+            context_BK: the context, ``[B, K]``, or None.
+
+        Returns:
+            Features ``[B, F]``.
+
+        Raises:
+            ValueError: the context is missing, unwanted or of another width.
+        """
+        got = 0 if context_BK is None else context_BK.shape[1]
+        if got != self.context_size:
+            raise ValueError(
+                f"the synthesizer was built with context_size={self.context_size}, got "
+                f"{got or 'no'} context features"
+            )
+        parameter = self.head.weight
+        x = state_BS if context_BK is None else torch.cat([state_BS, context_BK], dim=1)
+        return self.trunk(x.to(parameter.dtype))
+
+    def loss(
+        self,
+        state_BS: Float[Tensor, "B S"],
+        target_BS: Float[Tensor, "B S"],
+        *,
+        valid_B: Bool[Tensor, " B"] | None = None,
+        context_BK: Float[Tensor, "B K"] | None = None,
+        next_synthetic_BS: Float[Tensor, "B S"] | None = None,
+    ) -> Float[Tensor, ""]:
+        r"""Regression loss, and one step of the running scale.
+
+        .. math:: \frac{1}{|valid|\,S} \sum_{b \in valid} \| M(s_b) - target_b \|^2 / \sigma^2
+
+        About 1 means: no better than predicting zero. With ``next_synthetic_BS`` the same error of
+        the Aux head is added.
+
+        Args:
+            state_BS: packed state at the boundary, a constant.
+            target_BS: gradient that arrived there, a constant, per-example-sum units.
+            valid_B: rows that count; None counts all.
+            context_BK: the context at that boundary.
+            next_synthetic_BS: what this synthesizer says at the next boundary, a constant: the Aux
+                head's target.
+
+        Returns:
+            A scalar; its backward pass reaches only the synthesizer.
+
+        Raises:
+            ValueError: an Aux target for a synthesizer without an Aux head.
+        """
+        features = self.features(state_BS, context_BK)
+        target_BS = target_BS.to(features.dtype)
+        if self.training:
+            self._update_scale(target_BS, valid_B)
+        inverse = 1 / self.scale.clamp_min(_TINY)
+        error_BS = self.head(features) - target_BS * inverse
+        loss = _mean_square(error_BS, valid_B)
+        if next_synthetic_BS is not None:
+            if self.aux_head is None:
+                raise ValueError("this synthesizer has no Aux head; build it with aux=True")
+            aux_error_BS = self.aux_head(features) - next_synthetic_BS * inverse
+            loss = loss + _mean_square(aux_error_BS, valid_B)
+        return loss
+
+    @torch.no_grad()
+    def _update_scale(self, target_BS: Tensor, valid_B: Tensor | None) -> None:
+        """Move the running scale; rescale the heads so that what they predict stays the same."""
+        before = self.scale
+        rate = 1 - self.scale_decay
+        if valid_B is not None:
+            rate = rate * valid_B.any()
+        self.mean_square += rate * (_mean_square(target_BS, valid_B) - self.mean_square)
+        self.weight += rate * (1 - self.weight)
+        ratio = torch.where(before > 0, before / self.scale.clamp_min(_TINY), 1.0)
+        for head in (self.head, self.aux_head):
+            if head is not None:
+                head.weight.mul_(ratio)
+                head.bias.mul_(ratio)
+
+
+def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _mean_square(x_BS: Tensor, valid_B: Tensor | None) -> Tensor:
+    if valid_B is None:
+        return x_BS.square().mean()
+    rows_B = x_BS.square().mean(dim=1).masked_fill(~valid_B, 0.0)
+    return rows_B.sum() / valid_B.sum().clamp_min(1)

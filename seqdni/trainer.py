@@ -1,0 +1,250 @@
+r"""The trainer: TBPTT, and DNI with a boundary. It owns every gradient; only it calls backward.
+
+Shapes: T steps, B rows, K features of context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from seqdni.boundary import Boundary, bootstrap_term
+from seqdni.chunk import Chunk, all_rows, check_shapes, continuing, lockstep_end, reset_row
+from seqdni.core import Core, unroll
+from seqdni.losses import cross_entropy, masked_sum
+from seqdni.meter import Meter
+from seqdni.state import State, cut, detach, leaves, map_state
+
+
+@runtime_checkable
+class Model(Core, Protocol):
+    """A core with parameters: any ``nn.Module`` under the core contract."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+
+class Trainer:
+    r"""Truncated BPTT over a stream of chunks; with a boundary, DNI; with its Aux head, DNI+Aux.
+
+    For a chunk started from :math:`s_0`, one backward pass of
+
+    .. math:: \frac{loss\_scale}{B} \Big( \sum_{t,b} \ell_{t,b}
+              + \langle scale \cdot M(s_T), s_T \rangle \Big)
+
+    gives the model's gradient and, at :math:`s_0`, the synthesizer's target. Full BPTT is this
+    trainer without a boundary over :func:`whole_episodes`.
+
+    Args:
+        model: a core from inputs to what ``loss`` takes, with parameters.
+        optimizer: of the model's parameters.
+        boundary: bridges the chunk's end; None is plain TBPTT.
+        synth_optimizer: of the boundary's parameters; None freezes them.
+        loss: ``(outputs, targets) -> [T, B]``, loss per step.
+        loss_scale: factor on the batch mean of the summed loss: 1 / T makes it a mean over steps.
+        clip: largest norm of the model's gradient; None leaves it alone.
+        synth_clip: largest norm of the synthesizer's gradient, apart from the model's.
+        update_every: chunks whose gradients are summed for one update of the model, or
+            ``"episode"`` for all chunks of a lock-step episode. The synthesizer learns every chunk.
+        warmup_chunks: chunks during which the synthesizer learns but is not listened to.
+        autocast: compute in this type where that is safe, e.g. ``torch.bfloat16``.
+
+    Raises:
+        ValueError: options that contradict each other.
+
+    Example:
+        >>> import torch.nn as nn
+        >>> from seqdni import OneHot, SequenceModel, Synthesizer, TorchCore
+        >>> model = SequenceModel(OneHot(3), TorchCore(nn.GRU(3, 8)), nn.Linear(8, 3))
+        >>> boundary = Boundary(Synthesizer(state_size=8))
+        >>> trainer = Trainer(
+        ...     model, torch.optim.Adam(model.parameters()),
+        ...     boundary=boundary, synth_optimizer=torch.optim.Adam(boundary.parameters()))
+        >>> tokens = torch.randint(3, (4 + 1, 2))
+        >>> trainer.step((tokens[:-1], tokens[1:], None, None))
+        >>> trainer.updates, sorted(trainer.meter.read())
+        (1, ['nats', 'scored'])
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        optimizer: torch.optim.Optimizer,
+        *,
+        boundary: Boundary | None = None,
+        synth_optimizer: torch.optim.Optimizer | None = None,
+        loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        loss_scale: float = 1.0,
+        clip: float | None = None,
+        synth_clip: float | None = None,
+        update_every: int | Literal["episode"] = 1,
+        warmup_chunks: int = 0,
+        autocast: torch.dtype | None = None,
+    ):
+        if boundary is None and (synth_optimizer is not None or warmup_chunks or synth_clip):
+            raise ValueError("synth_optimizer, synth_clip and warmup_chunks need a boundary")
+        if update_every != "episode" and update_every < 1:
+            raise ValueError(f"update_every is {update_every}, expected 'episode' or a count >= 1")
+        if not loss_scale > 0:
+            raise ValueError(f"loss_scale is {loss_scale}, expected a number > 0")
+        self.model = model
+        self.optimizer = optimizer
+        self.boundary = boundary
+        self.synth_optimizer = synth_optimizer
+        self.loss = loss
+        self.loss_scale = loss_scale
+        self.clip = clip
+        self.synth_clip = synth_clip
+        self.update_every: int | Literal["episode"] = update_every
+        self.warmup_chunks = warmup_chunks
+        self.autocast = autocast
+        self.device = next(model.parameters()).device
+        self.carry: State | None = None
+        self.updates = 0
+        self.chunks = 0
+        self.tokens = 0
+        self.meter = Meter(self.device)
+        self._window = 0  # chunks since the last update
+        self._window_has_gradient = False
+
+    def step(self, chunk: Chunk, context: tuple[Tensor, Tensor] | None = None) -> None:
+        """Train on one chunk: forward, one backward pass, synthesizer, and an update if it is due.
+
+        An update window without a scored step and without a bootstrap has no gradient, and is
+        passed over without an update (an optimiser with momentum would coast on nothing).
+
+        Args:
+            chunk: see :mod:`seqdni.chunk`. Row b continues row b of the chunk before.
+            context: ``[B, K]`` each, what the synthesizer may see at the chunk's start and at its
+                end, if it was built with ``context_size``.
+
+        Raises:
+            ValueError: shapes that do not fit, or ``update_every="episode"`` on a stream without
+                lock-step episodes.
+        """
+        inputs, targets, mask, should_reset = chunk
+        steps, rows = check_shapes(chunk, self.carry)
+        scored = steps * rows if mask is None else int(mask.sum())
+        restarted = (
+            torch.ones(rows, dtype=torch.bool) if self.carry is None else reset_row(should_reset, 0)
+        )
+        ended = reset_row(should_reset, -1)
+        episode_over = self.update_every == "episode" and lockstep_end(ended)
+        at_start, at_end = context or (None, None)
+        boundary = self.boundary
+        bootstraps = (
+            boundary is not None and self.chunks >= self.warmup_chunks and not all_rows(ended)
+        )
+        factor = self.loss_scale / rows
+
+        start = cut(self.model.initial_state(rows) if self.carry is None else self.carry)
+        with torch.set_grad_enabled(bool(scored or bootstraps)):
+            with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+                outputs, end = unroll(self.model, self._here(inputs), start, should_reset)
+            outputs = outputs.float() if self.autocast else outputs
+            nats = masked_sum(self.loss(outputs, self._here(targets)), self._here(mask))
+        objective = nats
+        synthetic_BS = None
+        if boundary is not None and (bootstraps or boundary.aux):
+            synthetic_BS = boundary.synthetic_grad(end, self._here(continuing(ended)), at_end)
+        if bootstraps:
+            assert synthetic_BS is not None
+            objective = nats + bootstrap_term(end, synthetic_BS)
+        if scored or bootstraps:
+            (objective * factor).backward()
+            self._window_has_gradient = True
+        if boundary is not None and self.synth_optimizer is not None and not all_rows(restarted):
+            synth_loss = boundary.loss(
+                start,
+                self._here(continuing(restarted)),
+                loss_scale=factor,
+                context_BK=at_start,
+                next_synthetic_BS=synthetic_BS if boundary.aux else None,
+            )
+            self._descend(synth_loss)
+
+        self.carry = detach(end)
+        self.chunks += 1
+        self.tokens += steps * rows
+        self._window += 1
+        self.meter.add(nats=nats, scored=scored)
+        if episode_over or self._window == self.update_every:
+            self._update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on.
+
+        Returns:
+            Tensors and primitives only: it survives ``torch.load(weights_only=True)``.
+        """
+        parts = (self.boundary, self.synth_optimizer)
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "boundary": parts[0].state_dict() if parts[0] is not None else None,
+            "synth_optimizer": parts[1].state_dict() if parts[1] is not None else None,
+            "carry": None if self.carry is None else leaves(self.carry),
+            "grads": [p.grad for p in self.model.parameters()] if self._window else None,
+            "counts": [self.updates, self.chunks, self.tokens, self._window],
+            "window_has_gradient": self._window_has_gradient,
+            "meter": self.meter.state_dict(),
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Continue as if never stopped.
+
+        Args:
+            saved: from :meth:`state_dict` of a trainer built alike.
+
+        Raises:
+            ValueError: one of the two has a boundary (or learns it) and the other does not.
+        """
+        for name in ("boundary", "synth_optimizer"):
+            if (getattr(self, name) is None) != (saved[name] is None):
+                raise ValueError(f"the saved trainer and this one differ: one has no {name}")
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.boundary is not None:
+            self.boundary.load_state_dict(saved["boundary"])
+        if self.synth_optimizer is not None:
+            self.synth_optimizer.load_state_dict(saved["synth_optimizer"])
+        self.carry = None
+        if saved["carry"] is not None:
+            parts = iter(saved["carry"])
+            like = self.model.initial_state(saved["carry"][0].shape[-2])
+            self.carry = map_state(lambda _: next(parts).to(self.device), like)
+        for parameter, grad in zip(self.model.parameters(), saved["grads"] or [], strict=False):
+            parameter.grad = None if grad is None else grad.to(self.device)
+        self.updates, self.chunks, self.tokens, self._window = saved["counts"]
+        self._window_has_gradient = saved["window_has_gradient"]
+        self.meter.load_state_dict(saved["meter"])
+
+    def _update(self) -> None:
+        self._window = 0
+        if not self._window_has_gradient:
+            return
+        self._window_has_gradient = False
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.updates += 1
+
+    def _descend(self, synth_loss: Tensor) -> None:
+        assert self.boundary is not None
+        assert self.synth_optimizer is not None
+        synth_loss.backward()
+        if self.synth_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.boundary.parameters(), self.synth_clip)
+        self.synth_optimizer.step()
+        self.synth_optimizer.zero_grad()
+        self.meter.add(synth_loss=synth_loss, synth_steps=1)
+
+    def _here(self, x: Tensor | None) -> Any:
+        return None if x is None else x.to(self.device, non_blocking=True)

@@ -1,0 +1,148 @@
+"""What the oracle tests share: small models, random streams, and references written from scratch.
+
+Shapes: N steps of a whole stream, T of a chunk, B rows, V symbols, S state features.
+"""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from seqdni import (
+    Boundary,
+    Chunk,
+    OneHot,
+    SequenceModel,
+    Synthesizer,
+    TorchCore,
+    Trainer,
+    leaves,
+    map_state,
+    pack,
+    state_size,
+    unpack,
+)
+
+SYMBOLS = 5
+HIDDEN = 6
+KINDS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+
+
+def make_model(kind: str, layers: int, dtype=torch.float64, seed: int = 0) -> SequenceModel:
+    torch.manual_seed(seed)
+    core = TorchCore(KINDS[kind](SYMBOLS, HIDDEN, num_layers=layers))
+    return SequenceModel(OneHot(SYMBOLS), core, nn.Linear(HIDDEN, SYMBOLS)).to(dtype)
+
+
+def make_stream(steps: int, rows: int, resets: bool, seed: int = 0) -> Chunk:
+    """One long chunk: random tokens, a random mask, and rows that restart at random."""
+    g = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(SYMBOLS, (steps + 1, rows), generator=g)
+    mask = torch.rand(steps, rows, generator=g) < 0.7
+    should_reset = None
+    if resets:
+        should_reset = torch.rand(steps + 1, rows, generator=g) < 0.2
+        should_reset[0], should_reset[-1] = True, True
+    return tokens[:-1], tokens[1:], mask, should_reset
+
+
+def split(stream: Chunk, sizes: list[int]) -> list[Chunk]:
+    inputs, targets, mask, should_reset = stream
+    assert sum(sizes) == len(inputs)
+    chunks, t = [], 0
+    for size in sizes:
+        now = slice(t, t + size)
+        reset = None if should_reset is None else should_reset[t : t + size + 1]
+        chunks.append((inputs[now], targets[now], None if mask is None else mask[now], reset))
+        t += size
+    return chunks
+
+
+def reference_loss(model: SequenceModel, stream: Chunk, state: tuple | None = None) -> Tensor:
+    """Summed loss of a stream, row by row and episode by episode: no batching, no resets to trust.
+
+    ``state`` is the state every row's first episode starts from (zeros if None).
+    """
+    inputs, targets, mask, should_reset = stream
+    steps, rows = inputs.shape
+    total = torch.zeros((), dtype=next(model.parameters()).dtype)
+    for b in range(rows):
+        starts = (
+            {0}
+            if should_reset is None
+            else {0, *should_reset[:steps, b].nonzero().flatten().tolist()}
+        )
+        edges = [*sorted(starts), steps]
+        for first, last in pairwise(edges):
+            fresh = (
+                first > 0
+                or state is None
+                or (should_reset is not None and bool(should_reset[0, b]))
+            )
+            row_state = (
+                model.initial_state(1)
+                if fresh
+                else map_state(lambda leaf, b=b: leaf[:, b : b + 1], state)
+            )
+            for t in range(first, last):
+                logits, row_state = model(inputs[t : t + 1, b : b + 1], row_state)
+                if mask is None or mask[t, b]:
+                    total = total - logits[0, 0].log_softmax(0)[targets[t, b]]
+    return total
+
+
+def gradients(model: nn.Module) -> list[Tensor]:
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+
+
+class ExactSynthesizer(Synthesizer):
+    """Knows the future: the true gradient of the stream's remaining loss at each boundary."""
+
+    def __init__(self, model: SequenceModel, chunks: list[Chunk]):
+        super().__init__(state_size(model.initial_state(1)), ())
+        self._model = [copy.deepcopy(model)]  # hidden from parameters()
+        self._futures = [join_after(chunks, k) for k in range(len(chunks))]
+        self._calls = 0
+
+    def forward(self, state_BS: Tensor, context_BK: Tensor | None = None) -> Tensor:
+        model, future = self._model[0], self._futures[self._calls]
+        self._calls += 1
+        like = model.initial_state(len(state_BS))
+        state = map_state(lambda leaf: leaf.clone().requires_grad_(), unpack(state_BS, like))
+        with torch.enable_grad():
+            loss = reference_loss(model, future, state)
+        grads = torch.autograd.grad(loss, leaves(state), allow_unused=True)
+        parts = iter(zip(leaves(state), grads, strict=True))
+        return pack(map_state(lambda _: fill(*next(parts)), state))
+
+
+def fill(leaf: Tensor, grad: Tensor | None) -> Tensor:
+    return torch.zeros_like(leaf) if grad is None else grad
+
+
+def join_after(chunks: list[Chunk], k: int) -> Chunk | None:
+    rest = chunks[k + 1 :]
+    if not rest:
+        return None
+    inputs, targets, masks, resets = zip(*rest, strict=True)
+    should_reset = None
+    if resets[0] is not None:
+        should_reset = torch.cat([part[:-1] for part in resets[:-1]] + [resets[-1]])
+    return torch.cat(inputs), torch.cat(targets), torch.cat(masks), should_reset
+
+
+def make_trainer(model: SequenceModel, name: str, optimizer="adam", **options) -> Trainer:
+    """``tbptt``, ``dni``, ``dni-aux``, or ``dni-zero``: DNI frozen at a synthesizer of zeros."""
+    make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer]
+    steps = make(model.parameters(), lr=0.01)
+    if name == "tbptt":
+        return Trainer(model, steps, **options)
+    torch.manual_seed(1)
+    size = state_size(model.initial_state(1))
+    synthesizer = Synthesizer(size, (7,), aux=name == "dni-aux").to(next(model.parameters()).dtype)
+    boundary = Boundary(synthesizer)
+    learn = None if name == "dni-zero" else torch.optim.Adam(boundary.parameters(), lr=0.01)
+    return Trainer(model, steps, boundary=boundary, synth_optimizer=learn, **options)
