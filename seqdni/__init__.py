@@ -20,7 +20,7 @@ from seqdni.state import (
     unpack,
 )
 from seqdni.synthesizer import Synthesizer
-from seqdni.trainer import Trainer
+from seqdni.trainer import Model, Trainer
 
 __all__ = [
     "Boundary",
@@ -28,6 +28,7 @@ __all__ = [
     "Core",
     "LSTMState",
     "Meter",
+    "Model",
     "OneHot",
     "SequenceModel",
     "State",

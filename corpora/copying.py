@@ -1,0 +1,215 @@
+"""Copy and repeat-copy: remember some symbols, then emit them.
+
+Shapes: L steps of an episode, B rows, N symbols to remember. Tokens for V symbols:
+
+    inputs   0..V-1 symbols, V stop, V+1 blank, V+1+R the number R (repeat-copy only)
+    outputs  0..V-1 symbols, V end
+
+Sources: Graves et al., Neural Turing Machines (arXiv 1410.5401); Jaderberg et al., Decoupled
+Neural Interfaces using Synthetic Gradients (arXiv 1608.05343).
+"""
+
+import string
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from corpora.task import Episode, Level
+
+
+@dataclass(frozen=True)
+class CopyTask:
+    """Emit the N symbols that were read, then the end: 2N + 1 steps, N + 1 of them scored.
+
+        input    s_1 .. s_N  stop  blank x N
+        target               s_1   s_2 .. s_N end
+
+    Args:
+        symbols: number V of symbol types, >= 1; 2 is the papers' one-bit symbol.
+
+    Raises:
+        ValueError: `symbols` < 1.
+
+    Example:
+        >>> task = CopyTask()
+        >>> episode = task.episode(Level(3), batch_size=1, generator=torch.Generator())
+        >>> print(task.render(*(field_LB[:, 0] for field_LB in episode)))
+        input  0 0 1 | . . .
+        target       0 0 1 $
+        >>> task.advance(Level(3))
+        Level(length=4, repeats=1)
+    """
+
+    symbols: int = 2
+
+    def __post_init__(self):
+        _at_least_one("symbols", self.symbols)
+
+    @property
+    def input_size(self) -> int:
+        return self.symbols + 2
+
+    @property
+    def output_size(self) -> int:
+        return self.symbols + 1
+
+    def check(self, level: Level) -> None:
+        _at_least_one("level.length", level.length)
+        if level.repeats != 1:
+            raise ValueError(
+                f"level.repeats is {level.repeats}, but copy emits once: "
+                "use repeats=1, or RepeatCopyTask"
+            )
+
+    def episode(self, level: Level, batch_size: int, generator: torch.Generator) -> Episode:
+        self.check(level)
+        return _episode(self.symbols, level, [self.symbols], batch_size, generator)
+
+    def advance(self, level: Level) -> Level:
+        self.check(level)
+        return Level(level.length + 1)
+
+    def render(
+        self,
+        inputs_L: Int64[Tensor, " L"],
+        targets_L: Int64[Tensor, " L"],
+        mask_L: Bool[Tensor, " L"],
+        outputs_L: Int64[Tensor, " L"] | None = None,
+    ) -> str:
+        return _render(self.symbols, inputs_L, targets_L, mask_L, outputs_L)
+
+
+@dataclass(frozen=True)
+class RepeatCopyTask:
+    """Emit the N symbols R times, then the end: N + 2 + N R steps, N R + 1 of them scored.
+
+        input    s_1 .. s_N  stop  R     blank x N R
+        target                     s_1   s_2 .. s_N s_1 .. s_N end
+
+    Args:
+        symbols: number V of symbol types, >= 1.
+        max_repeats: the largest R that has a number token, >= 1.
+
+    Raises:
+        ValueError: `symbols` or `max_repeats` < 1.
+
+    Example:
+        >>> task = RepeatCopyTask(max_repeats=9)
+        >>> episode = task.episode(Level(2, 2), batch_size=1, generator=torch.Generator())
+        >>> outputs_L = episode.targets_LB[:, 0].clone()
+        >>> outputs_L[5] = 1
+        >>> print(task.render(*(field_LB[:, 0] for field_LB in episode), outputs_L))
+        input   0  0  | x2  .  .  .  .
+        target           0  0  0  0  $
+        output           0  0  1  0  $
+        error                  ^
+        >>> task.advance(Level(2, 1)), task.advance(Level(2, 2))
+        (Level(length=2, repeats=2), Level(length=3, repeats=2))
+    """
+
+    symbols: int = 2
+    max_repeats: int = 32
+
+    def __post_init__(self):
+        _at_least_one("symbols", self.symbols)
+        _at_least_one("max_repeats", self.max_repeats)
+
+    @property
+    def input_size(self) -> int:
+        return self.symbols + 2 + self.max_repeats
+
+    @property
+    def output_size(self) -> int:
+        return self.symbols + 1
+
+    def check(self, level: Level) -> None:
+        _at_least_one("level.length", level.length)
+        if not 1 <= level.repeats <= self.max_repeats:
+            raise ValueError(
+                f"level.repeats is {level.repeats}, expected 1..{self.max_repeats}: "
+                "raise max_repeats for more"
+            )
+
+    def episode(self, level: Level, batch_size: int, generator: torch.Generator) -> Episode:
+        self.check(level)
+        cue = [self.symbols, self.symbols + 1 + level.repeats]
+        return _episode(self.symbols, level, cue, batch_size, generator)
+
+    def advance(self, level: Level) -> Level:
+        self.check(level)
+        if level.repeats < min(level.length, self.max_repeats):
+            return Level(level.length, level.repeats + 1)
+        return Level(level.length + 1, level.repeats)
+
+    def render(
+        self,
+        inputs_L: Int64[Tensor, " L"],
+        targets_L: Int64[Tensor, " L"],
+        mask_L: Bool[Tensor, " L"],
+        outputs_L: Int64[Tensor, " L"] | None = None,
+    ) -> str:
+        return _render(self.symbols, inputs_L, targets_L, mask_L, outputs_L)
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} is {value}, expected >= 1")
+
+
+def _episode(
+    symbols: int, level: Level, cue: list[int], batch_size: int, generator: torch.Generator
+) -> Episode:
+    """Symbols, cue, blanks; the first emission is due at the cue's last token."""
+    _at_least_one("batch_size", batch_size)
+    reading = level.length + len(cue) - 1
+    emitted = level.length * level.repeats
+    symbols_NB = torch.randint(symbols, (level.length, batch_size), generator=generator)
+
+    def filled(steps: int, value: int) -> Tensor:
+        return torch.full((steps, batch_size), value)
+
+    cue_CB = [filled(1, token) for token in cue]
+    inputs_LB = torch.cat([symbols_NB, *cue_CB, filled(emitted, symbols + 1)])
+    answer_NB = [symbols_NB] * level.repeats
+    targets_LB = torch.cat([filled(reading, 0), *answer_NB, filled(1, symbols)])
+    mask_LB = torch.cat([filled(reading, False), filled(emitted + 1, True)])
+    return Episode(inputs_LB, targets_LB, mask_LB)
+
+
+def _glyph(symbols: int, token: int, marks: str) -> str:
+    """A digit or letter for a symbol, one of `marks` for what follows, `x3` for a number."""
+    letters = string.digits + string.ascii_letters
+    if token < symbols:
+        return letters[token] if symbols <= len(letters) else f"s{token}"
+    after = token - symbols
+    return marks[after] if after < len(marks) else f"x{after - 1}"
+
+
+def _render(
+    symbols: int,
+    inputs_L: Tensor,
+    targets_L: Tensor,
+    mask_L: Tensor,
+    outputs_L: Tensor | None,
+) -> str:
+    """Aligned lines of input, target, output and a caret under each wrong output."""
+
+    def scored(tokens_L: Tensor) -> list[str]:
+        pairs = zip(tokens_L.tolist(), mask_L.tolist(), strict=True)
+        return [_glyph(symbols, token, "$") if on else "" for token, on in pairs]
+
+    lines = {
+        "input": [_glyph(symbols, token, "|.") for token in inputs_L.tolist()],
+        "target": scored(targets_L),
+    }
+    if outputs_L is not None:
+        lines["output"] = scored(outputs_L)
+        wrong_L = mask_L & (outputs_L != targets_L)
+        lines["error"] = ["^" if wrong else "" for wrong in wrong_L.tolist()]
+    width = max(len(cell) for cells in lines.values() for cell in cells)
+    return "\n".join(
+        " ".join([f"{name:6}", *(f"{cell:>{width}}" for cell in cells)]).rstrip()
+        for name, cells in lines.items()
+    )

@@ -1,0 +1,207 @@
+"""Endless streams of chunks over an episodic task: all rows in step, or each row on its own.
+
+Shapes: T steps of a chunk, L steps of an episode, B rows.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from corpora.batch import Batch
+from corpora.task import Episode, EpisodicTask, Level
+
+
+class LockstepEpisodes:
+    """All rows play episodes of exactly `level`, in step; an episode's last chunk may be shorter.
+
+    Assign `stream.level` to change the level from the next episode on.
+
+    Args:
+        task: what is played.
+        level: of every episode.
+        batch_size: rows, >= 1.
+        chunk_len: steps a chunk, >= 1; None plays a whole episode in one chunk.
+        seed: of the stream's own generator; any integer.
+
+    Raises:
+        ValueError: a size below 1, or the task has no such level.
+
+    Example:
+        >>> from corpora.copying import CopyTask
+        >>> stream = LockstepEpisodes(CopyTask(), Level(2), batch_size=3, chunk_len=4, seed=0)
+        >>> [next(stream).inputs.shape for _ in range(3)]
+        [torch.Size([4, 3]), torch.Size([1, 3]), torch.Size([4, 3])]
+    """
+
+    def __init__(
+        self,
+        task: EpisodicTask,
+        level: Level,
+        batch_size: int,
+        chunk_len: int | None,
+        seed: int,
+    ):
+        _check_sizes(batch_size=batch_size, chunk_len=1 if chunk_len is None else chunk_len)
+        task.check(level)
+        self.level = level
+        self.batch_size = batch_size
+        self.chunk_len = chunk_len
+        self._player = _Player(
+            lambda level, generator: task.episode(level, batch_size, generator), seed, row=0
+        )
+
+    def __iter__(self) -> "LockstepEpisodes":
+        return self
+
+    def __next__(self) -> Batch:
+        starts = self._player.position == 0
+        piece = self._player.read(self.level, self.chunk_len)
+        should_reset = torch.zeros(len(piece.inputs_LB) + 1, self.batch_size, dtype=torch.bool)
+        should_reset[0] = starts
+        should_reset[-1] = self._player.position == 0
+        return Batch(*piece, should_reset)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives and tensors that continue the stream exactly, mid-episode too."""
+        return {
+            "level": list(self.level),
+            "batch_size": self.batch_size,
+            "player": self._player.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`; ValueError where it is of another batch size."""
+        _check_batch_size(state["batch_size"], self.batch_size)
+        self.level = Level(*state["level"])
+        self._player.load_state_dict(state["player"])
+
+
+class BackToBackEpisodes:
+    """Each row plays one episode after another, on its own; lengths are uniform in 1..level.
+
+    Row i depends on (`seed`, i) alone: not on the batch size, the chunk length or other rows.
+    Assign `stream.level` to change the level of the episodes that start from then on.
+
+    Args:
+        task: what is played.
+        level: the longest episode; length and repeats are drawn uniformly from 1 up to it.
+        batch_size: rows, >= 1.
+        chunk_len: steps a chunk, >= 1.
+        seed: of the rows' own generators; any integer.
+
+    Raises:
+        ValueError: a size below 1, or the task has no such level.
+
+    Example:
+        >>> from corpora.copying import CopyTask
+        >>> stream = BackToBackEpisodes(CopyTask(), Level(2), batch_size=1, chunk_len=8, seed=0)
+        >>> next(stream).should_reset[:, 0].int().tolist()
+        [1, 0, 0, 0, 0, 1, 0, 0, 1]
+    """
+
+    def __init__(
+        self, task: EpisodicTask, level: Level, batch_size: int, chunk_len: int, seed: int
+    ):
+        _check_sizes(batch_size=batch_size, chunk_len=chunk_len)
+        task.check(level)
+
+        def draw(level: Level, generator: torch.Generator) -> Episode:
+            task.check(level)
+            length, repeats = (
+                int(torch.randint(1, most + 1, (), generator=generator)) for most in level
+            )
+            return task.episode(Level(length, repeats), 1, generator)
+
+        self.level = level
+        self.chunk_len = chunk_len
+        self._rows = [_Player(draw, seed, row) for row in range(batch_size)]
+
+    def __iter__(self) -> "BackToBackEpisodes":
+        return self
+
+    def __next__(self) -> Batch:
+        pieces = []  # row after row: those of one row add up to its T steps
+        should_reset = np.zeros((self.chunk_len + 1, len(self._rows)), dtype=np.bool_)
+        for b, row in enumerate(self._rows):
+            t = 0
+            while t < self.chunk_len:
+                should_reset[t, b] = row.position == 0
+                pieces.append(row.read(self.level, self.chunk_len - t))
+                t += len(pieces[-1].inputs_LB)
+            should_reset[t, b] = row.position == 0
+        inputs_TB, targets_TB, mask_TB = (
+            torch.cat(field).view(len(self._rows), self.chunk_len).t().contiguous()
+            for field in zip(*pieces, strict=True)
+        )
+        return Batch(inputs_TB, targets_TB, mask_TB, torch.from_numpy(should_reset))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives and tensors that continue the stream exactly, mid-episode too."""
+        return {"level": list(self.level), "rows": [row.state_dict() for row in self._rows]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`; ValueError where it is of another batch size."""
+        _check_batch_size(len(state["rows"]), len(self._rows))
+        self.level = Level(*state["level"])
+        for row, row_state in zip(self._rows, state["rows"], strict=True):
+            row.load_state_dict(row_state)
+
+
+class _Player:
+    """Draws an episode whole and reads it piece by piece; position 0 means: draw the next one.
+
+    The state holds no episode: the generator as it was before the episode draws it again.
+    """
+
+    def __init__(self, draw: Callable[[Level, torch.Generator], Episode], seed: int, row: int):
+        # The Mersenne Twister is seeded with 32 bits; neighbouring (seed, row) share none of them.
+        digest = hashlib.sha256(f"{seed} {row}".encode()).digest()
+        self._draw = draw
+        self._generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
+        self.position = 0
+
+    def read(self, level: Level, most: int | None) -> Episode:
+        """The next `most` steps of the episode, or what is left of it; None reads all that is."""
+        if self.position == 0:
+            self._begin(level)
+        steps = len(self._episode.inputs_LB)
+        end = steps if most is None else min(self.position + most, steps)
+        piece = Episode(*(field_LB[self.position : end] for field_LB in self._episode))
+        self.position = end % steps
+        return piece
+
+    def _begin(self, level: Level) -> None:
+        self._level, self._generator_before = level, self._generator.get_state()
+        self._episode = self._draw(level, self._generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.position == 0:
+            return {"generator": self._generator.get_state(), "position": 0}
+        return {
+            "generator": self._generator_before,
+            "position": self.position,
+            "level": list(self._level),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._generator.set_state(state["generator"])
+        self.position = state["position"]
+        if self.position:
+            self._begin(Level(*state["level"]))
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}, expected >= 1")
+
+
+def _check_batch_size(got: int, expected: int) -> None:
+    if got != expected:
+        raise ValueError(
+            f"the state is of a stream of {got} rows, this one has {expected}: "
+            "resume with the batch_size that it was saved with"
+        )

@@ -1,0 +1,165 @@
+"""One long text as chunks of a batch: contiguous rows to train on, every target once to evaluate.
+
+Shapes: T steps of a chunk, B rows, U = T + 1 tokens (a chunk's inputs and the last target).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64, Integer
+from torch import Tensor
+
+from corpora.batch import Batch
+from corpora.errors import CorpusError
+
+
+class TokenStream:
+    """Endless epochs over B contiguous rows; a row goes on from chunk to chunk.
+
+        steps = (n - 1) // B
+        row i: inputs tokens[i * steps : (i + 1) * steps], targets one token later
+
+    An epoch's last chunk may be shorter. All rows restart with the epoch; in every other chunk
+    `should_reset` is None. Up to B - 1 tokens at the end are not used. Every step is scored.
+
+    Args:
+        tokens: [n] ids.
+        batch_size: rows, >= 1.
+        chunk_len: steps a chunk, >= 1.
+
+    Raises:
+        CorpusError: too few tokens for one step a row.
+        ValueError: a size below 1.
+
+    Example:
+        >>> stream = TokenStream(np.arange(11), batch_size=2, chunk_len=3)
+        >>> stream.chunks_per_epoch, stream.tokens_per_epoch
+        (2, 10)
+        >>> next(stream).inputs.t()
+        tensor([[0, 1, 2],
+                [5, 6, 7]])
+        >>> next(stream).targets.t()
+        tensor([[ 4,  5],
+                [ 9, 10]])
+    """
+
+    def __init__(self, tokens: Integer[np.ndarray, " n"], batch_size: int, chunk_len: int):
+        _check_sizes(batch_size, chunk_len)
+        if len(tokens) < batch_size + 1:
+            raise CorpusError(
+                f"{len(tokens)} tokens for {batch_size} rows, expected at least {batch_size + 1}: "
+                "one step a row and a last target; use a smaller batch_size or a longer text"
+            )
+        self.batch_size = batch_size
+        self.chunk_len = chunk_len
+        self.epoch = 0
+        self._tokens = tokens
+        self._steps = (len(tokens) - 1) // batch_size
+        self._cursor = 0  # of the next chunk's first step, in 0..steps - 1
+
+    @property
+    def chunks_per_epoch(self) -> int:
+        return -(-self._steps // self.chunk_len)
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Targets scored in an epoch."""
+        return self._steps * self.batch_size
+
+    def __iter__(self) -> "TokenStream":
+        return self
+
+    def __next__(self) -> Batch:
+        begin, end = self._cursor, min(self._cursor + self.chunk_len, self._steps)
+        tokens_UB = _read(self._tokens, self._steps, self.batch_size, begin, end)
+        chunk = _chunk(tokens_UB, is_first=begin == 0, is_last=end == self._steps)
+        self._cursor = end % self._steps
+        self.epoch += end == self._steps
+        return chunk
+
+    def state_dict(self) -> dict[str, Any]:
+        """Primitives that continue the stream exactly."""
+        return {"cursor": self._cursor, "epoch": self.epoch, "steps": self._steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`; ValueError where its rows are of another length."""
+        if state["steps"] != self._steps:
+            raise ValueError(
+                f"the state is of rows of {state['steps']} steps, these have {self._steps}: "
+                "resume with the text and the batch_size that it was saved with"
+            )
+        self._cursor, self.epoch = state["cursor"], state["epoch"]
+
+
+def evaluation_chunks(
+    tokens: Integer[np.ndarray, " n"], batch_size: int, chunk_len: int
+) -> Iterator[Batch]:
+    """One pass that scores each of the n - 1 next-token targets exactly once.
+
+        steps = ceil((n - 1) / B); row i as in training; the last row ends early, masked
+
+    B is lowered where a row would have nothing to score. `mask` is None where a chunk has no
+    padding. Each row starts from the initial state, so fewer rows see a little more context.
+
+    Args:
+        tokens: [n] ids, n >= 2.
+        batch_size: most rows, >= 1.
+        chunk_len: most steps a chunk, >= 1.
+
+    Returns:
+        ceil(steps / chunk_len) chunks.
+
+    Raises:
+        CorpusError: fewer than two tokens.
+        ValueError: a size below 1.
+
+    Example:
+        >>> chunks = list(evaluation_chunks(np.arange(6), batch_size=2, chunk_len=2))
+        >>> [chunk.targets.t().tolist() for chunk in chunks]
+        [[[1, 2], [4, 5]], [[3], [5]]]
+        >>> chunks[0].mask, chunks[1].mask.t().tolist()
+        (None, [[True], [False]])
+    """
+    _check_sizes(batch_size, chunk_len)
+    if len(tokens) < 2:
+        raise CorpusError(
+            f"{len(tokens)} tokens to evaluate, expected at least 2: one to read and one to predict"
+        )
+    steps = -(-(len(tokens) - 1) // batch_size)
+    rows = -(-(len(tokens) - 1) // steps)
+    return _evaluate(tokens, steps, rows, chunk_len)
+
+
+def _evaluate(tokens: np.ndarray, steps: int, rows: int, chunk_len: int) -> Iterator[Batch]:
+    last_row_steps = len(tokens) - 1 - (rows - 1) * steps
+    for begin in range(0, steps, chunk_len):
+        end = min(begin + chunk_len, steps)
+        chunk = _chunk(_read(tokens, steps, rows, begin, end), begin == 0, end == steps)
+        if end > last_row_steps:
+            mask_TB = torch.ones(end - begin, rows, dtype=torch.bool)
+            mask_TB[max(last_row_steps - begin, 0) :, -1] = False
+            chunk = chunk._replace(mask=mask_TB)
+        yield chunk
+
+
+def _read(tokens: np.ndarray, steps: int, rows: int, begin: int, end: int) -> Int64[Tensor, "U B"]:
+    """Tokens begin..end of every row, `end` included; past the text its last token again."""
+    index_UB = np.arange(begin, end + 1)[:, None] + steps * np.arange(rows)
+    return torch.from_numpy(np.asarray(tokens.take(index_UB, mode="clip"), dtype=np.int64))
+
+
+def _chunk(tokens_UB: Int64[Tensor, "U B"], is_first: bool, is_last: bool) -> Batch:
+    should_reset_UB = None
+    if is_first or is_last:
+        should_reset_UB = torch.zeros(tokens_UB.shape, dtype=torch.bool)
+        should_reset_UB[0] = is_first
+        should_reset_UB[-1] = is_last
+    return Batch(tokens_UB[:-1], tokens_UB[1:], None, should_reset_UB)
+
+
+def _check_sizes(batch_size: int, chunk_len: int) -> None:
+    for name, size in (("batch_size", batch_size), ("chunk_len", chunk_len)):
+        if size < 1:
+            raise ValueError(f"{name} is {size}, expected >= 1")

@@ -1,0 +1,67 @@
+"""What an episodic task is: levels, episodes, and the four things a task can do.
+
+Shapes: L steps of an episode, B rows.
+"""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+
+class Level(NamedTuple):
+    """How long an episode is.
+
+    Args:
+        length: symbols to remember, >= 1.
+        repeats: times that they are emitted, >= 1.
+
+    Example:
+        >>> Level(5)
+        Level(length=5, repeats=1)
+    """
+
+    length: int = 1
+    repeats: int = 1
+
+
+class Episode(NamedTuple):
+    """B whole episodes of the same level, time-major.
+
+    Args:
+        inputs_LB: token ids, [L, B].
+        targets_LB: token ids to emit, [L, B]; 0 where unscored.
+        mask_LB: True where a step is scored, [L, B].
+    """
+
+    inputs_LB: Int64[Tensor, "L B"]
+    targets_LB: Int64[Tensor, "L B"]
+    mask_LB: Bool[Tensor, "L B"]
+
+
+@runtime_checkable
+class EpisodicTask(Protocol):
+    """The interface that the streams and the curriculum need; any class with it will do."""
+
+    @property
+    def input_size(self) -> int:
+        """Number of input token types."""
+        ...
+
+    @property
+    def output_size(self) -> int:
+        """Number of output token types."""
+        ...
+
+    def check(self, level: Level) -> None:
+        """Raise ValueError where the task has no such level."""
+        ...
+
+    def episode(self, level: Level, batch_size: int, generator: torch.Generator) -> Episode:
+        """Draw `batch_size` episodes of exactly `level`, from `generator` alone."""
+        ...
+
+    def advance(self, level: Level) -> Level:
+        """The level after `level` in the curriculum."""
+        ...

@@ -1,0 +1,1 @@
+"""Runs: each recipe is one readable file that combines the library and the corpora."""

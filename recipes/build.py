@@ -1,0 +1,72 @@
+"""From options to a model and its trainer."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from recipes.options import RunOptions, device_of
+from seqdni import Boundary, OneHot, SequenceModel, Synthesizer, TorchCore, Trainer, state_size
+
+CORES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+
+
+def build_model(options: RunOptions, inputs: int, outputs: int) -> SequenceModel:
+    """One-hot tokens, the recurrent core, a linear readout; initialised from the seed.
+
+    Args:
+        options: core, sizes, seed, device.
+        inputs: number of input symbols.
+        outputs: number of output symbols.
+
+    Returns:
+        The model on its device.
+    """
+    torch.manual_seed(options.seed)
+    rnn = CORES[options.core](inputs, options.hidden, num_layers=options.layers)
+    if options.forget_bias:
+        with torch.no_grad():
+            for layer in range(options.layers):
+                bias = getattr(rnn, f"bias_hh_l{layer}")
+                bias[options.hidden : 2 * options.hidden] += options.forget_bias
+    readout = nn.Linear(options.hidden, outputs)
+    return SequenceModel(OneHot(inputs), TorchCore(rnn), readout).to(device_of(options))
+
+
+def build_trainer(options: RunOptions, model: SequenceModel, loss_scale: float) -> Trainer:
+    """The trainer that the options ask for; full BPTT is TBPTT on whole episodes.
+
+    Args:
+        options: trainer, synthesizer and optimiser settings.
+        model: what is trained.
+        loss_scale: see :class:`seqdni.Trainer`.
+
+    Returns:
+        The trainer.
+    """
+    common = {
+        "loss_scale": loss_scale,
+        "clip": options.clip,
+        "update_every": options.update_every,
+        "autocast": torch.bfloat16 if options.precision == "bfloat16" else None,
+    }
+    optimizer = torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)
+    if options.trainer in ("bptt", "tbptt"):
+        return Trainer(model, optimizer, **common)
+    synthesizer = Synthesizer(
+        state_size(model.initial_state(1)),
+        hidden_sizes=(options.synth_hidden or options.hidden,)
+        if options.synthesizer == "mlp"
+        else (),
+        aux=options.trainer == "dni-aux",
+    )
+    boundary = Boundary(synthesizer, options.grad_scale).to(device_of(options))
+    return Trainer(
+        model,
+        optimizer,
+        boundary=boundary,
+        synth_optimizer=torch.optim.Adam(boundary.parameters(), lr=options.synth_lr, fused=True),
+        synth_clip=options.synth_clip,
+        warmup_chunks=options.warmup_chunks,
+        **common,
+    )

@@ -1,0 +1,241 @@
+"""The command line: ``seqdni ls``, ``run``, ``eval``, ``sample``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import torch
+
+from corpora import CorpusError
+from recipes import copying, lm
+from recipes.directory import RunDirectory
+from recipes.errors import RunError, RunStopped
+from recipes.options import RESUMABLE, flag, recipe_parser
+from recipes.session import Session, table
+
+
+class Recipe(NamedTuple):
+    """What the command line needs of a recipe."""
+
+    summary: str
+    options: type
+    prepare: Callable[[Any], None]
+    start: Callable[[Any, RunDirectory], Session]
+    run: Callable[[Session], dict[str, Any]]
+    evaluate: Callable[[RunDirectory, Any, str | None], dict[str, Any]]
+    sample: Callable[..., None]
+
+
+def _recipe(summary: str, options: type, file: Any) -> Recipe:
+    return Recipe(
+        summary,
+        options,
+        file.prepare,
+        file.start,
+        file.run,
+        file.evaluate,
+        file.sample,
+    )
+
+
+RECIPES = {
+    "copy": _recipe(copying.SUMMARY, copying.CopyOptions, copying),
+    "repeat-copy": _recipe(copying.REPEAT_SUMMARY, copying.RepeatCopyOptions, copying),
+    "lm": _recipe(lm.SUMMARY, lm.Options, lm),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: its words; None takes the process's.
+
+    Returns:
+        The exit status: 0, 1 where it failed, 130 where the user stopped it.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        return options.command(options)
+    except (RunError, CorpusError) as error:
+        print(f"seqdni: error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"seqdni: error: {error.filename or ''}: {error.strerror}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("seqdni: stopped at once", file=sys.stderr)
+        return 130
+    return 1
+
+
+def run(recipe_name: str, words: Sequence[str]) -> int:
+    """``seqdni run RECIPE ...``: begin or resume a run, train, and write its result.
+
+    Args:
+        recipe_name: which recipe.
+        words: its options.
+
+    Returns:
+        The exit status.
+    """
+    recipe = RECIPES[recipe_name]
+    parser = recipe_parser(recipe_name, recipe.summary, recipe.options)
+    parsed = parser.parse_args(list(words))
+    if parsed.resume is None:
+        session = _begin(recipe, parsed)
+    else:
+        session = _resume(recipe_name, parser, words, parsed.resume)
+    path = session.directory.path
+    print(f"{recipe_name} in {path}, on {session.trainer.device}", flush=True)
+    try:
+        result = recipe.run(session)
+    except RunStopped:
+        print(
+            f"stopped after {session.trainer.updates} updates, all saved; continue with:\n"
+            f"  seqdni run {recipe_name} --resume {path}"
+        )
+        return 130
+    finally:
+        session.directory.close()
+    session.directory.write_result(result)
+    print(table(_short(result)))
+    print(f"result in {path}/result.json; see also: seqdni eval {path}, seqdni sample {path}")
+    return 0
+
+
+def _begin(recipe: Recipe, parsed: Any) -> Session:
+    """A new run; its folder appears only once its data has been found good."""
+    options = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
+    recipe.prepare(options)
+    _use_threads(options)
+    session = recipe.start(options, RunDirectory("."))
+    session.directory = RunDirectory.create(options)
+    return session
+
+
+def _resume(recipe_name: str, parser: Any, words: Sequence[str], path: str) -> Session:
+    """An existing run at its last checkpoint, with the few options that may change changed."""
+    recipe = RECIPES[recipe_name]
+    directory, saved = RunDirectory.open(path, recipe_name)
+    options = _options(recipe, saved)
+    can_change = {each.name for each in fields(options)} & RESUMABLE
+    for name, value in vars(parser.parse_args(list(words), defaults=False)).items():
+        if name == "resume" or name.startswith("__"):
+            continue
+        if name not in can_change:
+            raise RunError(
+                f"{flag(name)} cannot change when a run is resumed; "
+                f"these can: {', '.join(sorted(map(flag, can_change)))}"
+            )
+        setattr(options, name, value)
+    recipe.prepare(options)
+    _use_threads(options)
+    session = recipe.start(options, directory)
+    session.restore()
+    directory.forget_metrics_after(session.trainer.updates)
+    return session
+
+
+def _use_threads(options: Any) -> None:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+
+
+def _options(recipe: Recipe, saved: dict[str, Any]) -> Any:
+    names = {each.name for each in fields(recipe.options)}
+    if unknown := sorted(set(saved) - names):
+        raise RunError(f"config.yaml has options that this version does not know: {unknown}")
+    return recipe.options(**saved)
+
+
+def _short(result: dict[str, Any]) -> dict[str, Any]:
+    """What the table at the end shows: no long lists."""
+    return {k: v for k, v in result.items() if not (isinstance(v, list) and v)}
+
+
+def _ls(_options: argparse.Namespace) -> int:
+    width = max(map(len, RECIPES))
+    for name, recipe in RECIPES.items():
+        print(f"{name:<{width}}  {recipe.summary}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    return run(options.recipe, options.options)
+
+
+def _eval(given: argparse.Namespace) -> int:
+    directory, recipe, options = _existing(given)
+    print(table(_short(recipe.evaluate(directory, options, given.text))))
+    return 0
+
+
+def _sample(given: argparse.Namespace) -> int:
+    directory, recipe, options = _existing(given)
+    if given.length < 1 or not given.temperature >= 0:
+        raise RunError(
+            f"--length is {given.length} and --temperature {given.temperature}, "
+            "expected at least 1 and at least 0"
+        )
+    words = (given.length, given.seed, given.temperature, given.prompt)
+    recipe.sample(directory, options, *words)
+    return 0
+
+
+def _existing(given: argparse.Namespace) -> tuple[RunDirectory, Recipe, Any]:
+    directory, saved = RunDirectory.open(given.dir)
+    if saved["recipe"] not in RECIPES:
+        raise RunError(f"{given.dir} is a run of {saved['recipe']!r}, which is no recipe here")
+    recipe = RECIPES[saved["recipe"]]
+    options = _options(recipe, saved)
+    options.device = given.device
+    if getattr(given, "data_dir", None):
+        options.data_dir = given.data_dir
+    recipe.prepare(options)
+    return directory, recipe, options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="seqdni",
+        description="Train RNNs by truncated BPTT with synthetic gradients at chunk boundaries.",
+        epilog="Try: seqdni run lm --updates 300, then seqdni sample on the folder it names.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    ls = commands.add_parser("ls", help="list the recipes")
+    ls.set_defaults(command=_ls)
+
+    run_ = commands.add_parser(
+        "run",
+        help="run a recipe, or resume a run",
+        description="Run a recipe. Its options: seqdni run RECIPE --help",
+    )
+    run_.add_argument("recipe", metavar="RECIPE", choices=list(RECIPES), help=", ".join(RECIPES))
+    run_.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="the recipe's")
+    run_.set_defaults(command=_run)
+
+    eval_ = commands.add_parser("eval", help="recompute a run's result from its checkpoint")
+    eval_.add_argument("dir", metavar="DIR", help="folder of the run")
+    eval_.add_argument("--text", metavar="FILE", help="lm: score this text instead")
+    eval_.add_argument("--data-dir", metavar="DIR", help="lm on ptb: where the corpus is now")
+    eval_.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
+    eval_.set_defaults(command=_eval)
+
+    sample = commands.add_parser("sample", help="print what a trained model generates")
+    sample.add_argument("dir", metavar="DIR", help="folder of the run")
+    sample.add_argument("--length", type=int, default=200, help="symbols (default: 200)")
+    sample.add_argument("--seed", type=int, default=0, help="of the choices (default: 0)")
+    sample.add_argument("--temperature", type=float, default=1.0, help="lm (default: 1)")
+    sample.add_argument("--prompt", default="", help="lm: text to continue")
+    sample.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
+    sample.set_defaults(command=_sample)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

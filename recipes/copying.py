@@ -1,0 +1,293 @@
+"""Recipes ``copy`` and ``repeat-copy``: how long a sequence can be remembered and emitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from corpora import (
+    BackToBackEpisodes,
+    Batch,
+    CopyTask,
+    EpisodicTask,
+    Level,
+    LockstepEpisodes,
+    RepeatCopyTask,
+    next_level,
+)
+from recipes.build import build_model, build_trainer
+from recipes.directory import RunDirectory
+from recipes.errors import RunError
+from recipes.options import RunOptions, check, device_of, option
+from recipes.session import Session
+from seqdni import Model, SequenceModel, cross_entropy, masked_sum, to_bits, whole_episodes
+
+SUMMARY = "read N symbols, then emit them; the curriculum makes N grow"
+REPEAT_SUMMARY = "read N symbols and a number R, then emit them R times; N and R grow in turn"
+HELD_OUT_EPISODES, HELD_OUT_SEED = 256, 2**31 - 1
+
+
+@dataclass
+class CopyOptions(RunOptions):
+    """Options of ``seqdni run copy``."""
+
+    recipe: Literal["copy"] = "copy"
+    chunk_len: int = option(4, "T: steps of a chunk, the truncation length", at_least=1)
+    hidden: int = option(64, "units of a layer", at_least=1)
+    lr: float = option(3e-3, "Adam's learning rate for the model", above=0)
+    update_every: Literal["episode"] | int = option(
+        "episode", "chunks whose gradients make one update, or 'episode'", at_least=1
+    )
+    updates: int = option(4000, "stop after this many weight updates", at_least=1)
+    log_every: int = option(10, "episodes between two decisions of the curriculum", at_least=1)
+    symbols: int = option(2, "kinds of symbols", at_least=1)
+    threshold: float = option(0.15, "bits per symbol below which a level is solved", above=0)
+    episodes: Literal["lockstep", "back-to-back"] = option(
+        "lockstep",
+        "all rows play episodes of the current level together, or each row plays one episode after "
+        "another of any length up to it",
+    )
+
+
+@dataclass
+class RepeatCopyOptions(CopyOptions):
+    """Options of ``seqdni run repeat-copy``."""
+
+    recipe: Literal["repeat-copy"] = "repeat-copy"  # type: ignore[assignment]
+    max_repeats: int = option(32, "largest R", at_least=1)
+
+
+def prepare(options: CopyOptions) -> None:
+    """Refuse what cannot work.
+
+    Args:
+        options: of the run.
+
+    Raises:
+        RunError: naming the option.
+    """
+    check(options)
+    if options.episodes == "back-to-back":
+        if options.trainer == "bptt":
+            raise RunError(
+                "--trainer bptt needs episodes that end together; use --episodes lockstep"
+            )
+        if options.update_every == "episode":
+            raise RunError(
+                "--update-every episode needs episodes that end together; "
+                "use --episodes lockstep, or give a number of chunks"
+            )
+
+
+def task_of(options: CopyOptions) -> CopyTask | RepeatCopyTask:
+    """The task that the options describe.
+
+    Args:
+        options: of the run.
+
+    Returns:
+        The task.
+    """
+    if isinstance(options, RepeatCopyOptions):
+        return RepeatCopyTask(options.symbols, options.max_repeats)
+    return CopyTask(options.symbols)
+
+
+def start(options: CopyOptions, directory: RunDirectory) -> Session:
+    """Task, model and trainer of a run that has not begun.
+
+    Args:
+        options: of the run.
+        directory: where it writes.
+
+    Returns:
+        The session.
+    """
+    task = task_of(options)
+    episodes = LockstepEpisodes if options.episodes == "lockstep" else BackToBackEpisodes
+    stream = episodes(task, Level(), options.batch, options.chunk_len, options.seed)
+    model = build_model(options, task.input_size, task.output_size)
+    trainer = build_trainer(options, model, loss_scale=1.0)
+    progress = {
+        "episodes": 0.0,
+        "solved": [0, 0],  # N and R of the hardest level solved
+        "history": [],  # [N, R, updates, episodes, seconds] of each level when it was solved
+    }
+    return Session(directory, options, trainer, stream, progress)
+
+
+def run(session: Session) -> dict[str, Any]:
+    """Train at a level until its error is small, then go on to the next.
+
+    Args:
+        session: new, or restored.
+
+    Returns:
+        What result.json holds.
+    """
+    options, progress, stream = session.options, session.progress, session.stream
+    task = task_of(options)
+    chunks = _counted(stream, progress)
+    if options.trainer == "bptt":
+        chunks = whole_episodes(chunks)
+    for row in session.train(chunks, work=lambda: progress["episodes"]):
+        level = stream.level
+        row.update(length=level.length, repeats=level.repeats, episodes=progress["episodes"])
+        row["note"] = f"N={level.length}" + (f" R={level.repeats}" if level.repeats > 1 else "")
+        stream.level = next_level(task, level, row["train_bits"], options.threshold)
+        if stream.level != level:
+            progress["solved"] = list(level)
+            seconds = round(session.seconds, 1)
+            progress["history"].append([*level, row["update"], progress["episodes"], seconds])
+            tqdm.write(f"{row['update']:>8} updates  solved {_name(task, level)}")
+    return finish(session)
+
+
+def finish(session: Session) -> dict[str, Any]:
+    """The result: what the curriculum solved, and the final model's error on fresh episodes.
+
+    Args:
+        session: at the end of the run.
+
+    Returns:
+        What result.json holds.
+    """
+    held_out = _held_out(session.trainer.model, session.options, session.progress)
+    return session.result() | held_out
+
+
+def evaluate(directory: RunDirectory, options: CopyOptions, text: str | None) -> dict[str, Any]:
+    """Recompute the result of a run from its last checkpoint.
+
+    Args:
+        directory: of the run.
+        options: its options.
+        text: not for this recipe.
+
+    Returns:
+        Solved levels and errors on fresh episodes.
+
+    Raises:
+        RunError: a text was given.
+    """
+    if text is not None:
+        raise RunError(f"--text is for runs of lm; {directory.path} is a run of {options.recipe}")
+    model, progress = load_model(directory, options)
+    return _held_out(model, options, progress)
+
+
+@torch.no_grad()
+def sample(
+    directory: RunDirectory,
+    options: CopyOptions,
+    length: int,
+    seed: int,
+    temperature: float,
+    prompt: str,
+) -> None:
+    """Print an episode with what the model makes of it.
+
+    Args:
+        directory: of the run.
+        options: its options.
+        length: symbols to remember.
+        seed: of the episode.
+        temperature: not for this recipe, whose model answers with the likeliest symbol.
+        prompt: not for this recipe.
+
+    Raises:
+        RunError: a prompt or a temperature was given.
+    """
+    if prompt or temperature != 1.0:
+        raise RunError("--prompt and --temperature are for runs of lm")
+    model, progress = load_model(directory, options)
+    task = task_of(options)
+    level = Level(length, max(1, progress["solved"][1]))
+    episode = task.episode(level, 1, torch.Generator().manual_seed(seed))
+    device = next(model.parameters()).device
+    logits, _ = model(episode.inputs_LB.to(device), model.initial_state(1))
+    outputs_L = logits.argmax(-1)[:, 0].cpu()
+    inputs_L, targets_L, mask_L = (field_LB[:, 0] for field_LB in episode)
+    print(task.render(inputs_L, targets_L, mask_L, outputs_L))
+
+
+def load_model(
+    directory: RunDirectory, options: CopyOptions
+) -> tuple[SequenceModel, dict[str, Any]]:
+    """The last model of a run.
+
+    Args:
+        directory: of the run.
+        options: its options.
+
+    Returns:
+        The model, and the run's progress.
+    """
+    saved = directory.load("last")
+    task = task_of(options)
+    model = build_model(options, task.input_size, task.output_size)
+    try:
+        model.load_state_dict(saved["trainer"]["model"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise RunError(f"{directory.path}/last.pt does not fit its config.yaml: {reason}") from None
+    return model.to(device_of(options)), saved["progress"]
+
+
+def _held_out(model: Model, options: CopyOptions, progress: dict[str, Any]) -> dict[str, Any]:
+    """Solved levels; and bits per symbol on fresh episodes, up to the level in training.
+
+    The last model may do worse at a level than when it solved it: it has trained at a harder one.
+    """
+    task = task_of(options)
+    length, repeats = progress["solved"]
+    level, errors, holds = Level(), {}, 0
+    while True:
+        bits = held_out_bits(model, task, level)
+        errors[_name(task, level)] = round(bits, 4)
+        if bits < options.threshold:
+            holds = len(errors)
+        if len(errors) > len(progress["history"]):
+            break
+        level = task.advance(level)
+    result: dict[str, Any] = {"solved_length": length}
+    if isinstance(task, RepeatCopyTask):
+        result |= {"solved_repeats": repeats, "solved_steps": length * repeats}
+    result["held_out_solved"] = list(errors)[holds - 1] if holds else "none"
+    return result | {"held_out_bits": errors, "solved_at": progress["history"]}
+
+
+@torch.no_grad()
+def held_out_bits(model: Model, task: EpisodicTask, level: Level) -> float:
+    """The error on episodes that no training run draws.
+
+    Args:
+        model: what is tested.
+        task: on what.
+        level: of the episodes.
+
+    Returns:
+        Bits per scored symbol.
+    """
+    generator = torch.Generator().manual_seed(HELD_OUT_SEED)
+    device = next(model.parameters()).device
+    episode = task.episode(level, HELD_OUT_EPISODES, generator)
+    inputs, targets, mask = (field_LB.to(device) for field_LB in episode)
+    logits, _ = model(inputs, model.initial_state(HELD_OUT_EPISODES))
+    nats = masked_sum(cross_entropy(logits, targets), mask)
+    return to_bits(nats.item() / int(mask.sum()))
+
+
+def _counted(stream: Any, progress: dict[str, Any]) -> Iterator[Batch]:
+    """The stream, counting the episodes that a row has ended, on average over the rows."""
+    for chunk in stream:
+        progress["episodes"] += chunk.should_reset[1:].sum().item() / chunk.should_reset.shape[1]
+        yield chunk
+
+
+def _name(task: EpisodicTask, level: Level) -> str:
+    return f"{level.length}x{level.repeats}" if isinstance(task, RepeatCopyTask) else f"{level[0]}"

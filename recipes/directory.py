@@ -1,0 +1,179 @@
+"""The folder of a run: config.yaml, metrics.jsonl, checkpoints, result.json, TensorBoard events."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from recipes.errors import RunError
+
+
+class RunDirectory:
+    """Files of one run. Nothing in it is ever half written, and reading it executes no code.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._board: Any = None
+
+    @classmethod
+    def create(cls, options: Any) -> RunDirectory:
+        """A new folder with the effective options in it.
+
+        Args:
+            options: a recipe's options; ``out`` names the folder, or None for ``runs/RECIPE/TIME``.
+
+        Returns:
+            The directory.
+
+        Raises:
+            RunError: there is a run in it already.
+        """
+        path = Path(options.out or f"runs/{options.recipe}/{time.strftime('%Y%m%d-%H%M%S')}")
+        tries = 1
+        while options.out is None and path.exists():  # two runs in one second
+            tries += 1
+            path = path.with_name(f"{time.strftime('%Y%m%d-%H%M%S')}-{tries}")
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(
+                f"--out {path} exists and is not an empty folder; name another, "
+                f"or continue that run with --resume {path}"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        directory = cls(path)
+        text = yaml.safe_dump({**asdict(options), "out": None}, sort_keys=False)
+        directory._write("config.yaml", text.encode())
+        return directory
+
+    @classmethod
+    def open(cls, path: str | Path, recipe: str | None = None) -> tuple[RunDirectory, dict]:
+        """An existing run.
+
+        Args:
+            path: its folder.
+            recipe: what it must be a run of; None takes any.
+
+        Returns:
+            The directory and its options.
+
+        Raises:
+            RunError: it is no run, or one of another recipe.
+        """
+        directory = cls(path)
+        try:
+            options = yaml.safe_load((directory.path / "config.yaml").read_text())
+            found = options["recipe"]
+        except (OSError, yaml.YAMLError, KeyError, TypeError):
+            raise RunError(
+                f"{path} is not the folder of a run: expected a config.yaml written by seqdni run"
+            ) from None
+        if recipe is not None and found != recipe:
+            raise RunError(
+                f"{path} is a run of {found!r}, not of {recipe!r}; "
+                f"continue it with: seqdni run {found} --resume {path}"
+            )
+        return directory, options
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Add a row to metrics.jsonl, and its numbers to TensorBoard where that is installed.
+
+        Args:
+            row: with ``update``, the number of weight updates so far.
+        """
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._board is None:
+            self._board = _summary_writer(self.path)
+        if self._board:
+            for name, value in row.items():
+                if isinstance(value, (int, float)) and name != "update":
+                    self._board.add_scalar(name, value, row["update"])
+
+    def forget_metrics_after(self, update: int) -> None:
+        """Drop rows that a stopped run wrote after its last checkpoint; they will come again.
+
+        Args:
+            update: the checkpoint's number of weight updates.
+        """
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n")]
+            kept = [line for line in kept if json.loads(line)["update"] <= update]
+            self._write("metrics.jsonl", "".join(kept).encode())
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """Write a checkpoint: whole or not at all.
+
+        Args:
+            name: ``last`` or ``best``.
+            state: tensors and primitives.
+        """
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        self._write(f"{name}.pt", buffer.getbuffer())
+
+    def load(self, name: str) -> dict[str, Any]:
+        """Read a checkpoint; tensors and primitives only, no code.
+
+        Args:
+            name: ``last`` or ``best``.
+
+        Returns:
+            What was saved.
+
+        Raises:
+            RunError: there is none, or it cannot be read.
+        """
+        path = self.path / f"{name}.pt"
+        if not path.exists():
+            raise RunError(f"{self.path} has no {name}.pt: the run stopped before a checkpoint")
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a damaged file makes of torch.load
+            reason = str(error).splitlines()[0][:120]
+            raise RunError(f"{path} cannot be read as a checkpoint: {reason}") from None
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write result.json.
+
+        Args:
+            result: numbers of the finished run.
+        """
+        self._write("result.json", (json.dumps(result, indent=2) + "\n").encode())
+
+    def close(self) -> None:
+        """Flush what TensorBoard has not written yet."""
+        if self._board:
+            self._board.close()
+
+    def _write(self, name: str, data: bytes | memoryview) -> None:
+        temporary = self.path / f".{name}.part"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _summary_writer(path: Path) -> Any:
+    """A TensorBoard writer, or False where TensorBoard is not installed."""
+    try:
+        return importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(path))
+    except ImportError:
+        return False

@@ -1,0 +1,200 @@
+"""The options that every recipe has, and how a dataclass of them becomes a command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_type_hints
+
+import torch
+from jsonargparse import ActionConfigFile, ArgumentParser  # pyright: ignore[reportPrivateImportUsage]
+
+from recipes.errors import RunError
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    only: Callable[[Any], bool] | None = None,
+    when: str = "",
+) -> Any:
+    """A dataclass field with what the command line needs to know about it.
+
+    Args:
+        default: its default.
+        help: what ``--help`` says.
+        at_least: smallest value, inclusive.
+        above: smallest value, exclusive.
+        only: whether the option has an effect, given all options; changing it without is refused.
+        when: that condition in words.
+
+    Returns:
+        The field.
+    """
+    checks = {"at_least": at_least, "above": above, "only": only, "when": when}
+    return field(default=default, metadata={"help": help, **checks})
+
+
+def _synthesizes(options: RunOptions) -> bool:
+    return options.trainer in ("dni", "dni-aux")
+
+
+def for_dni(default: Any, help: str, **checks: Any) -> Any:
+    """An option that only a run with synthetic gradients has."""
+    return option(default, help, only=_synthesizes, when="--trainer dni or dni-aux", **checks)
+
+
+@dataclass
+class RunOptions:
+    """Options that every recipe has, spelled the same."""
+
+    trainer: Literal["bptt", "tbptt", "dni", "dni-aux"] = option(
+        "dni",
+        "full BPTT over whole episodes; truncated BPTT; TBPTT with synthetic gradients at the "
+        "chunk boundaries; the same with the auxiliary task",
+    )
+    chunk_len: int = option(8, "T: steps of a chunk, the truncation length", at_least=1)
+    core: Literal["lstm", "gru", "rnn"] = option("lstm", "recurrent core")
+    hidden: int = option(256, "units of a layer", at_least=1)
+    layers: int = option(1, "recurrent layers", at_least=1)
+    forget_bias: float = option(
+        0.0,
+        "added to the LSTM's forget bias at the start",
+        only=lambda options: options.core == "lstm",
+        when="--core lstm",
+    )
+    batch: int = option(32, "B: rows that are trained side by side", at_least=1)
+    lr: float = option(1e-3, "Adam's learning rate for the model", above=0)
+    clip: float = option(1.0, "largest norm of the model's gradient", above=0)
+    update_every: Literal["episode"] | int = option(
+        1, "chunks whose gradients make one update, or 'episode'", at_least=1
+    )
+    synthesizer: Literal["mlp", "linear"] = for_dni("mlp", "one hidden ReLU layer, or none")
+    synth_hidden: int | None = for_dni(
+        None, "width of the hidden layer; null: as wide as the core", at_least=1
+    )
+    synth_lr: float = for_dni(1e-3, "Adam's learning rate for the synthesizer", above=0)
+    synth_clip: float = for_dni(1.0, "largest norm of the synthesizer's gradient", above=0)
+    grad_scale: float = for_dni(
+        1.0, "factor on the synthetic gradient where the model consumes it", at_least=0
+    )
+    warmup_chunks: int = for_dni(
+        0, "chunks during which the synthesizer learns but is not listened to", at_least=0
+    )
+    precision: Literal["float32", "bfloat16"] = option(
+        "float32", "bfloat16 computes the model under autocast; parameters stay float32"
+    )
+    seed: int = option(0, "of the initial weights and of the data", at_least=0)
+    updates: int = option(10_000, "stop after this many weight updates", at_least=1)
+    max_seconds: float | None = option(None, "stop after this much training time", above=0)
+    device: str = option("auto", "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
+    threads: int | None = option(None, "CPU threads; null leaves it to torch", at_least=1)
+    log_every: int = option(50, "updates between two rows of metrics.jsonl", at_least=1)
+    checkpoint_seconds: float = option(60.0, "training time between two checkpoints", above=0)
+    out: str | None = option(None, "folder of the run; null: runs/RECIPE/TIME")
+
+
+# What may differ when a run is resumed: where it stops and how it is watched, not what it computes.
+RESUMABLE = {"updates", "max_seconds", "max_tokens", "threads", "checkpoint_seconds", "data_dir"}
+
+
+def flag(name: str) -> str:
+    """The spelling of an option on the command line.
+
+    Args:
+        name: of the dataclass's field.
+
+    Returns:
+        E.g. ``--chunk-len``.
+    """
+    return "--" + name.replace("_", "-")
+
+
+def recipe_parser(recipe: str, summary: str, options_type: type) -> ArgumentParser:
+    """The command line of one recipe.
+
+    Args:
+        recipe: its name.
+        summary: one line.
+        options_type: dataclass of options.
+
+    Returns:
+        A parser with a flag for each field, ``--config``, ``--print_config`` and ``--resume``.
+    """
+    parser = ArgumentParser(
+        prog=f"seqdni run {recipe}", description=summary, allow_abbrev=False, default_env=False
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="read options from a YAML file")
+    parser.add_argument(
+        "--resume", metavar="DIR", type=str, default=None, help="continue the run in this folder"
+    )
+    hints = get_type_hints(options_type)
+    for each in fields(options_type):
+        parser.add_argument(
+            flag(each.name),
+            type=hints[each.name],
+            default=each.default,
+            help=each.metadata["help"] if each.metadata else argparse.SUPPRESS,
+        )
+    return parser
+
+
+def check(options: Any) -> None:
+    """Refuse values out of range, and settings that would be silently ignored.
+
+    Args:
+        options: a recipe's options.
+
+    Raises:
+        RunError: naming the option.
+    """
+    for each in fields(options):
+        value = getattr(options, each.name)
+        least, above = each.metadata.get("at_least"), each.metadata.get("above")
+        if isinstance(value, (int, float)):
+            if least is not None and not value >= least:
+                raise RunError(f"{flag(each.name)} is {value}, expected at least {least}")
+            if above is not None and not value > above:
+                raise RunError(f"{flag(each.name)} is {value}, expected more than {above}")
+        only = each.metadata.get("only")
+        if only is not None and value != each.default and not only(options):
+            raise RunError(
+                f"{flag(each.name)} has no effect here; it needs {each.metadata['when']}"
+            )
+    if options.synthesizer == "linear":
+        if options.synth_hidden is not None:
+            raise RunError("--synth-hidden has no effect with --synthesizer linear")
+        if options.trainer == "dni-aux":
+            raise RunError(
+                "--trainer dni-aux shapes the synthesizer's hidden layer, and --synthesizer linear "
+                "has none; use --synthesizer mlp"
+            )
+    device_of(options)
+
+
+def device_of(options: RunOptions) -> torch.device:
+    """The device that ``--device`` names.
+
+    Args:
+        options: a recipe's options.
+
+    Returns:
+        The device; ``auto`` is the first GPU if there is one.
+
+    Raises:
+        RunError: there is no such device.
+    """
+    name = options.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"--device {options.device}: {reason}; use cpu, cuda or auto") from None
+    return device

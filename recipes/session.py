@@ -1,0 +1,255 @@
+"""A run in progress: the loop around the trainer, its checkpoints, and how it stops."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from recipes.directory import RunDirectory
+from recipes.errors import RunError, RunStopped
+from seqdni import Chunk, Trainer, to_bits
+
+
+class Session:
+    """What a run computes with, and all that it must save to go on as if never stopped.
+
+    Args:
+        directory: where it writes.
+        options: its options.
+        trainer: trains.
+        stream: what it trains on; has ``state_dict`` and ``load_state_dict``.
+        progress: the recipe's own numbers, primitives only.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        options: Any,
+        trainer: Trainer,
+        stream: Any,
+        progress: dict[str, Any],
+    ):
+        self.directory = directory
+        self.options = options
+        self.trainer = trainer
+        self.stream = stream
+        self.progress = progress
+        self.seconds = 0.0  # of training, evaluations not counted
+        self.reported = 0.0  # work at the last report
+
+    def train(self, chunks: Iterable[Chunk], work: Callable[[], float]) -> Iterator[dict[str, Any]]:
+        """Train until a limit is reached, and hand out a row of metrics every ``log_every``.
+
+        What the caller adds to the row is logged with it, but for ``note``, which only the progress
+        bar shows; what it does to the stream takes effect
+        from the next chunk on. Its time is not counted as training.
+
+        Args:
+            chunks: the stream, or an iterator over it.
+            work: what ``log_every`` counts, so far: updates, episodes.
+
+        Yields:
+            A row: update, tokens, seconds, train_bits, synth_loss (1: no better than zero).
+
+        Raises:
+            RunStopped: Ctrl-C or SIGTERM; the run is saved.
+            RunError: the loss is no longer finite; the last checkpoint is.
+        """
+        trainer, options = self.trainer, self.options
+        source = iter(chunks)
+        saved_at = self.seconds
+        with _stop_requests() as stopping, self._bar() as bar:
+            clock = time.perf_counter()
+            while not self._done():
+                trainer.step(next(source))
+                now = time.perf_counter()
+                self.seconds += now - clock
+                clock = now
+                if work() - self.reported >= options.log_every:
+                    row = self._read_metrics()
+                    self.reported = work()
+                    yield row
+                    self._show(bar, row.pop("note", ""), row)
+                    self.directory.log(row)
+                    clock = time.perf_counter()
+                if stopping or self.seconds - saved_at >= options.checkpoint_seconds:
+                    self.save("last")
+                    saved_at = self.seconds
+                    clock = time.perf_counter()
+                if stopping:
+                    raise RunStopped
+            bar.update(bar.total - bar.n)
+        self.save("last")
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint, unless something in it is no longer finite.
+
+        Args:
+            name: ``last`` or ``best``.
+
+        Raises:
+            RunError: a parameter is NaN or infinite; the checkpoint before is kept.
+        """
+        modules = [self.trainer.model, self.trainer.boundary]
+        parameters = [p for module in modules if module is not None for p in module.parameters()]
+        if not all(torch.stack([p.detach().isfinite().all() for p in parameters]).tolist()):
+            raise self._diverged("a parameter")
+        self.directory.save(
+            name,
+            {
+                "recipe": self.options.recipe,
+                "trainer": self.trainer.state_dict(),
+                "stream": self.stream.state_dict(),
+                "progress": self.progress,
+                "seconds": self.seconds,
+                "reported": self.reported,
+                "rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+            },
+        )
+
+    def restore(self, name: str = "last") -> None:
+        """Take up a checkpoint.
+
+        Args:
+            name: ``last`` or ``best``.
+
+        Raises:
+            RunError: there is none, or it does not fit the options.
+        """
+        saved = self.directory.load(name)
+        try:
+            self.trainer.load_state_dict(saved["trainer"])
+            self.stream.load_state_dict(saved["stream"])
+            self.progress.update(saved["progress"])
+            self.seconds, self.reported = saved["seconds"], saved["reported"]
+        except (KeyError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            where = self.directory.path / f"{name}.pt"
+            raise RunError(f"{where} does not fit this run: {reason}") from None
+        torch.set_rng_state(saved["rng"])
+        if saved["cuda_rng"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(saved["cuda_rng"])
+
+    def result(self) -> dict[str, Any]:
+        """The part of result.json that every recipe has.
+
+        Returns:
+            Names and numbers.
+        """
+        options, trainer = self.options, self.trainer
+        boundary = trainer.boundary
+        return {
+            "recipe": options.recipe,
+            "trainer": options.trainer,
+            "chunk_len": options.chunk_len,
+            "seed": options.seed,
+            "updates": trainer.updates,
+            "tokens": trainer.tokens,
+            "wall_seconds": round(self.seconds, 3),
+            "tokens_per_second": round(trainer.tokens / self.seconds) if self.seconds else 0,
+            "parameters": sum(p.numel() for p in trainer.model.parameters()),
+            "synth_parameters": sum(p.numel() for p in boundary.parameters()) if boundary else 0,
+            "device": str(trainer.device),
+            "torch": torch.__version__,
+        }
+
+    def _done(self) -> bool:
+        return self.fraction() >= 1
+
+    def fraction(self) -> float:
+        """How much of the run is done.
+
+        Returns:
+            0 at the start, 1 or more where the first of its limits is reached.
+        """
+        options = self.options
+        parts = [self.trainer.updates / options.updates]
+        if options.max_seconds is not None:
+            parts.append(self.seconds / options.max_seconds)
+        if getattr(options, "max_tokens", None) is not None:
+            parts.append(self.trainer.tokens / options.max_tokens)
+        return max(parts)
+
+    def _read_metrics(self) -> dict[str, Any]:
+        sums = self.trainer.meter.read()
+        self.trainer.meter.clear()
+        if not math.isfinite(sums["nats"]) or not math.isfinite(sums.get("synth_loss", 0.0)):
+            raise self._diverged("the loss")
+        row = {
+            "update": self.trainer.updates,
+            "tokens": self.trainer.tokens,
+            "seconds": round(self.seconds, 3),
+            "train_bits": round(to_bits(sums["nats"] / max(sums["scored"], 1)), 5),
+        }
+        if "synth_loss" in sums:
+            row["synth_loss"] = round(sums["synth_loss"] / sums["synth_steps"], 5)
+        return row
+
+    def _diverged(self, what: str) -> RunError:
+        last = self.directory.path / "last.pt"
+        kept = f"the last good checkpoint is {last}" if last.exists() else "no checkpoint yet"
+        return RunError(
+            f"{what} is no longer finite after {self.trainer.updates} updates; {kept}. "
+            "Try a smaller --lr, --clip or --grad-scale"
+        )
+
+    def _bar(self) -> tqdm:
+        return tqdm(
+            total=100.0,
+            initial=min(100.0, 100 * self.fraction()),
+            desc=f"{self.options.recipe} {self.options.trainer} T={self.options.chunk_len}",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+            disable=None,
+        )
+
+    def _show(self, bar: tqdm, note: str, row: dict[str, Any]) -> None:
+        now = f"update {row['update']}, {row['train_bits']:.3f} bits"
+        bar.set_postfix_str(f"{now}, {note}" if note else now, refresh=False)
+        bar.update(max(0.0, min(100.0, 100 * self.fraction()) - bar.n))
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Filled by Ctrl-C and SIGTERM, to stop after the chunk; a second one stops at once."""
+    requests: list[int] = []
+
+    def ask(number: int, _frame: Any) -> None:
+        if requests:
+            raise KeyboardInterrupt
+        requests.append(number)
+        print("\nstopping after this chunk; once more stops at once", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def table(rows: dict[str, Any]) -> str:
+    """Two aligned columns.
+
+    Args:
+        rows: names and values; floats are shown with four digits.
+
+    Returns:
+        The lines.
+
+    Example:
+        >>> print(table({"updates": 10, "bits": 0.12345}))
+        updates  10
+        bits     0.1235
+    """
+    width = max(map(len, rows))
+    shown = {k: f"{v:.4f}" if isinstance(v, float) else str(v) for k, v in rows.items()}
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items())
