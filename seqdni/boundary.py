@@ -37,9 +37,31 @@ def bootstrap_term(state: State, synthetic_grad_BS: Float[Tensor, "B S"]) -> Flo
         >>> state.grad
         tensor([[3., 4.]])
     """
-    grads = leaves(unpack(synthetic_grad_BS.detach(), like=state))
-    terms = [(leaf * grad).sum() for leaf, grad in zip(leaves(state), grads, strict=True)]
-    return torch.stack(terms).sum() if len(terms) > 1 else terms[0]
+    return (pack(state) * synthetic_grad_BS.detach()).sum()
+
+
+def backward_from(objective: Tensor, state: State, grad_BS: Float[Tensor, "B S"]) -> None:
+    r"""One backward pass from an objective and a state at once.
+
+    The same gradients as ``(objective + bootstrap_term(state, grad)).backward()``, without the
+    arithmetic of the product.
+
+    Args:
+        objective: a scalar.
+        state: the state at the chunk's end, still attached to the chunk's graph.
+        grad_BS: the gradient to carry on from there, packed, in the objective's units.
+
+    Example:
+        >>> state = torch.ones(1, 2, requires_grad=True)
+        >>> backward_from((2 * state).sum(), state, torch.tensor([[3.0, 4.0]]))
+        >>> state.grad
+        tensor([[5., 6.]])
+    """
+    pairs = zip(leaves(state), leaves(unpack(grad_BS, like=state)), strict=True)
+    attached = [(leaf, grad) for leaf, grad in pairs if leaf.requires_grad]
+    torch.autograd.backward(
+        [objective, *(leaf for leaf, _ in attached)], [None, *(grad for _, grad in attached)]
+    )
 
 
 class Boundary(nn.Module):
@@ -95,7 +117,9 @@ class Boundary(nn.Module):
         Returns:
             A constant, per-example-sum units.
         """
-        grad_BS = self.synthesizer(pack(state).detach(), context_BK) * self.grad_scale
+        grad_BS = self.synthesizer(pack(state), context_BK)
+        if self.grad_scale != 1:
+            grad_BS = grad_BS * self.grad_scale
         if continues_B is not None:
             grad_BS = grad_BS.masked_fill(~continues_B[:, None], 0.0)
         return grad_BS

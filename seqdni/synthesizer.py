@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
 
-_TINY = 1e-12  # keeps a division by a scale that is still zero finite
+_TINY = 1e-24  # keeps a division by a mean square that is still zero finite
 
 
 class Synthesizer(nn.Module):
@@ -34,7 +35,7 @@ class Synthesizer(nn.Module):
         context_size: K, the width of an optional context (cDNI); 0 for none.
         aux: also learn to predict the synthetic gradient at the *next* boundary, from the same
             hidden layers (DNI+Aux). That second prediction shapes the features; nobody consumes it.
-        scale_decay: decay a regression step of the running mean behind the scale.
+        scale_decay: decay a regression step of that running mean, once it has seen 1 / (1 - decay).
 
     Raises:
         ValueError: ``aux`` without a hidden layer to shape, or a size below one.
@@ -75,15 +76,22 @@ class Synthesizer(nn.Module):
         self.trunk = nn.Sequential(*layers)
         self.head = _zero_linear(width, state_size)
         self.aux_head = _zero_linear(width, state_size) if aux else None
+        self.targets_seen = 0
         self.mean_square: Tensor
-        self.weight: Tensor
         self.register_buffer("mean_square", torch.zeros(()))
-        self.register_buffer("weight", torch.zeros(()))
 
     @property
     def scale(self) -> Tensor:
         """Root mean square of the targets seen, recent ones most; 0 before the first."""
-        return (self.mean_square / self.weight.clamp_min(_TINY)).sqrt()
+        return self.mean_square.sqrt()
+
+    def get_extra_state(self) -> dict[str, int]:
+        """How many regression steps the running scale has seen, for the state_dict."""
+        return {"targets_seen": self.targets_seen}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Take up what :meth:`get_extra_state` gave."""
+        self.targets_seen = state["targets_seen"]
 
     def forward(
         self, state_BS: Float[Tensor, "B S"], context_BK: Float[Tensor, "B K"] | None = None
@@ -156,26 +164,25 @@ class Synthesizer(nn.Module):
         target_BS = target_BS.to(features.dtype)
         if self.training:
             self._update_scale(target_BS, valid_B)
-        inverse = 1 / self.scale.clamp_min(_TINY)
-        error_BS = self.head(features) - target_BS * inverse
-        loss = _mean_square(error_BS, valid_B)
+        inverse = self.mean_square.clamp_min(_TINY).rsqrt()
+        loss = _mean_square_error(self.head(features), target_BS * inverse, valid_B)
         if next_synthetic_BS is not None:
             if self.aux_head is None:
                 raise ValueError("this synthesizer has no Aux head; build it with aux=True")
-            aux_error_BS = self.aux_head(features) - next_synthetic_BS * inverse
-            loss = loss + _mean_square(aux_error_BS, valid_B)
+            aux_BS = self.aux_head(features)
+            loss = loss + _mean_square_error(aux_BS, next_synthetic_BS * inverse, valid_B)
         return loss
 
     @torch.no_grad()
     def _update_scale(self, target_BS: Tensor, valid_B: Tensor | None) -> None:
         """Move the running scale; rescale the heads so that what they predict stays the same."""
-        before = self.scale
-        rate = 1 - self.scale_decay
-        if valid_B is not None:
-            rate = rate * valid_B.any()
-        self.mean_square += rate * (_mean_square(target_BS, valid_B) - self.mean_square)
-        self.weight += rate * (1 - self.weight)
-        ratio = torch.where(before > 0, before / self.scale.clamp_min(_TINY), 1.0)
+        before = self.mean_square.clone()
+        self.targets_seen += 1
+        rate = max(1 - self.scale_decay, 1 / self.targets_seen)
+        self.mean_square.lerp_(
+            _mean_square_error(target_BS, torch.zeros_like(target_BS), valid_B), rate
+        )
+        ratio = (before / self.mean_square.clamp_min(_TINY)).sqrt()
         for head in (self.head, self.aux_head):
             if head is not None:
                 head.weight.mul_(ratio)
@@ -189,8 +196,9 @@ def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
-def _mean_square(x_BS: Tensor, valid_B: Tensor | None) -> Tensor:
+def _mean_square_error(x_BS: Tensor, y_BS: Tensor, valid_B: Tensor | None) -> Tensor:
+    """Mean of ``(x - y)^2`` over the valid rows; 0 if there is none."""
     if valid_B is None:
-        return x_BS.square().mean()
-    rows_B = x_BS.square().mean(dim=1).masked_fill(~valid_B, 0.0)
+        return functional.mse_loss(x_BS, y_BS)
+    rows_B = (x_BS - y_BS).square().mean(dim=1).masked_fill(~valid_B, 0.0)
     return rows_B.sum() / valid_B.sum().clamp_min(1)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from seqdni.boundary import Boundary, bootstrap_term
+from seqdni.boundary import Boundary, backward_from
 from seqdni.chunk import Chunk, all_rows, check_shapes, continuing, lockstep_end, reset_row
 from seqdni.core import Core, unroll
 from seqdni.losses import cross_entropy, masked_sum
@@ -149,16 +149,16 @@ class Trainer:
                 outputs, end = unroll(self.model, self._here(inputs), start, should_reset)
             outputs = outputs.float() if self.autocast else outputs
             nats = masked_sum(self.loss(outputs, self._here(targets)), self._here(mask))
-        objective = nats
+        objective = nats * factor
         synthetic_BS = None
         if boundary is not None and (bootstraps or boundary.aux):
             synthetic_BS = boundary.synthetic_grad(end, self._here(continuing(ended)), at_end)
         if bootstraps:
             assert synthetic_BS is not None
-            objective = nats + bootstrap_term(end, synthetic_BS)
-        if scored or bootstraps:
-            (objective * factor).backward()
-            self._window_has_gradient = True
+            backward_from(objective, end, synthetic_BS * factor)
+        elif scored:
+            objective.backward()
+        self._window_has_gradient |= bool(scored or bootstraps)
         if boundary is not None and self.synth_optimizer is not None and not all_rows(restarted):
             synth_loss = boundary.loss(
                 start,

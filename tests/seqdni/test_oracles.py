@@ -244,7 +244,6 @@ def test_rows_never_touch_each_other(kind, layers, resets):
         trainer = make_trainer(copy.deepcopy(model), "dni", update_every=10**9)
         nn.init.normal_(trainer.boundary.synthesizer.head.weight)
         trainer.boundary.synthesizer.mean_square.fill_(1)
-        trainer.boundary.synthesizer.weight.fill_(1)
         trainer.synth_optimizer = None  # frozen: the regression averages over rows by design
         states, targets = [], []
         for inputs, goals, mask, reset in chunks:
@@ -272,7 +271,6 @@ def test_no_gradient_crosses_a_reset_or_a_row(kind, layers):
     boundary = Boundary(Synthesizer(pack(end).shape[1], ()).double())
     nn.init.ones_(boundary.synthesizer.head.bias)
     boundary.synthesizer.mean_square.fill_(1)
-    boundary.synthesizer.weight.fill_(1)
     weight = torch.rand_like(outputs)
     ((outputs * weight).sum() + boundary.bootstrap(end)).backward()
     arrived = target_grad(start)
