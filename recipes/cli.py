@@ -14,7 +14,7 @@ from corpora import CorpusError
 from recipes import copying, lm
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, RunStopped
-from recipes.options import RESUMABLE, flag, recipe_parser
+from recipes.options import RESUMABLE, flag, parse, recipe_parser
 from recipes.session import Session, table
 
 
@@ -83,11 +83,11 @@ def run(recipe_name: str, words: Sequence[str]) -> int:
     """
     recipe = RECIPES[recipe_name]
     parser = recipe_parser(recipe_name, recipe.summary, recipe.options)
-    parsed = parser.parse_args(list(words))
-    if parsed.resume is None:
+    parsed = parse(parser, words)
+    if parsed["resume"] is None:
         session = _begin(recipe, parsed)
     else:
-        session = _resume(recipe_name, parser, words, parsed.resume)
+        session = _resume(recipe_name, parser, words, parsed["resume"])
     path = session.directory.path
     print(f"{recipe_name} in {path}, on {session.trainer.device}", flush=True)
     try:
@@ -106,7 +106,7 @@ def run(recipe_name: str, words: Sequence[str]) -> int:
     return 0
 
 
-def _begin(recipe: Recipe, parsed: Any) -> Session:
+def _begin(recipe: Recipe, parsed: dict[str, Any]) -> Session:
     """A new run; its folder appears only once its data has been found good."""
     options = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
     recipe.prepare(options)
@@ -122,7 +122,7 @@ def _resume(recipe_name: str, parser: Any, words: Sequence[str], path: str) -> S
     directory, saved = RunDirectory.open(path, recipe_name)
     options = _options(recipe, saved)
     can_change = {each.name for each in fields(options)} & RESUMABLE
-    for name, value in vars(parser.parse_args(list(words), defaults=False)).items():
+    for name, value in parse(parser, words, defaults=False).items():
         if name == "resume" or name.startswith("__"):
             continue
         if name not in can_change:

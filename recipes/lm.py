@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from corpora import (
     CharVocabulary,
+    CorpusError,
     Encoded,
     Text,
     TokenStream,
@@ -95,7 +96,10 @@ def start(options: Options, directory: RunDirectory) -> Session:
         CorpusError: the corpus is missing or damaged.
     """
     corpus = encode_splits(read_corpus(options))
-    stream = TokenStream(corpus.train, options.batch, options.chunk_len)
+    try:
+        stream = TokenStream(corpus.train, options.batch, options.chunk_len)
+    except CorpusError as error:
+        raise RunError(f"--batch {options.batch}: {error}") from None
     symbols = len(corpus.vocabulary)
     model = build_model(options, symbols, symbols)
     trainer = build_trainer(options, model, 1 / (options.chunk_len * int(options.update_every)))

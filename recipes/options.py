@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_type_hints
 
 import torch
-from jsonargparse import ActionConfigFile, ArgumentParser  # pyright: ignore[reportPrivateImportUsage]
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # pyright: ignore[reportPrivateImportUsage]
 
 from recipes.errors import RunError
 
@@ -126,7 +127,10 @@ def recipe_parser(recipe: str, summary: str, options_type: type) -> ArgumentPars
         A parser with a flag for each field, ``--config``, ``--print_config`` and ``--resume``.
     """
     parser = ArgumentParser(
-        prog=f"seqdni run {recipe}", description=summary, allow_abbrev=False, default_env=False
+        prog=f"seqdni run {recipe}",
+        description=summary,
+        allow_abbrev=False,
+        exit_on_error=False,
     )
     parser.add_argument("--config", action=ActionConfigFile, help="read options from a YAML file")
     parser.add_argument(
@@ -141,6 +145,28 @@ def recipe_parser(recipe: str, summary: str, options_type: type) -> ArgumentPars
             help=each.metadata["help"] if each.metadata else argparse.SUPPRESS,
         )
     return parser
+
+
+def parse(parser: ArgumentParser, words: Sequence[str], defaults: bool = True) -> dict[str, Any]:
+    """Parse the words of a command line.
+
+    Args:
+        parser: from :func:`recipe_parser`.
+        words: the command line.
+        defaults: also give the options that the words do not name.
+
+    Returns:
+        Options by field name.
+
+    Raises:
+        RunError: one line that names the option.
+    """
+    try:
+        return vars(parser.parse_args(list(words), defaults=defaults))
+    except ArgumentError as error:
+        reason = " ".join(str(error).split())
+        reason = re.sub(r'Parser key "(\w+)":', lambda found: f"{flag(found[1])}:", reason)
+        raise RunError(f"{reason}; see: {parser.prog} --help") from None
 
 
 def check(options: Any) -> None:

@@ -1,0 +1,225 @@
+"""The words of the command line, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from recipes.cli import RECIPES, main
+
+PTB = Path(__file__).parents[2].parent / "shared/data/ptb"
+TINY = ["--hidden", "8", "--batch", "2", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEQDNI_CACHE", str(tmp_path / "cache"))
+
+
+def test_ls_lists_every_recipe_on_a_line(capsys):
+    assert main(["ls"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_help_names_every_common_option(recipe, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["run", recipe, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for flag in [
+        "--trainer",
+        "--chunk-len",
+        "--hidden",
+        "--layers",
+        "--core",
+        "--batch",
+        "--lr",
+        "--synth-lr",
+        "--synthesizer",
+        "--grad-scale",
+        "--seed",
+        "--updates",
+        "--max-seconds",
+        "--device",
+        "--out",
+        "--resume",
+        "--config",
+        "--print_config",
+    ]:
+        assert flag in text
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_printed_config_is_accepted(recipe, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["run", recipe, "--chunk-len", "3", "--seed", "7", "--print_config"])
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["chunk_len"] == 3
+    Path("config.yaml").write_text(printed)
+    with pytest.raises(SystemExit):
+        main(["run", recipe, "--config", "config.yaml", "--seed", "8", "--print_config"])
+    again = capsys.readouterr().out
+    assert again == printed.replace("seed: 7", "seed: 8")
+
+
+MISTAKES = {
+    "unknown option": ("copy --chunk-lenght 3", "--chunk-lenght"),
+    "abbreviated option": ("copy --chunk 3", "--chunk 3"),
+    "wrong type": ("copy --chunk-len four", "--chunk-len: Expected a <class 'int'>. Got"),
+    "not a choice": ("copy --trainer sgd", "--trainer: Expected"),
+    "chunk length 0": ("copy --chunk-len 0", "--chunk-len is 0, expected at least 1"),
+    "negative rate": ("lm --lr -1", "--lr is -1.0, expected more than 0"),
+    "NaN rate": ("lm --lr nan", "--lr: Expected a <class 'float'>. Got value: nan"),
+    "update every 0": ("copy --update-every 0", "--update-every is 0, expected at least 1"),
+    "ignored option": ("copy --trainer tbptt --synth-lr 0.1", "--synth-lr has no effect here"),
+    "ignored forget bias": ("copy --core gru --forget-bias 1", "--forget-bias has no effect here"),
+    "ignored width": ("copy --synthesizer linear --synth-hidden 3", "--synth-hidden has no effect"),
+    "aux of linear": ("copy --trainer dni-aux --synthesizer linear", "use --synthesizer mlp"),
+    "bptt on text": ("lm --trainer bptt", "use --trainer tbptt with a longer --chunk-len"),
+    "episodes of text": ("lm --update-every episode", "a text has no episodes"),
+    "bptt back to back": ("copy --episodes back-to-back --trainer bptt", "--episodes lockstep"),
+    "episode back to back": ("copy --episodes back-to-back", "give a number of chunks"),
+    "no such device": ("copy --device tpu9", "--device tpu9"),
+    "no PTB folder": ("lm --corpus ptb", "--corpus ptb needs --data-dir"),
+    "missing PTB folder": ("lm --corpus ptb --data-dir nowhere", "no such folder"),
+    "data dir of pydoc": ("lm --data-dir nowhere", "--data-dir has no effect here"),
+    "empty text": ("lm --corpus empty.txt", "empty.txt: empty"),
+    "missing text": ("lm --corpus missing.txt", "missing.txt: No such file"),
+    "huge batch": ("lm --corpus small.txt --batch 5000", "--batch 5000: 900 tokens for 5000 rows"),
+    "missing config": ("copy --config missing.yaml", "does not exist"),
+    "unknown key": ("copy --config bad.yaml", "'chunk_lenght' is not accepted"),
+    "config of another": ("copy --config lm.yaml", "--recipe: Expected"),
+    "out exists": ("copy --out full", "--out full exists and is not an empty folder"),
+    "resume nothing": ("copy --resume nowhere", "nowhere is not the folder of a run"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_clear_line(mistake, capsys):
+    Path("empty.txt").touch()
+    Path("small.txt").write_text("ab" * 500)
+    Path("bad.yaml").write_text("chunk_lenght: 3\n")
+    Path("lm.yaml").write_text("recipe: lm\n")
+    Path("full").mkdir()
+    Path("full/note").touch()
+    words, expected = MISTAKES[mistake]
+    assert main(["run", *words.split()]) == 1
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.startswith("seqdni: error: ")
+    assert error.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_truncated_ptb_folder_is_refused(capsys):
+    if not PTB.is_dir():
+        pytest.skip("needs the Penn Treebank files")
+    Path("ptb").mkdir()
+    for split in ("train", "valid", "test"):
+        text = (PTB / f"ptb.{split}.txt").read_text()
+        Path(f"ptb/ptb.{split}.txt").write_text(text[:-5000] if split == "valid" else text)
+    assert main(["run", "lm", "--corpus", "ptb", "--data-dir", "ptb"]) == 1
+    error = capsys.readouterr().err
+    assert "ptb.valid.txt" in error
+    assert "expected 3370" in error
+
+
+def test_ptb_runs_end_to_end(capsys):
+    if not PTB.is_dir():
+        pytest.skip("needs the Penn Treebank files")
+    words = ["--corpus", "ptb", "--data-dir", str(PTB), "--max-tokens", "3000", *TINY]
+    assert main(["run", "lm", *words, "--out", "out"]) == 0
+    assert "test_bpc" in capsys.readouterr().out
+    assert main(["eval", "out"]) == 0
+
+
+@pytest.fixture
+def run_of_copy():
+    assert main(["run", "copy", "--updates", "10", "--out", "out", *TINY]) == 0
+    return Path("out")
+
+
+def test_resume_of_another_recipe_is_refused(run_of_copy, capsys):
+    assert main(["run", "lm", "--resume", "out"]) == 1
+    error = capsys.readouterr().err
+    assert "out is a run of 'copy', not of 'lm'" in error
+    assert "seqdni run copy --resume out" in error
+
+
+def test_resume_cannot_change_what_is_computed(run_of_copy, capsys):
+    assert main(["run", "copy", "--resume", "out", "--hidden", "9"]) == 1
+    assert "--hidden cannot change when a run is resumed" in capsys.readouterr().err
+
+
+def test_damaged_checkpoints_are_named(run_of_copy, capsys):
+    whole = (run_of_copy / "last.pt").read_bytes()
+    (run_of_copy / "last.pt").write_bytes(whole[: len(whole) // 2])
+    assert main(["run", "copy", "--resume", "out", "--updates", "20"]) == 1
+    assert "last.pt cannot be read as a checkpoint" in capsys.readouterr().err
+    (run_of_copy / "last.pt").unlink()
+    assert main(["eval", "out"]) == 1
+    assert "has no last.pt" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_does_not_fit_is_named(run_of_copy, capsys):
+    saved = torch.load("out/last.pt", weights_only=True)
+    saved["trainer"]["model"]["readout.bias"] = torch.zeros(99)
+    torch.save(saved, "out/last.pt")
+    for words in (["run", "copy", "--resume", "out", "--updates", "20"], ["eval", "out"]):
+        assert main(words) == 1
+        assert "last.pt does not fit" in capsys.readouterr().err
+
+
+class Payload:
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+def test_a_checkpoint_from_a_stranger_executes_nothing(run_of_copy, capsys):
+    torch.save({"trainer": Payload()}, "out/last.pt")
+    assert main(["eval", "out"]) == 1
+    Path("out/last.pt").write_bytes(pickle.dumps(Payload()))
+    assert main(["eval", "out"]) == 1
+    assert not Path("executed").exists()
+    assert "cannot be read as a checkpoint" in capsys.readouterr().err
+
+
+@pytest.fixture
+def run_of_lm():
+    Path("verse.txt").write_text("abcd " * 200)
+    words = ["--corpus", "verse.txt", "--updates", "5", "--out", "out", *TINY]
+    assert main(["run", "lm", *words]) == 0
+    return Path("out")
+
+
+def test_unknown_symbols_are_named(run_of_lm, capsys):
+    Path("other.txt").write_text("abcd Z" * 10)
+    assert main(["eval", "out", "--text", "other.txt"]) == 1
+    assert "character 'Z' at position 5" in capsys.readouterr().err
+    assert main(["sample", "out", "--prompt", "Zab"]) == 1
+    assert "character 'Z' at position 0" in capsys.readouterr().err
+
+
+def test_another_text_can_be_scored(run_of_lm, capsys):
+    Path("other.txt").write_text("dcba " * 10)
+    assert main(["eval", "out", "--text", "other.txt"]) == 0
+    assert "bpc" in capsys.readouterr().out
+
+
+def test_a_corpus_that_changed_is_refused(run_of_lm, capsys):
+    Path("verse.txt").write_text("abcdX " * 200)
+    assert main(["eval", "out"]) == 1
+    assert "other symbols" in capsys.readouterr().err
+
+
+def test_sample_refuses_nonsense(run_of_lm, capsys):
+    assert main(["sample", "out", "--length", "0"]) == 1
+    assert "expected at least 1" in capsys.readouterr().err

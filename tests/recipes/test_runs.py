@@ -1,0 +1,267 @@
+"""Runs from the command line: what they write, how they stop and go on, what they compute again."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from recipes.cli import main
+
+TINY = ["--hidden", "16", "--batch", "4", "--threads", "1"]
+VERSE = "the quick brown fox jumps over the lazy dog, and then the dog sleeps again.\n" * 60
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEQDNI_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def verse(tmp_path):
+    path = tmp_path / "verse.txt"
+    path.write_text(VERSE)
+    return str(path)
+
+
+def run(*words):
+    assert main(["run", *map(str, words)]) == 0
+
+
+def result_of(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same(a, b, path=""):
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_same(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{path}[{i}]")
+    else:
+        assert a == b, path
+
+
+def without_times(saved):
+    saved = dict(saved, seconds=0)
+    progress = dict(saved["progress"])
+    if "history" in progress:
+        progress["history"] = [level[:-1] for level in progress["history"]]
+    return dict(saved, progress=progress)
+
+
+COMMON = {
+    "recipe",
+    "trainer",
+    "chunk_len",
+    "seed",
+    "updates",
+    "tokens",
+    "wall_seconds",
+    "tokens_per_second",
+    "parameters",
+}
+
+
+@pytest.mark.parametrize("trainer", ["bptt", "tbptt", "dni", "dni-aux"])
+@pytest.mark.parametrize("recipe", ["copy", "repeat-copy"])
+def test_copy_runs_with_every_trainer(recipe, trainer, tmp_path, capsys):
+    out = tmp_path / "run"
+    # a lax threshold, so that the curriculum moves within a few updates
+    run(recipe, "--trainer", trainer, "--updates", 60, "--threshold", 1.4, "--out", out, *TINY)
+    result = result_of(out)
+    assert result.keys() >= COMMON | {"solved_length"}
+    assert (result["recipe"], result["trainer"], result["updates"]) == (recipe, trainer, 60)
+    assert result["solved_length"] >= 1
+    if recipe == "repeat-copy":
+        assert result["solved_steps"] == result["solved_length"] * result["solved_repeats"]
+    assert "solved_length" in capsys.readouterr().out
+
+    rows = rows_of(out)
+    assert [row["episodes"] for row in rows] == [10.0 * k for k in range(1, 7)]
+    assert result["tokens"] == rows[-1]["tokens"]
+    steps = {"copy": lambda n, r: 2 * n + 1, "repeat-copy": lambda n, r: n + 2 + n * r}[recipe]
+    assert result["tokens"] == sum(10 * 4 * steps(row["length"], row["repeats"]) for row in rows)
+
+    assert main(["eval", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"solved_length    {result['solved_length']}" in printed
+    assert str(result["held_out_bits"]) in printed
+    assert main(["sample", str(out), "--length", "3"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed] == ["input", "target", "output", "error"]
+
+
+@pytest.mark.parametrize("core", ["lstm", "gru", "rnn"])
+def test_back_to_back_episodes_train(core, tmp_path):
+    out = tmp_path / "run"
+    words = ["--episodes", "back-to-back", "--update-every", "1", "--core", core, "--layers", "2"]
+    run("copy", *words, "--updates", "40", "--threshold", "1.4", "--out", out, *TINY)
+    assert result_of(out)["updates"] == 40
+    assert result_of(out)["tokens"] == 40 * 4 * 4
+
+
+def test_copy_learns(tmp_path):
+    """Full BPTT copies two bits in a few hundred updates; the threshold is the real one."""
+    run("copy", "--trainer", "bptt", "--updates", 300, "--out", tmp_path / "run", "--threads", 1)
+    assert result_of(tmp_path / "run")["solved_length"] >= 2
+
+
+@pytest.mark.parametrize("trainer", ["tbptt", "dni", "dni-aux"])
+def test_lm_runs_and_eval_recomputes_it(trainer, tmp_path, verse, capsys):
+    out = tmp_path / "run"
+    words = ["--corpus", verse, "--updates", "200", "--lr", "1e-2", "--log-every", "20"]
+    run("lm", *words, "--trainer", trainer, "--out", out, *TINY)
+    result = result_of(out)
+    assert result.keys() >= COMMON | {"valid_bpc", "test_bpc"}
+    assert result["tokens"] <= 200 * 4 * 8
+    uniform = math.log2(len(set(VERSE)))
+    assert result["valid_bpc"] < 0.8 * uniform
+    curve = [row["valid_bpc"] for row in rows_of(out) if "valid_bpc" in row]
+    assert len(curve) >= 9
+    assert curve[-1] < curve[0]
+    capsys.readouterr()
+
+    assert main(["eval", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"valid_bpc  {result['valid_bpc']:.4f}" in printed
+    assert f"test_bpc   {result['test_bpc']:.4f}" in printed
+    assert main(["sample", str(out), "--length", "50", "--prompt", "the "]) == 0
+    sampled = capsys.readouterr().out
+    assert sampled.startswith("the ")
+    assert len(sampled) == len("the ") + 50 + 1
+    assert main(["sample", str(out), "--length", "50", "--prompt", "the "]) == 0
+    assert capsys.readouterr().out == sampled
+
+
+def test_max_tokens_stops_the_run(tmp_path, verse):
+    run("lm", "--corpus", verse, "--max-tokens", 1600, "--out", tmp_path / "run", *TINY)
+    assert result_of(tmp_path / "run")["tokens"] == 1600
+
+
+def test_max_seconds_stops_the_run(tmp_path):
+    began = time.monotonic()
+    run("copy", "--max-seconds", 1, "--updates", 10**6, "--out", tmp_path / "run", *TINY)
+    assert 1 <= result_of(tmp_path / "run")["wall_seconds"] < 1.5
+    assert time.monotonic() - began < 20
+
+
+def test_the_effective_config_makes_the_same_run(tmp_path, capsys):
+    run("copy", "--updates", 20, "--seed", 5, "--out", tmp_path / "a", *TINY)
+    config = tmp_path / "a" / "config.yaml"
+    assert yaml.safe_load(config.read_text())["seed"] == 5
+    run("copy", "--config", config, "--out", tmp_path / "b")
+    first, second = (torch.load(tmp_path / x / "last.pt", weights_only=True) for x in "ab")
+    assert_same(without_times(first), without_times(second))
+
+
+RESUMED = {
+    "copy-dni": ["copy", "--trainer", "dni", "--threshold", "1.4"],
+    "copy-bptt": ["copy", "--trainer", "bptt", "--threshold", "1.4"],
+    "repeat-copy": ["repeat-copy", "--trainer", "dni-aux", "--threshold", "1.4"],
+    "back-to-back": ["copy", "--episodes", "back-to-back", "--update-every", "3"],
+    "lm": ["lm", "--trainer", "dni", "--log-every", "7"],
+}
+
+
+@pytest.mark.parametrize("kind", RESUMED)
+def test_resumed_is_never_stopped(kind, tmp_path, verse):
+    """Stop after 23 updates, resume: parameters, optimisers, stream, RNG, metrics are the same."""
+    words = [*RESUMED[kind], *TINY]
+    if words[0] == "lm":
+        words += ["--corpus", verse, "--evaluations", "1"]
+    run(*words, "--updates", "60", "--out", tmp_path / "straight")
+    run(*words, "--updates", "23", "--out", tmp_path / "stopped")
+    run(words[0], "--resume", tmp_path / "stopped", "--updates", "60")
+    straight, resumed = (
+        torch.load(tmp_path / name / "last.pt", weights_only=True)
+        for name in ("straight", "stopped")
+    )
+    if words[0] == "lm":  # the stopped run validated once more, at its first end
+        for saved in (straight, resumed):
+            saved["progress"] = {}
+    assert_same(without_times(straight), without_times(resumed))
+    a, b = rows_of(tmp_path / "straight"), rows_of(tmp_path / "stopped")
+    for row in a + b:
+        row.pop("seconds")
+        row.pop("valid_bpc", None)
+    assert a == b
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_how_to_go_on(number, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "recipes.cli", "run", "copy", "--updates", "1000000"]
+    child = subprocess.Popen(
+        [*command, "--out", str(out), *TINY],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.send_signal(number)
+    printed, errors = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert f"seqdni run copy --resume {out}" in printed
+    assert "Traceback" not in errors
+    saved = torch.load(out / "last.pt", weights_only=True)
+    updates = saved["trainer"]["counts"][0]
+    assert updates >= 10
+    run("copy", "--resume", out, "--updates", updates + 15)
+    assert result_of(out)["updates"] == updates + 15
+    logged = [row["episodes"] for row in rows_of(out)]
+    assert logged == [10.0 * k for k in range(1, len(logged) + 1)]
+
+
+def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    run("copy", "--updates", 30, "--out", out, *TINY)
+    good = torch.load(out / "last.pt", weights_only=True)
+    step = torch.optim.Adam.step
+
+    def poisoned(self, *args, **kwargs):
+        step(self, *args, **kwargs)
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].fill_(math.nan)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", poisoned)
+    assert main(["run", "copy", "--resume", str(out), "--updates", "100"]) == 1
+    error = capsys.readouterr().err
+    assert "no longer finite" in error
+    assert str(out / "last.pt") in error
+    assert_same(good, torch.load(out / "last.pt", weights_only=True))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    run("copy", "--updates", 30, "--out", out, *TINY)
+    before = (out / "last.pt").read_bytes()
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["run", "copy", "--resume", str(out), "--updates", "60"]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert (out / "last.pt").read_bytes() == before
+    assert not list(out.glob(".*part"))

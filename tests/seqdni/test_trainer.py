@@ -1,0 +1,364 @@
+"""What the oracles do not cover: options of the trainer, what it refuses, what it leaves behind."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from oracles import SYMBOLS, gradients, make_model, make_stream, make_trainer, split
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from seqdni import (
+    Boundary,
+    OneHot,
+    SequenceModel,
+    Synthesizer,
+    Trainer,
+    cross_entropy,
+    leaves,
+    to_bits,
+    whole_episodes,
+)
+
+ROWS = 4
+
+
+def steady(steps=16, rows=ROWS):
+    """A stream without resets or masks, in chunks of 4."""
+    inputs, targets, _, _ = make_stream(steps, rows, resets=False)
+    return split((inputs, targets, None, None), [4] * (steps // 4))
+
+
+def weights(trainer):
+    return [p.detach().clone() for p in trainer.model.parameters()]
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_warmup_trains_the_synthesizer_and_leaves_the_model_alone():
+    plain = make_trainer(make_model("lstm", 1), "tbptt")
+    warming = make_trainer(make_model("lstm", 1), "dni", warmup_chunks=3)
+    chunks = steady(steps=20)
+    for chunk in chunks[:3]:
+        plain.step(chunk)
+        warming.step(chunk)
+    assert same(weights(plain), weights(warming))
+    assert warming.boundary.synthesizer.head.weight.abs().sum() > 0
+    for chunk in chunks[3:]:
+        plain.step(chunk)
+        warming.step(chunk)
+    assert not same(weights(plain), weights(warming))
+
+
+@pytest.mark.parametrize("name", ["dni", "dni-aux"])
+def test_grad_scale_zero_is_tbptt(name):
+    plain = make_trainer(make_model("gru", 1), "tbptt")
+    silent = make_trainer(make_model("gru", 1), name)
+    silent.boundary.grad_scale = 0
+    for chunk in steady():
+        plain.step(chunk)
+        silent.step(chunk)
+    assert same(weights(plain), weights(silent))
+
+
+def test_grad_scale_multiplies_what_is_consumed():
+    boundary = Boundary(Synthesizer(3, ()), grad_scale=0.1)
+    nn.init.ones_(boundary.synthesizer.head.bias)
+    boundary.synthesizer.mean_square.fill_(4.0)
+    torch.testing.assert_close(boundary.synthetic_grad(torch.zeros(1, 3)), torch.full((1, 3), 0.2))
+
+
+def test_the_gradients_of_a_window_add_up():
+    model = make_model("lstm", 1)
+    chunks = steady()
+    total = [torch.zeros_like(p) for p in model.parameters()]
+    trainer = make_trainer(copy.deepcopy(model), "tbptt", optimizer="sgd", update_every=4)
+    before = weights(trainer)
+    carry = None
+    for chunk in chunks:
+        alone = make_trainer(copy.deepcopy(model), "tbptt", update_every=10**9)
+        alone.carry = carry
+        alone.step(chunk)
+        carry = alone.carry
+        total = [a + b for a, b in zip(total, gradients(alone.model), strict=True)]
+        trainer.step(chunk)
+    assert trainer.updates == 1
+    for old, new, grad in zip(before, weights(trainer), total, strict=True):
+        torch.testing.assert_close(new, old - 0.01 * grad)
+
+
+def test_update_every_episode_updates_where_episodes_end():
+    trainer = make_trainer(make_model("lstm", 1), "dni", update_every="episode")
+    updates = []
+    for chunk in lockstep_episode() + lockstep_episode():
+        trainer.step(chunk)
+        updates.append(trainer.updates)
+    assert updates == [0, 0, 1, 1, 1, 2]
+
+
+def lockstep_episode():
+    reset = torch.zeros(13, ROWS, dtype=torch.bool)
+    reset[0], reset[-1] = True, True
+    inputs, targets, mask, _ = make_stream(12, ROWS, resets=False)
+    return split((inputs, targets, mask, reset), [4, 4, 4])
+
+
+@pytest.mark.parametrize("name", ["tbptt", "dni"])
+def test_a_window_without_any_gradient_is_no_update(name):
+    """Reading a sequence scores nothing: TBPTT has nothing to learn from it, DNI has."""
+    trainer = make_trainer(make_model("lstm", 1), name)
+    inputs, targets, _, _ = make_stream(8, ROWS, resets=False)
+    mask = torch.zeros(8, ROWS, dtype=torch.bool)
+    mask[4:] = True
+    first, second = split((inputs, targets, mask, None), [4, 4])
+    before = weights(trainer)
+    trainer.step(first)
+    assert trainer.updates == (1 if name == "dni" else 0)
+    assert same(before, weights(trainer))
+    trainer.step(second)
+    assert not same(before, weights(trainer))
+    assert trainer.meter.read()["scored"] == 4 * ROWS
+
+
+def test_metrics_are_the_mean_nats():
+    trainer = make_trainer(make_model("lstm", 1), "tbptt", optimizer="sgd")
+    trainer.optimizer.param_groups[0]["lr"] = 0.0
+    stream = make_stream(8, ROWS, resets=False)
+    logits, _ = trainer.model(stream[0], trainer.model.initial_state(ROWS))
+    expected = cross_entropy(logits, stream[1])[stream[2]]
+    for chunk in split(stream, [4, 4]):
+        trainer.step(chunk)
+    read = trainer.meter.read()
+    assert read["scored"] == stream[2].sum()
+    assert read["nats"] == pytest.approx(expected.sum().item())
+    assert to_bits(read["nats"]) == pytest.approx(expected.sum().item() / 0.6931471805599453)
+
+
+def test_clips_are_apart():
+    trainer = make_trainer(make_model("lstm", 1), "dni", optimizer="sgd", clip=1e-3, synth_clip=1e9)
+    before = weights(trainer)
+    trainer.step(steady()[0])
+    moved = torch.stack([(a - b).norm() for a, b in zip(before, weights(trainer), strict=True)])
+    assert moved.norm() == pytest.approx(0.01 * 1e-3, rel=1e-2)
+
+
+def test_aux_head_learns_what_the_next_boundary_says():
+    torch.manual_seed(0)
+    synthesizer = Synthesizer(4, (16,), aux=True)
+    optimizer = torch.optim.Adam(synthesizer.parameters(), lr=1e-2)
+    turn = torch.linalg.qr(torch.randn(4, 4))[0]
+    for _ in range(400):
+        state = torch.randn(64, 4)
+        loss = synthesizer.loss(state, state @ turn, next_synthetic_BS=state @ turn @ turn)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.02
+    assert synthesizer.aux_head.weight.abs().sum() > 0
+
+
+def test_moving_the_scale_does_not_change_what_is_predicted():
+    synthesizer = Synthesizer(3, (5,), aux=True).double()
+    for parameter in synthesizer.parameters():
+        nn.init.normal_(parameter)
+    synthesizer.mean_square.fill_(0.5)
+    synthesizer.targets_seen = 7
+    probe = torch.randn(8, 3, dtype=torch.float64)
+    before = synthesizer(probe)
+    synthesizer.loss(probe, 1e3 * torch.randn(8, 3, dtype=torch.float64))
+    assert synthesizer.scale > 10
+    torch.testing.assert_close(synthesizer(probe), before)
+
+
+@pytest.mark.parametrize("units", [1e-6, 1.0, 1e6])
+def test_the_regression_does_not_depend_on_the_units_of_the_loss(units):
+    """Batch-mean gradients of 1e-6 train the synthesizer exactly as well as sums of 1e6."""
+    torch.manual_seed(0)
+    synthesizer = Synthesizer(3, ()).double()
+    optimizer = torch.optim.Adam(synthesizer.parameters(), lr=1e-2)
+    for _ in range(600):
+        state = torch.randn(64, 3, dtype=torch.float64)
+        optimizer.zero_grad()
+        loss = synthesizer.loss(state, units * state)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 1e-3
+
+
+def test_context_is_seen_and_its_width_checked():
+    synthesizer = Synthesizer(2, (), context_size=1)
+    nn.init.ones_(synthesizer.head.weight)
+    synthesizer.mean_square.fill_(1.0)
+    state = torch.zeros(1, 2)
+    assert synthesizer(state, torch.ones(1, 1)).tolist() == [[1.0, 1.0]]
+    with pytest.raises(ValueError, match="context_size=1, got no context"):
+        synthesizer(state)
+    with pytest.raises(ValueError, match="context_size=1, got 2 context"):
+        synthesizer(state, torch.ones(1, 2))
+
+
+def test_trainer_hands_the_context_on():
+    model = make_model("gru", 1)
+    boundary = Boundary(Synthesizer(6, (), context_size=1).double())
+    trainer = Trainer(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.0),
+        boundary=boundary,
+        synth_optimizer=torch.optim.SGD(boundary.parameters(), lr=1.0),
+    )
+    one = torch.ones(ROWS, 1, dtype=torch.float64)
+    for chunk in steady():
+        trainer.step(chunk, context=(one, one))
+    context_weights = boundary.synthesizer.head.weight[:, -1]
+    assert context_weights.abs().sum() > 0
+    torch.testing.assert_close(context_weights, boundary.synthesizer.head.bias)
+
+
+def test_bfloat16_autocast_trains():
+    model = make_model("lstm", 1, torch.float32)
+    trainer = make_trainer(model, "dni", autocast=torch.bfloat16)
+    for _ in range(5):
+        for chunk in steady():
+            trainer.step(chunk)
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
+    full = make_trainer(make_model("lstm", 1, torch.float32), "dni")
+    for _ in range(5):
+        for chunk in steady():
+            full.step(chunk)
+    low, high = trainer.meter.read()["nats"], full.meter.read()["nats"]
+    assert low != high
+    assert low == pytest.approx(high, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["tbptt", "dni", "dni-aux"])
+def test_memory_does_not_grow_with_the_stream(name):
+    """In steady state a step frees all that it allocates, and nothing carried has a graph."""
+    trainer = make_trainer(make_model("lstm", 2, torch.float32), name, clip=1.0)
+    chunk = steady()[0]
+    for _ in range(5):
+        trainer.step(chunk)
+
+    def net_bytes(steps):
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+            for _ in range(steps):
+                trainer.step(chunk)
+        events = recorded.profiler.kineto_results.events()
+        return sum(event.nbytes() for event in events if event.name() == "[memory]")
+
+    assert abs(net_bytes(40)) < 4096  # the graph of one chunk alone is several times that
+    assert all(leaf.grad_fn is None and not leaf.requires_grad for leaf in leaves(trainer.carry))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["tbptt", "dni", "dni-aux"])
+def test_the_chunk_loop_never_waits_for_the_gpu(name):
+    trainer = make_trainer(make_model("lstm", 1, torch.float32).cuda(), name, clip=1.0)
+    if trainer.boundary is not None:
+        trainer.boundary.cuda()
+    chunks = [(x.cuda(), y.cuda(), mask, reset) for x, y, mask, reset in steady()]
+    trainer.step(chunks[0])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for chunk in chunks:
+            trainer.step(chunk)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainer.meter.read()["scored"] > 0
+
+
+class LeakyCell(nn.Module):
+    """A user's own core: state is one [B, H] tensor, no layers axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(SYMBOLS + 3, 3)
+
+    def initial_state(self, batch_size):
+        return torch.zeros(batch_size, 3)
+
+    def forward(self, x_TBD, state):
+        outputs = []
+        for x_BD in x_TBD:
+            state = torch.tanh(self.mix(torch.cat([x_BD, state], dim=1)))
+            outputs.append(state)
+        return torch.stack(outputs), state
+
+
+def test_any_core_that_keeps_the_contract_trains():
+    torch.manual_seed(0)
+    model = SequenceModel(OneHot(SYMBOLS), LeakyCell(), nn.Linear(3, SYMBOLS))
+    boundary = Boundary(Synthesizer(3, (4,)))
+    trainer = Trainer(
+        model,
+        torch.optim.Adam(model.parameters(), lr=0.02),
+        boundary=boundary,
+        synth_optimizer=torch.optim.Adam(boundary.parameters()),
+    )
+    stream = make_stream(40, ROWS, resets=True)
+    losses = []
+    for _ in range(100):
+        for chunk in split(stream, [8] * 5):
+            trainer.step(chunk)
+        losses.append(trainer.meter.read()["nats"])
+        trainer.meter.clear()
+    assert losses[-1] < 0.85 * losses[0]
+    assert trainer.boundary.synthesizer.scale > 0
+
+
+# --- What is refused
+
+
+def test_contradictions_are_refused():
+    model = make_model("lstm", 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="need a boundary"):
+        Trainer(model, optimizer, warmup_chunks=3)
+    with pytest.raises(ValueError, match="update_every is 0, expected 'episode' or a count"):
+        Trainer(model, optimizer, update_every=0)
+    with pytest.raises(ValueError, match=r"loss_scale is 0\.0"):
+        Trainer(model, optimizer, loss_scale=0.0)
+    with pytest.raises(ValueError, match="grad_scale is -1"):
+        Boundary(Synthesizer(2), grad_scale=-1.0)
+    with pytest.raises(ValueError, match="aux=True shapes"):
+        Synthesizer(2, (), aux=True)
+    with pytest.raises(ValueError, match="state_size >= 1"):
+        Synthesizer(0)
+    with pytest.raises(ValueError, match="no Aux head"):
+        Synthesizer(2).loss(torch.ones(1, 2), torch.ones(1, 2), next_synthetic_BS=torch.ones(1, 2))
+
+
+def test_shapes_that_do_not_fit_are_named():
+    trainer = make_trainer(make_model("lstm", 1), "tbptt")
+    x = torch.zeros(4, 2, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"targets is \[3, 2\], expected \[4, 2"):
+        trainer.step((x, x[:3], None, None))
+    with pytest.raises(ValueError, match=r"should_reset is \[4, 2\], expected \[5, 2"):
+        trainer.step((x, x, None, torch.zeros(4, 2, dtype=torch.bool)))
+    with pytest.raises(ValueError, match="no steps"):
+        trainer.step((x[:0], x[:0], None, None))
+    trainer.step((x, x, None, None))
+    with pytest.raises(ValueError, match="3 rows, the carried state 2"):
+        trainer.step((x.repeat(1, 2)[:, :3], x.repeat(1, 2)[:, :3], None, None))
+
+
+def test_streams_without_episodes_cannot_update_by_episode():
+    trainer = make_trainer(make_model("lstm", 1), "tbptt", update_every="episode")
+    x = torch.zeros(2, 2, dtype=torch.long)
+    with pytest.raises(ValueError, match="the stream has no episodes"):
+        trainer.step((x, x, None, None))
+    apart = torch.tensor([[True, True], [False, False], [True, False]])
+    with pytest.raises(ValueError, match="rows that end apart"):
+        trainer.step((x, x, None, apart))
+    with pytest.raises(ValueError, match="rows that end apart"):
+        list(whole_episodes([(x, x, None, apart)]))
+
+
+def test_a_checkpoint_of_another_trainer_is_refused():
+    saved = make_trainer(make_model("lstm", 1), "tbptt").state_dict()
+    with pytest.raises(ValueError, match="one has no boundary"):
+        make_trainer(make_model("lstm", 1), "dni").load_state_dict(saved)
