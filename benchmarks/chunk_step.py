@@ -27,10 +27,12 @@ from seqdni import Boundary, OneHot, SequenceModel, Synthesizer, TorchCore, Trai
 
 SYMBOLS = 50
 EPISODE = 8  # chunks
+# The recipes' default, the same with the auxiliary task, the paper's width, and the linear one.
 SYNTHESIZERS = {
-    "dni": {},
-    "dni-aux": {"aux": True},
-    "dni linear": {"hidden_sizes": ()},
+    "dni": lambda hidden: {"hidden_sizes": (hidden // 2,)},
+    "dni-aux": lambda hidden: {"hidden_sizes": (hidden // 2,), "aux": True},
+    "dni wide": lambda hidden: {"hidden_sizes": (hidden,)},
+    "dni linear": lambda hidden: {"hidden_sizes": ()},
 }
 
 
@@ -64,8 +66,7 @@ def with_trainer(name: str, steps: int, hidden: int, rows: int, device: str) -> 
     model = SequenceModel(OneHot(SYMBOLS), core, nn.Linear(hidden, SYMBOLS)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     if name in SYNTHESIZERS:
-        options = {"hidden_sizes": (hidden,), **SYNTHESIZERS[name]}
-        boundary = Boundary(Synthesizer(2 * hidden, **options)).to(device)
+        boundary = Boundary(Synthesizer(2 * hidden, **SYNTHESIZERS[name](hidden))).to(device)
         trainer = Trainer(
             model,
             optimizer,

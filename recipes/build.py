@@ -55,7 +55,7 @@ def build_trainer(options: RunOptions, model: SequenceModel, loss_scale: float) 
         return Trainer(model, optimizer, **common)
     synthesizer = Synthesizer(
         state_size(model.initial_state(1)),
-        hidden_sizes=(options.synth_hidden or options.hidden,)
+        hidden_sizes=(options.synth_hidden or -(-options.hidden // 2),)
         if options.synthesizer == "mlp"
         else (),
         aux=options.trainer == "dni-aux",

@@ -102,7 +102,9 @@ def run(recipe_name: str, words: Sequence[str]) -> int:
         session.directory.close()
     session.directory.write_result(result)
     print(table(_short(result)))
-    print(f"result in {path}/result.json; see also: seqdni eval {path}, seqdni sample {path}")
+    print(f"\nA sample (more: seqdni sample {path} --length 1000):\n")
+    recipe.sample(session.directory, session.options, None, 0, 1.0, "")
+    print(f"\nAll of it is in {path}; compute the result again with: seqdni eval {path}")
     return 0
 
 
@@ -175,11 +177,10 @@ def _eval(given: argparse.Namespace) -> int:
 
 def _sample(given: argparse.Namespace) -> int:
     directory, recipe, options = _existing(given)
-    if given.length < 1 or not given.temperature >= 0:
-        raise RunError(
-            f"--length is {given.length} and --temperature {given.temperature}, "
-            "expected at least 1 and at least 0"
-        )
+    if given.length is not None and given.length < 1:
+        raise RunError(f"--length is {given.length}, expected at least 1")
+    if not given.temperature >= 0:
+        raise RunError(f"--temperature is {given.temperature}, expected at least 0")
     words = (given.length, given.seed, given.temperature, given.prompt)
     recipe.sample(directory, options, *words)
     return 0
@@ -228,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sample = commands.add_parser("sample", help="print what a trained model generates")
     sample.add_argument("dir", metavar="DIR", help="folder of the run")
-    sample.add_argument("--length", type=int, default=200, help="symbols (default: 200)")
+    sample.add_argument("--length", type=int, help="symbols (default: the recipe's)")
     sample.add_argument("--seed", type=int, default=0, help="of the choices (default: 0)")
     sample.add_argument("--temperature", type=float, default=1.0, help="lm (default: 1)")
     sample.add_argument("--prompt", default="", help="lm: text to continue")

@@ -184,7 +184,7 @@ def evaluate(directory: RunDirectory, options: CopyOptions, text: str | None) ->
 def sample(
     directory: RunDirectory,
     options: CopyOptions,
-    length: int,
+    length: int | None,
     seed: int,
     temperature: float,
     prompt: str,
@@ -194,7 +194,7 @@ def sample(
     Args:
         directory: of the run.
         options: its options.
-        length: symbols to remember.
+        length: symbols to remember; None takes the level that was in training.
         seed: of the episode.
         temperature: not for this recipe, whose model answers with the likeliest symbol.
         prompt: not for this recipe.
@@ -206,7 +206,10 @@ def sample(
         raise RunError("--prompt and --temperature are for runs of lm")
     model, progress = load_model(directory, options)
     task = task_of(options)
-    level = Level(length, max(1, progress["solved"][1]))
+    solved = Level(*progress["solved"])
+    level = task.advance(solved) if solved.length else Level()
+    if length is not None:
+        level = Level(length, level.repeats)
     episode = task.episode(level, 1, torch.Generator().manual_seed(seed))
     device = next(model.parameters()).device
     logits, _ = model(episode.inputs_LB.to(device), model.initial_state(1))

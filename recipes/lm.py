@@ -34,6 +34,7 @@ from seqdni import Model, SequenceModel, cross_entropy, detach, masked_sum, to_b
 NAME = "lm"
 SUMMARY = "character language model on Penn Treebank, your own text, or Python's manual"
 EVALUATION_ROWS, EVALUATION_STEPS = 64, 200
+SAMPLE_LENGTH = 300
 
 
 @dataclass
@@ -227,7 +228,7 @@ def bits_per_character(model: Model, tokens: np.ndarray) -> float:
 def sample(
     directory: RunDirectory,
     options: Options,
-    length: int,
+    length: int | None,
     seed: int,
     temperature: float,
     prompt: str,
@@ -237,7 +238,7 @@ def sample(
     Args:
         directory: of the run.
         options: its options.
-        length: characters to print after the prompt.
+        length: characters to print after the prompt; None prints 300.
         seed: of the choices.
         temperature: below 1 is more careful, above 1 more daring; 0 always takes the likeliest.
         prompt: text to continue; its characters must be known to the model.
@@ -249,7 +250,7 @@ def sample(
     tokens = torch.from_numpy(vocabulary.encode(start).astype(np.int64))[:, None]
     state = model.initial_state(1)
     sys.stdout.write(prompt)
-    for _ in range(length):
+    for _ in range(SAMPLE_LENGTH if length is None else length):
         logits, state = model(tokens.to(device), detach(state))
         scores = logits[-1, 0].double().cpu()
         if temperature == 0:
