@@ -25,6 +25,7 @@ class Encoded(NamedTuple):
 
     Args:
         name: of the text.
+        digest: of the splits and the encoding; equal only for the same text.
         vocabulary: of all splits together.
         train: [n] ids.
         valid: ids, or None where the text has no such split.
@@ -32,6 +33,7 @@ class Encoded(NamedTuple):
     """
 
     name: str
+    digest: str
     vocabulary: CharVocabulary
     train: np.memmap
     valid: np.memmap | None
@@ -115,7 +117,8 @@ def _load(text: Text, folder: Path) -> Encoded | None:
         vocabulary = CharVocabulary(meta["symbols"])
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
-    return Encoded(text.name, vocabulary, arrays["train"], arrays.get("valid"), arrays.get("test"))
+    splits = (arrays["train"], arrays.get("valid"), arrays.get("test"))
+    return Encoded(text.name, folder.name, vocabulary, *splits)
 
 
 def _build(text: Text, folder: Path) -> None:

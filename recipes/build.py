@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from recipes.directory import RunDirectory
+from recipes.errors import RunError, first_line
 from recipes.options import RunOptions, device_of
 from seqdni import Boundary, OneHot, SequenceModel, Synthesizer, TorchCore, Trainer, state_size
 
@@ -31,6 +33,34 @@ def build_model(options: RunOptions, inputs: int, outputs: int) -> SequenceModel
                 bias[options.hidden : 2 * options.hidden] += options.forget_bias
     readout = nn.Linear(options.hidden, outputs)
     return SequenceModel(OneHot(inputs), TorchCore(rnn), readout).to(device_of(options))
+
+
+def load_model(
+    directory: RunDirectory, options: RunOptions, checkpoint: str, inputs: int, outputs: int
+) -> SequenceModel:
+    """A trained model.
+
+    Args:
+        directory: of its run.
+        options: of its run.
+        checkpoint: ``last`` or ``best``.
+        inputs: number of input symbols.
+        outputs: number of output symbols.
+
+    Returns:
+        The model on its device.
+
+    Raises:
+        RunError: there is no such checkpoint, or it does not fit the options.
+    """
+    saved = directory.load(checkpoint)
+    model = build_model(options, inputs, outputs)
+    try:
+        model.load_state_dict(saved["trainer"]["model"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        where = directory.path / f"{checkpoint}.pt"
+        raise RunError(f"{where} does not fit its config.yaml: {first_line(error)}") from None
+    return model
 
 
 def build_trainer(options: RunOptions, model: SequenceModel, loss_scale: float) -> Trainer:

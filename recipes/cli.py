@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -19,33 +20,17 @@ from recipes.session import Session, table
 
 
 class Recipe(NamedTuple):
-    """What the command line needs of a recipe."""
+    """A recipe: its line in ``seqdni ls``, its options, and the file with what it does."""
 
     summary: str
     options: type
-    prepare: Callable[[Any], None]
-    start: Callable[[Any, RunDirectory], Session]
-    run: Callable[[Session], dict[str, Any]]
-    evaluate: Callable[[RunDirectory, Any, str | None], dict[str, Any]]
-    sample: Callable[..., None]
-
-
-def _recipe(summary: str, options: type, file: Any) -> Recipe:
-    return Recipe(
-        summary,
-        options,
-        file.prepare,
-        file.start,
-        file.run,
-        file.evaluate,
-        file.sample,
-    )
+    file: Any  # a module with prepare, start, run, evaluate and sample
 
 
 RECIPES = {
-    "copy": _recipe(copying.SUMMARY, copying.CopyOptions, copying),
-    "repeat-copy": _recipe(copying.REPEAT_SUMMARY, copying.RepeatCopyOptions, copying),
-    "lm": _recipe(lm.SUMMARY, lm.Options, lm),
+    "copy": Recipe(copying.SUMMARY, copying.CopyOptions, copying),
+    "repeat-copy": Recipe(copying.REPEAT_SUMMARY, copying.RepeatCopyOptions, copying),
+    "lm": Recipe(lm.SUMMARY, lm.Options, lm),
 }
 
 
@@ -63,8 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return options.command(options)
     except (RunError, CorpusError) as error:
         print(f"seqdni: error: {error}", file=sys.stderr)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(f"seqdni: error: {error.filename or ''}: {error.strerror}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"seqdni: error: {where}{error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("seqdni: stopped at once", file=sys.stderr)
         return 130
@@ -91,10 +79,11 @@ def run(recipe_name: str, words: Sequence[str]) -> int:
     path = session.directory.path
     print(f"{recipe_name} in {path}, on {session.trainer.device}", flush=True)
     try:
-        result = recipe.run(session)
-    except RunStopped:
+        result = recipe.file.run(session)
+    except (RunStopped, KeyboardInterrupt) as stop:
+        saved = "all saved" if isinstance(stop, RunStopped) else "saved up to the last checkpoint"
         print(
-            f"stopped after {session.trainer.updates} updates, all saved; continue with:\n"
+            f"stopped after {session.trainer.updates} updates, {saved}; continue with:\n"
             f"  seqdni run {recipe_name} --resume {path}"
         )
         return 130
@@ -103,7 +92,7 @@ def run(recipe_name: str, words: Sequence[str]) -> int:
     session.directory.write_result(result)
     print(table(_short(result)))
     print(f"\nA sample (more: seqdni sample {path} --length 1000):\n")
-    recipe.sample(session.directory, session.options, None, 0, 1.0, "")
+    recipe.file.sample(session.directory, session.options, None, 0, 1.0, "")
     print(f"\nAll of it is in {path}; compute the result again with: seqdni eval {path}")
     return 0
 
@@ -111,9 +100,9 @@ def run(recipe_name: str, words: Sequence[str]) -> int:
 def _begin(recipe: Recipe, parsed: dict[str, Any]) -> Session:
     """A new run; its folder appears only once its data has been found good."""
     options = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
-    recipe.prepare(options)
+    recipe.file.prepare(options)
     _use_threads(options)
-    session = recipe.start(options, RunDirectory("."))
+    session = recipe.file.start(options, RunDirectory("."))
     session.directory = RunDirectory.create(options)
     return session
 
@@ -133,11 +122,12 @@ def _resume(recipe_name: str, parser: Any, words: Sequence[str], path: str) -> S
                 f"these can: {', '.join(sorted(map(flag, can_change)))}"
             )
         setattr(options, name, value)
-    recipe.prepare(options)
+    recipe.file.prepare(options)
     _use_threads(options)
-    session = recipe.start(options, directory)
+    session = recipe.file.start(options, directory)
     session.restore()
-    directory.forget_metrics_after(session.trainer.updates)
+    directory.forget_metrics_after(session.trainer.tokens)
+    directory.write_options(options)
     return session
 
 
@@ -171,7 +161,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _eval(given: argparse.Namespace) -> int:
     directory, recipe, options = _existing(given)
-    print(table(_short(recipe.evaluate(directory, options, given.text))))
+    print(table(_short(recipe.file.evaluate(directory, options, given.text))))
     return 0
 
 
@@ -182,7 +172,7 @@ def _sample(given: argparse.Namespace) -> int:
     if not given.temperature >= 0:
         raise RunError(f"--temperature is {given.temperature}, expected at least 0")
     words = (given.length, given.seed, given.temperature, given.prompt)
-    recipe.sample(directory, options, *words)
+    recipe.file.sample(directory, options, *words)
     return 0
 
 
@@ -194,8 +184,10 @@ def _existing(given: argparse.Namespace) -> tuple[RunDirectory, Recipe, Any]:
     options = _options(recipe, saved)
     options.device = given.device
     if getattr(given, "data_dir", None):
+        if not hasattr(options, "data_dir"):
+            raise RunError(f"--data-dir has no effect: {given.dir} is a run of {saved['recipe']}")
         options.data_dir = given.data_dir
-    recipe.prepare(options)
+    recipe.file.prepare(options)
     return directory, recipe, options
 
 

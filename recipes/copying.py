@@ -19,16 +19,16 @@ from corpora import (
     RepeatCopyTask,
     next_level,
 )
-from recipes.build import build_model, build_trainer
+from recipes.build import build_model, build_trainer, load_model
 from recipes.directory import RunDirectory
 from recipes.errors import RunError
-from recipes.options import RunOptions, check, device_of, option
+from recipes.options import RunOptions, check, option
 from recipes.session import Session
 from seqdni import Model, SequenceModel, cross_entropy, masked_sum, to_bits, whole_episodes
 
 SUMMARY = "read N symbols, then emit them; the curriculum makes N grow"
 REPEAT_SUMMARY = "read N symbols and a number R, then emit them R times; N and R grow in turn"
-HELD_OUT_EPISODES, HELD_OUT_SEED = 256, 2**31 - 1
+FRESH_EPISODES, FRESH_SEED = 256, 2**31 - 1
 
 
 @dataclass
@@ -36,11 +36,21 @@ class CopyOptions(RunOptions):
     """Options of ``seqdni run copy``."""
 
     recipe: Literal["copy"] = "copy"
-    chunk_len: int = option(4, "T: steps of a chunk, the truncation length", at_least=1)
+    chunk_len: int = option(
+        4,
+        "T: steps of a chunk, the truncation length",
+        at_least=1,
+        only=lambda options: options.trainer != "bptt",
+        when="a trainer that truncates",
+    )
     hidden: int = option(64, "units of a layer", at_least=1)
     lr: float = option(3e-3, "Adam's learning rate for the model", above=0)
     update_every: Literal["episode"] | int = option(
-        "episode", "chunks whose gradients make one update, or 'episode'", at_least=1
+        "episode",
+        "chunks whose gradients make one update, or 'episode'",
+        at_least=1,
+        only=lambda options: options.trainer != "bptt",
+        when="a trainer that truncates",
     )
     updates: int = option(4000, "stop after this many weight updates", at_least=1)
     log_every: int = option(10, "episodes between two decisions of the curriculum", at_least=1)
@@ -176,7 +186,7 @@ def evaluate(directory: RunDirectory, options: CopyOptions, text: str | None) ->
     """
     if text is not None:
         raise RunError(f"--text is for runs of lm; {directory.path} is a run of {options.recipe}")
-    model, progress = load_model(directory, options)
+    model, progress = _trained(directory, options)
     return _held_out(model, options, progress)
 
 
@@ -204,7 +214,7 @@ def sample(
     """
     if prompt or temperature != 1.0:
         raise RunError("--prompt and --temperature are for runs of lm")
-    model, progress = load_model(directory, options)
+    model, progress = _trained(directory, options)
     task = task_of(options)
     solved = Level(*progress["solved"])
     level = task.advance(solved) if solved.length else Level()
@@ -218,27 +228,11 @@ def sample(
     print(task.render(inputs_L, targets_L, mask_L, outputs_L))
 
 
-def load_model(
-    directory: RunDirectory, options: CopyOptions
-) -> tuple[SequenceModel, dict[str, Any]]:
-    """The last model of a run.
-
-    Args:
-        directory: of the run.
-        options: its options.
-
-    Returns:
-        The model, and the run's progress.
-    """
-    saved = directory.load("last")
+def _trained(directory: RunDirectory, options: CopyOptions) -> tuple[SequenceModel, dict[str, Any]]:
+    """The last model of a run, and the run's progress."""
     task = task_of(options)
-    model = build_model(options, task.input_size, task.output_size)
-    try:
-        model.load_state_dict(saved["trainer"]["model"])
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise RunError(f"{directory.path}/last.pt does not fit its config.yaml: {reason}") from None
-    return model.to(device_of(options)), saved["progress"]
+    model = load_model(directory, options, "last", task.input_size, task.output_size)
+    return model, directory.load("last")["progress"]
 
 
 def _held_out(model: Model, options: CopyOptions, progress: dict[str, Any]) -> dict[str, Any]:
@@ -266,7 +260,7 @@ def _held_out(model: Model, options: CopyOptions, progress: dict[str, Any]) -> d
 
 @torch.no_grad()
 def held_out_bits(model: Model, task: EpisodicTask, level: Level) -> float:
-    """The error on episodes that no training run draws.
+    """The error on freshly drawn episodes.
 
     Args:
         model: what is tested.
@@ -276,11 +270,11 @@ def held_out_bits(model: Model, task: EpisodicTask, level: Level) -> float:
     Returns:
         Bits per scored symbol.
     """
-    generator = torch.Generator().manual_seed(HELD_OUT_SEED)
+    generator = torch.Generator().manual_seed(FRESH_SEED)
     device = next(model.parameters()).device
-    episode = task.episode(level, HELD_OUT_EPISODES, generator)
+    episode = task.episode(level, FRESH_EPISODES, generator)
     inputs, targets, mask = (field_LB.to(device) for field_LB in episode)
-    logits, _ = model(inputs, model.initial_state(HELD_OUT_EPISODES))
+    logits, _ = model(inputs, model.initial_state(FRESH_EPISODES))
     nats = masked_sum(cross_entropy(logits, targets), mask)
     return to_bits(nats.item() / int(mask.sum()))
 

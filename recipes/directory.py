@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from recipes.errors import RunError
+from recipes.errors import RunError, first_line
 
 
 class RunDirectory:
@@ -41,21 +41,29 @@ class RunDirectory:
         Raises:
             RunError: there is a run in it already.
         """
-        path = Path(options.out or f"runs/{options.recipe}/{time.strftime('%Y%m%d-%H%M%S')}")
-        tries = 1
-        while options.out is None and path.exists():  # two runs in one second
-            tries += 1
-            path = path.with_name(f"{time.strftime('%Y%m%d-%H%M%S')}-{tries}")
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunError(
-                f"--out {path} exists and is not an empty folder; name another, "
-                f"or continue that run with --resume {path}"
-            )
-        path.mkdir(parents=True, exist_ok=True)
+        if options.out is None:
+            path = _new_folder(Path("runs", options.recipe))
+        else:
+            path = Path(options.out)
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise RunError(
+                    f"--out {path} exists and is not an empty folder; name another, "
+                    f"or continue that run with --resume {path}"
+                )
+            path.mkdir(parents=True, exist_ok=True)
         directory = cls(path)
-        text = yaml.safe_dump({**asdict(options), "out": None}, sort_keys=False)
-        directory._write("config.yaml", text.encode())
+        directory.write_options(options)
         return directory
+
+    def write_options(self, options: Any) -> None:
+        """Write config.yaml; a result of other options is no longer one.
+
+        Args:
+            options: a recipe's options.
+        """
+        text = yaml.safe_dump({**asdict(options), "out": None}, sort_keys=False)
+        self._write("config.yaml", text.encode())
+        (self.path / "result.json").unlink(missing_ok=True)
 
     @classmethod
     def open(cls, path: str | Path, recipe: str | None = None) -> tuple[RunDirectory, dict]:
@@ -90,7 +98,7 @@ class RunDirectory:
         """Add a row to metrics.jsonl, and its numbers to TensorBoard where that is installed.
 
         Args:
-            row: with ``update``, the number of weight updates so far.
+            row: with ``update`` and ``tokens``, what was trained so far.
         """
         with open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
@@ -101,17 +109,17 @@ class RunDirectory:
                 if isinstance(value, (int, float)) and name != "update":
                     self._board.add_scalar(name, value, row["update"])
 
-    def forget_metrics_after(self, update: int) -> None:
+    def forget_metrics_after(self, tokens: int) -> None:
         """Drop rows that a stopped run wrote after its last checkpoint; they will come again.
 
         Args:
-            update: the checkpoint's number of weight updates.
+            tokens: trained on at the checkpoint.
         """
         path = self.path / "metrics.jsonl"
         if path.exists():
             lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n")]
-            kept = [line for line in kept if json.loads(line)["update"] <= update]
+            whole = [line for line in lines if line.endswith("\n")]
+            kept = [line for line in whole if json.loads(line)["tokens"] <= tokens]
             self._write("metrics.jsonl", "".join(kept).encode())
 
     def save(self, name: str, state: dict[str, Any]) -> None:
@@ -143,8 +151,7 @@ class RunDirectory:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged file makes of torch.load
-            reason = str(error).splitlines()[0][:120]
-            raise RunError(f"{path} cannot be read as a checkpoint: {reason}") from None
+            raise RunError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from None
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write result.json.
@@ -169,6 +176,20 @@ class RunDirectory:
             os.replace(temporary, self.path / name)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _new_folder(parent: Path) -> Path:
+    """A folder named by the time, made by this call and no other."""
+    now, number = time.strftime("%Y%m%d-%H%M%S"), 1
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        path = parent / (now if number == 1 else f"{now}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:  # two runs in one second
+            number += 1
+        else:
+            return path
 
 
 def _summary_writer(path: Path) -> Any:

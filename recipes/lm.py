@@ -24,14 +24,13 @@ from corpora import (
     ptb_text,
     pydoc_text,
 )
-from recipes.build import build_model, build_trainer
+from recipes.build import build_model, build_trainer, load_model
 from recipes.directory import RunDirectory
 from recipes.errors import RunError
-from recipes.options import RunOptions, check, device_of, for_dni, option
+from recipes.options import RunOptions, check, for_dni, option
 from recipes.session import Session
 from seqdni import Model, SequenceModel, cross_entropy, detach, masked_sum, to_bits, unroll
 
-NAME = "lm"
 SUMMARY = "character language model on Penn Treebank, your own text, or Python's manual"
 EVALUATION_ROWS, EVALUATION_STEPS = 64, 200
 SAMPLE_LENGTH = 300
@@ -51,13 +50,15 @@ class Options(RunOptions):
         when="--corpus ptb",
     )
     max_tokens: int | None = option(None, "stop after this many training characters", at_least=1)
-    evaluations: int = option(10, "validations during the run", at_least=1)
+    evaluations: int = option(
+        10, "validations during the run, at most one each --log-every", at_least=1
+    )
     # An endless stream: at full scale the bootstrapped targets feed on themselves and diverge.
     grad_scale: float = for_dni(
         0.1, "factor on the synthetic gradient where the model consumes it", at_least=0
     )
     lr: float = option(4e-3, "Adam's learning rate for the model", above=0)
-    updates: int = option(10_000, "stop after this many weight updates", at_least=1)
+    updates: int = option(8000, "stop after this many weight updates", at_least=1)
 
 
 def prepare(options: Options) -> None:
@@ -106,11 +107,12 @@ def start(options: Options, directory: RunDirectory) -> Session:
     trainer = build_trainer(options, model, 1 / (options.chunk_len * int(options.update_every)))
     progress = {
         "symbols": corpus.vocabulary.symbols,
+        "corpus": corpus.digest,
         "evaluated": 0,
         "best_valid_bpc": math.inf,
         "valid_bpc": [],  # [updates, tokens, BPC] of each validation
     }
-    return Session(directory, options, trainer, stream, progress)
+    return Session(directory, options, trainer, stream, progress, data=corpus)
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -122,12 +124,13 @@ def run(session: Session) -> dict[str, Any]:
     Returns:
         What result.json holds.
     """
-    corpus = encode_splits(read_corpus(session.options))
-    if session.progress["symbols"] != corpus.vocabulary.symbols:
-        raise RunError("the corpus has other symbols than the run began with; use the same text")
-    progress, trainer = session.progress, session.trainer
+    corpus, progress, trainer = session.data, session.progress, session.trainer
+    _same_text(corpus, progress)
+    evaluations = session.options.evaluations
+    done = int(session.fraction() * evaluations)  # fewer than before where the run was prolonged
+    progress["evaluated"] = min(progress["evaluated"], done)
     for row in session.train(session.stream, work=lambda: trainer.updates):
-        if session.fraction() * session.options.evaluations >= progress["evaluated"] + 1:
+        if session.fraction() * evaluations >= progress["evaluated"] + 1:
             row["valid_bpc"] = round(_validate(session, corpus), 5)
             row["note"] = f"valid {row['valid_bpc']:.3f}"
             tqdm.write(
@@ -162,7 +165,7 @@ def finish(session: Session, corpus: Encoded) -> dict[str, Any]:
     Returns:
         What result.json holds.
     """
-    model, _, _ = load_model(session.directory, session.options)
+    model, _, _ = _trained(session.directory, session.options)
     result = session.result()
     result["corpus"] = corpus.name
     result["valid_bpc"] = session.progress["best_valid_bpc"]
@@ -187,13 +190,12 @@ def evaluate(directory: RunDirectory, options: Options, text: str | None) -> dic
     Raises:
         CorpusError: the text has a character that the model does not know.
     """
-    model, vocabulary, progress = load_model(directory, options)
+    model, vocabulary, progress = _trained(directory, options)
     if text is not None:
         whole = file_text(text, 0.0, 0.0).train
         return {"text": text, "bpc": bits_per_character(model, vocabulary.encode(whole))}
     corpus = encode_splits(read_corpus(options))
-    if corpus.vocabulary != vocabulary:
-        raise RunError("the corpus has other symbols than the run was trained on")
+    _same_text(corpus, progress)
     result = {"updates": progress["valid_bpc"][-1][0]}
     for split in ("valid", "test"):
         tokens = getattr(corpus, split)
@@ -243,7 +245,7 @@ def sample(
         temperature: below 1 is more careful, above 1 more daring; 0 always takes the likeliest.
         prompt: text to continue; its characters must be known to the model.
     """
-    model, vocabulary, _ = load_model(directory, options)
+    model, vocabulary, _ = _trained(directory, options)
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     start = prompt or ("\n" if "\n" in vocabulary.symbols else vocabulary.symbols[0])
@@ -264,28 +266,22 @@ def sample(
     sys.stdout.write("\n")
 
 
-def load_model(
+def _same_text(corpus: Encoded, progress: dict[str, Any]) -> None:
+    if corpus.digest != progress["corpus"]:
+        raise RunError(
+            f"{corpus.name} is not the text that the run was trained on; put that one back, "
+            "or score another with: seqdni eval DIR --text FILE"
+        )
+
+
+def _trained(
     directory: RunDirectory, options: Options
 ) -> tuple[SequenceModel, CharVocabulary, dict[str, Any]]:
-    """The best model of a run.
-
-    Args:
-        directory: of the run.
-        options: its options.
-
-    Returns:
-        The model, its vocabulary, and the run's progress when it was saved.
-    """
-    saved = directory.load("best")
-    progress = saved["progress"]
+    """The best model of a run, its vocabulary, and the run's progress when it was saved."""
+    progress = directory.load("best")["progress"]
     vocabulary = CharVocabulary(progress["symbols"])
-    model = build_model(options, len(vocabulary), len(vocabulary))
-    try:
-        model.load_state_dict(saved["trainer"]["model"])
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise RunError(f"{directory.path}/best.pt does not fit its config.yaml: {reason}") from None
-    return model.to(device_of(options)), vocabulary, progress
+    model = load_model(directory, options, "best", len(vocabulary), len(vocabulary))
+    return model, vocabulary, progress
 
 
 def read_corpus(options: Options) -> Text:

@@ -19,6 +19,7 @@ def option(
     help: str,
     *,
     at_least: float | None = None,
+    at_most: float | None = None,
     above: float | None = None,
     only: Callable[[Any], bool] | None = None,
     when: str = "",
@@ -29,6 +30,7 @@ def option(
         default: its default.
         help: what ``--help`` says.
         at_least: smallest value, inclusive.
+        at_most: largest value, inclusive.
         above: smallest value, exclusive.
         only: whether the option has an effect, given all options; changing it without is refused.
         when: that condition in words.
@@ -36,8 +38,8 @@ def option(
     Returns:
         The field.
     """
-    checks = {"at_least": at_least, "above": above, "only": only, "when": when}
-    return field(default=default, metadata={"help": help, **checks})
+    limits = {"at_least": at_least, "at_most": at_most, "above": above}
+    return field(default=default, metadata={"help": help, **limits, "only": only, "when": when})
 
 
 def _synthesizes(options: RunOptions) -> bool:
@@ -92,7 +94,7 @@ class RunOptions:
     precision: Literal["float32", "bfloat16"] = option(
         "float32", "bfloat16 computes the model under autocast; parameters stay float32"
     )
-    seed: int = option(0, "of the initial weights and of the data", at_least=0)
+    seed: int = option(0, "of the initial weights and of the data", at_least=0, at_most=2**63 - 1)
     updates: int = option(10_000, "stop after this many weight updates", at_least=1)
     max_seconds: float | None = option(None, "stop after this much training time", above=0)
     device: str = option("auto", "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
@@ -183,10 +185,13 @@ def check(options: Any) -> None:
     """
     for each in fields(options):
         value = getattr(options, each.name)
-        least, above = each.metadata.get("at_least"), each.metadata.get("above")
+        least, most = each.metadata.get("at_least"), each.metadata.get("at_most")
+        above = each.metadata.get("above")
         if isinstance(value, (int, float)):
             if least is not None and not value >= least:
                 raise RunError(f"{flag(each.name)} is {value}, expected at least {least}")
+            if most is not None and not value <= most:
+                raise RunError(f"{flag(each.name)} is {value}, expected at most {most}")
             if above is not None and not value > above:
                 raise RunError(f"{flag(each.name)} is {value}, expected more than {above}")
         only = each.metadata.get("only")

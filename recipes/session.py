@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from recipes.directory import RunDirectory
-from recipes.errors import RunError, RunStopped
+from recipes.errors import RunError, RunStopped, first_line
 from seqdni import Chunk, Trainer, to_bits
 
 
@@ -27,6 +27,7 @@ class Session:
         trainer: trains.
         stream: what it trains on; has ``state_dict`` and ``load_state_dict``.
         progress: the recipe's own numbers, primitives only.
+        data: what the recipe read and need not read again.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class Session:
         trainer: Trainer,
         stream: Any,
         progress: dict[str, Any],
+        data: Any = None,
     ):
         self.directory = directory
         self.options = options
         self.trainer = trainer
         self.stream = stream
         self.progress = progress
+        self.data = data
         self.seconds = 0.0  # of training, evaluations not counted
         self.reported = 0.0  # work at the last report
 
@@ -57,7 +60,8 @@ class Session:
             work: what ``log_every`` counts, so far: updates, episodes.
 
         Yields:
-            A row: update, tokens, seconds, train_bits, synth_loss (1: no better than zero).
+            A row: update, tokens, seconds, train_bits, synth_loss (1: no better than
+            zero; with the auxiliary task the two losses are added).
 
         Raises:
             RunStopped: Ctrl-C or SIGTERM; the run is saved.
@@ -66,15 +70,19 @@ class Session:
         trainer, options = self.trainer, self.options
         source = iter(chunks)
         saved_at = self.seconds
+        if not (self.directory.path / "last.pt").exists():
+            self.save("last")  # so that there is something to resume from, however early it ends
         with _stop_requests() as stopping, self._bar() as bar:
             clock = time.perf_counter()
             while not self._done():
                 trainer.step(next(source))
+                reporting = work() - self.reported >= options.log_every
+                sums = trainer.meter.read() if reporting else {}  # waits for the device
                 now = time.perf_counter()
                 self.seconds += now - clock
                 clock = now
-                if work() - self.reported >= options.log_every:
-                    row = self._read_metrics()
+                if reporting:
+                    row = self._metrics(sums)
                     self.reported = work()
                     yield row
                     self._show(bar, row.pop("note", ""), row)
@@ -96,17 +104,16 @@ class Session:
             name: ``last`` or ``best``.
 
         Raises:
-            RunError: a parameter is NaN or infinite; the checkpoint before is kept.
+            RunError: a number in it is NaN or infinite; the checkpoint before is kept.
         """
-        modules = [self.trainer.model, self.trainer.boundary]
-        parameters = [p for module in modules if module is not None for p in module.parameters()]
-        if not all(torch.stack([p.detach().isfinite().all() for p in parameters]).tolist()):
-            raise self._diverged("a parameter")
+        trainer = self.trainer.state_dict()
+        if not torch.stack([part.isfinite().all() for part in _floats(trainer)]).all():
+            raise self._diverged("the training state")
         self.directory.save(
             name,
             {
                 "recipe": self.options.recipe,
-                "trainer": self.trainer.state_dict(),
+                "trainer": trainer,
                 "stream": self.stream.state_dict(),
                 "progress": self.progress,
                 "seconds": self.seconds,
@@ -116,28 +123,24 @@ class Session:
             },
         )
 
-    def restore(self, name: str = "last") -> None:
-        """Take up a checkpoint.
-
-        Args:
-            name: ``last`` or ``best``.
+    def restore(self) -> None:
+        """Take up the last checkpoint.
 
         Raises:
             RunError: there is none, or it does not fit the options.
         """
-        saved = self.directory.load(name)
+        saved = self.directory.load("last")
         try:
             self.trainer.load_state_dict(saved["trainer"])
             self.stream.load_state_dict(saved["stream"])
             self.progress.update(saved["progress"])
             self.seconds, self.reported = saved["seconds"], saved["reported"]
-        except (KeyError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            where = self.directory.path / f"{name}.pt"
-            raise RunError(f"{where} does not fit this run: {reason}") from None
-        torch.set_rng_state(saved["rng"])
-        if saved["cuda_rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(saved["cuda_rng"])
+            torch.set_rng_state(saved["rng"])
+            if saved["cuda_rng"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(saved["cuda_rng"])
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            where = self.directory.path / "last.pt"
+            raise RunError(f"{where} does not fit this run: {first_line(error)}") from None
 
     def result(self) -> dict[str, Any]:
         """The part of result.json that every recipe has.
@@ -179,8 +182,7 @@ class Session:
             parts.append(self.trainer.tokens / options.max_tokens)
         return max(parts)
 
-    def _read_metrics(self) -> dict[str, Any]:
-        sums = self.trainer.meter.read()
+    def _metrics(self, sums: dict[str, float]) -> dict[str, Any]:
         self.trainer.meter.clear()
         if not math.isfinite(sums["nats"]) or not math.isfinite(sums.get("synth_loss", 0.0)):
             raise self._diverged("the loss")
@@ -226,7 +228,7 @@ def _stop_requests() -> Iterator[list[int]]:
         if requests:
             raise KeyboardInterrupt
         requests.append(number)
-        print("\nstopping after this chunk; once more stops at once", file=sys.stderr)
+        os.write(2, b"\nstopping after this chunk; once more stops at once\n")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -234,6 +236,15 @@ def _stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _floats(state: Any) -> Iterator[torch.Tensor]:
+    """Every tensor of real numbers in a checkpoint."""
+    if isinstance(state, torch.Tensor) and state.is_floating_point():
+        yield state
+    elif isinstance(state, (dict, list, tuple)):
+        for part in state.values() if isinstance(state, dict) else state:
+            yield from _floats(part)
 
 
 def table(rows: dict[str, Any]) -> str:

@@ -101,6 +101,38 @@ class Boundary(nn.Module):
         return self.synthesizer.aux_head is not None
 
     @torch.no_grad()
+    def predict(
+        self, state: State, context_BK: Float[Tensor, "B K"] | None = None
+    ) -> Float[Tensor, "B S"]:
+        """What the synthesizer says, :math:`M(s)`: the Aux head's target.
+
+        Args:
+            state: the state at the chunk's end.
+            context_BK: the context at that boundary.
+
+        Returns:
+            A constant, per-example-sum units.
+        """
+        return self.synthesizer(pack(state), context_BK)
+
+    @torch.no_grad()
+    def consumed(
+        self, predicted_BS: Float[Tensor, "B S"], continues_B: Bool[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B S"]:
+        """What the model gets of a prediction: scaled, and 0 where the episode ended.
+
+        Args:
+            predicted_BS: from :meth:`predict`.
+            continues_B: rows whose episode goes on after the chunk; None if all do.
+
+        Returns:
+            A constant, per-example-sum units.
+        """
+        grad_BS = predicted_BS if self.grad_scale == 1 else predicted_BS * self.grad_scale
+        if continues_B is None:
+            return grad_BS
+        return grad_BS.masked_fill(~continues_B[:, None], 0.0)
+
     def synthetic_grad(
         self,
         state: State,
@@ -117,12 +149,7 @@ class Boundary(nn.Module):
         Returns:
             A constant, per-example-sum units.
         """
-        grad_BS = self.synthesizer(pack(state), context_BK)
-        if self.grad_scale != 1:
-            grad_BS = grad_BS * self.grad_scale
-        if continues_B is not None:
-            grad_BS = grad_BS.masked_fill(~continues_B[:, None], 0.0)
-        return grad_BS
+        return self.consumed(self.predict(state, context_BK), continues_B)
 
     def bootstrap(
         self,
@@ -153,7 +180,8 @@ class Boundary(nn.Module):
         *,
         loss_scale: float = 1.0,
         context_BK: Float[Tensor, "B K"] | None = None,
-        next_synthetic_BS: Float[Tensor, "B S"] | None = None,
+        next_predicted_BS: Float[Tensor, "B S"] | None = None,
+        next_valid_B: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, ""]:
         """The synthesizer's regression loss, after the chunk's backward pass.
 
@@ -162,7 +190,8 @@ class Boundary(nn.Module):
             valid_B: rows that continued an episode here; a row that restarted has no target.
             loss_scale: the objective's factor on the per-example-sum loss.
             context_BK: the context at the chunk's start.
-            next_synthetic_BS: the Aux head's target, the synthetic gradient at the chunk's end.
+            next_predicted_BS: the Aux head's target, :meth:`predict` at the chunk's end.
+            next_valid_B: rows whose episode spans the chunk and goes on; None if all do.
 
         Returns:
             A scalar whose backward pass reaches only the synthesizer.
@@ -172,5 +201,6 @@ class Boundary(nn.Module):
             target_grad(start) / loss_scale,
             valid_B=valid_B,
             context_BK=context_BK,
-            next_synthetic_BS=next_synthetic_BS,
+            next_predicted_BS=next_predicted_BS,
+            next_valid_B=next_valid_B,
         )

@@ -32,7 +32,8 @@ def whole_episodes(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         chunks: a stream whose rows end their episodes together.
 
     Yields:
-        One chunk an episode. The stream is read no further than the episode's end.
+        One chunk an episode. The stream is read no further than the episode's end; an
+        episode that the stream breaks off is not yielded.
 
     Raises:
         ValueError: the stream has no episode ends, or its rows end apart.

@@ -137,22 +137,25 @@ class Synthesizer(nn.Module):
         *,
         valid_B: Bool[Tensor, " B"] | None = None,
         context_BK: Float[Tensor, "B K"] | None = None,
-        next_synthetic_BS: Float[Tensor, "B S"] | None = None,
+        next_predicted_BS: Float[Tensor, "B S"] | None = None,
+        next_valid_B: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, ""]:
         r"""Regression loss, and one step of the running scale.
 
         .. math:: \frac{1}{|valid|\,S} \sum_{b \in valid} \| M(s_b) - target_b \|^2 / \sigma^2
 
-        About 1 means: no better than predicting zero. With ``next_synthetic_BS`` the same error of
-        the Aux head is added.
+        About 1 means: no better than predicting zero. With ``next_predicted_BS`` the same error of
+        the Aux head is added. While training, this rescales the output layer in place: run a loss's
+        backward pass before asking for the next loss.
 
         Args:
             state_BS: packed state at the boundary, a constant.
             target_BS: gradient that arrived there, a constant, per-example-sum units.
             valid_B: rows that count; None counts all.
             context_BK: the context at that boundary.
-            next_synthetic_BS: what this synthesizer says at the next boundary, a constant: the Aux
+            next_predicted_BS: what this synthesizer says at the next boundary, a constant: the Aux
                 head's target.
+            next_valid_B: rows that count there; None counts all.
 
         Returns:
             A scalar; its backward pass reaches only the synthesizer.
@@ -166,11 +169,11 @@ class Synthesizer(nn.Module):
             self._update_scale(target_BS, valid_B)
         inverse = self.mean_square.clamp_min(_TINY).rsqrt()
         loss = _mean_square_error(self.head(features), target_BS * inverse, valid_B)
-        if next_synthetic_BS is not None:
+        if next_predicted_BS is not None:
             if self.aux_head is None:
                 raise ValueError("this synthesizer has no Aux head; build it with aux=True")
             aux_BS = self.aux_head(features)
-            loss = loss + _mean_square_error(aux_BS, next_synthetic_BS * inverse, valid_B)
+            loss = loss + _mean_square_error(aux_BS, next_predicted_BS * inverse, next_valid_B)
         return loss
 
     @torch.no_grad()
@@ -178,10 +181,11 @@ class Synthesizer(nn.Module):
         """Move the running scale; rescale the heads so that what they predict stays the same."""
         before = self.mean_square.clone()
         self.targets_seen += 1
-        rate = max(1 - self.scale_decay, 1 / self.targets_seen)
-        self.mean_square.lerp_(
-            _mean_square_error(target_BS, torch.zeros_like(target_BS), valid_B), rate
-        )
+        rate: float | Tensor = max(1 - self.scale_decay, 1 / self.targets_seen)
+        if valid_B is not None:
+            rate = rate * valid_B.any()  # no valid row, no news
+        now = _mean_square_error(target_BS, torch.zeros_like(target_BS), valid_B)
+        self.mean_square += rate * (now - self.mean_square)
         ratio = (before / self.mean_square.clamp_min(_TINY)).sqrt()
         for head in (self.head, self.aux_head):
             if head is not None:

@@ -52,7 +52,8 @@ class Trainer:
         synth_clip: largest norm of the synthesizer's gradient, apart from the model's.
         update_every: chunks whose gradients are summed for one update of the model, or
             ``"episode"`` for all chunks of a lock-step episode. The synthesizer learns every chunk.
-        warmup_chunks: chunks during which the synthesizer learns but is not listened to.
+        warmup_chunks: chunks during which the synthesizer learns but is not listened to. It
+            then learns the gradient of one chunk alone: without a bootstrap nothing later arrives.
         autocast: compute in this type where that is safe, e.g. ``torch.bfloat16``.
 
     Raises:
@@ -87,8 +88,10 @@ class Trainer:
         warmup_chunks: int = 0,
         autocast: torch.dtype | None = None,
     ):
-        if boundary is None and (synth_optimizer is not None or warmup_chunks or synth_clip):
-            raise ValueError("synth_optimizer, synth_clip and warmup_chunks need a boundary")
+        if boundary is None and (synth_optimizer is not None or warmup_chunks):
+            raise ValueError("synth_optimizer and warmup_chunks need a boundary")
+        if synth_clip is not None and synth_optimizer is None:
+            raise ValueError("synth_clip needs a synth_optimizer")
         if update_every != "episode" and update_every < 1:
             raise ValueError(f"update_every is {update_every}, expected 'episode' or a count >= 1")
         if not loss_scale > 0:
@@ -136,26 +139,29 @@ class Trainer:
         )
         ended = reset_row(should_reset, -1)
         episode_over = self.update_every == "episode" and lockstep_end(ended)
-        at_start, at_end = context or (None, None)
+        any_reset = None if should_reset is None else should_reset.any(dim=0)
+        at_start, at_end = map(self._here, context or (None, None))
         boundary = self.boundary
         bootstraps = (
             boundary is not None and self.chunks >= self.warmup_chunks and not all_rows(ended)
         )
         factor = self.loss_scale / rows
 
-        start = cut(self.model.initial_state(rows) if self.carry is None else self.carry)
+        start = self.model.initial_state(rows) if self.carry is None else cut(self.carry)
         with torch.set_grad_enabled(bool(scored or bootstraps)):
             with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
                 outputs, end = unroll(self.model, self._here(inputs), start, should_reset)
             outputs = outputs.float() if self.autocast else outputs
             nats = masked_sum(self.loss(outputs, self._here(targets)), self._here(mask))
         objective = nats * factor
-        synthetic_BS = None
+        predicted_BS = None
         if boundary is not None and (bootstraps or boundary.aux):
-            synthetic_BS = boundary.synthetic_grad(end, self._here(continuing(ended)), at_end)
+            predicted_BS = boundary.predict(end, at_end)
         if bootstraps:
-            assert synthetic_BS is not None
-            backward_from(objective, end, synthetic_BS * factor)
+            assert boundary is not None
+            assert predicted_BS is not None
+            grad_BS = boundary.consumed(predicted_BS, self._here(continuing(ended)))
+            backward_from(objective, end, grad_BS * factor)
         elif scored:
             objective.backward()
         self._window_has_gradient |= bool(scored or bootstraps)
@@ -165,7 +171,8 @@ class Trainer:
                 self._here(continuing(restarted)),
                 loss_scale=factor,
                 context_BK=at_start,
-                next_synthetic_BS=synthetic_BS if boundary.aux else None,
+                next_predicted_BS=predicted_BS if boundary.aux else None,
+                next_valid_B=self._here(continuing(any_reset)),
             )
             self._descend(synth_loss)
 
@@ -219,7 +226,9 @@ class Trainer:
             parts = iter(saved["carry"])
             like = self.model.initial_state(saved["carry"][0].shape[-2])
             self.carry = map_state(lambda _: next(parts).to(self.device), like)
-        for parameter, grad in zip(self.model.parameters(), saved["grads"] or [], strict=False):
+        parameters = list(self.model.parameters())
+        grads = saved["grads"] or [None] * len(parameters)
+        for parameter, grad in zip(parameters, grads, strict=True):
             parameter.grad = None if grad is None else grad.to(self.device)
         self.updates, self.chunks, self.tokens, self._window = saved["counts"]
         self._window_has_gradient = saved["window_has_gradient"]

@@ -77,6 +77,8 @@ MISTAKES = {
     "not a choice": ("copy --trainer sgd", "--trainer: Expected"),
     "chunk length 0": ("copy --chunk-len 0", "--chunk-len is 0, expected at least 1"),
     "negative rate": ("lm --lr -1", "--lr is -1.0, expected more than 0"),
+    "huge seed": ("lm --seed 99999999999999999999", "--seed is 99999999999999999999, expected at"),
+    "chunks of bptt": ("copy --trainer bptt --chunk-len 9", "--chunk-len has no effect here"),
     "NaN rate": ("lm --lr nan", "--lr: Expected a <class 'float'>. Got value: nan"),
     "update every 0": ("copy --update-every 0", "--update-every is 0, expected at least 1"),
     "ignored option": ("copy --trainer tbptt --synth-lr 0.1", "--synth-lr has no effect here"),
@@ -169,6 +171,29 @@ def test_damaged_checkpoints_are_named(run_of_copy, capsys):
     assert "has no last.pt" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", [[1, 2], {}, {"trainer": 3}], ids=str)
+def test_a_foreign_checkpoint_is_named(run_of_copy, capsys, content):
+    torch.save(content, "out/last.pt")
+    for words in (["run", "copy", "--resume", "out", "--updates", "20"], ["eval", "out"]):
+        assert main(words) == 1
+        error = capsys.readouterr().err
+        assert "last.pt does not fit" in error
+        assert error.count("\n") == 1
+
+
+def test_an_empty_checkpoint_is_named(run_of_copy, capsys):
+    Path("out/last.pt").write_bytes(b"")
+    assert main(["eval", "out"]) == 1
+    assert "last.pt cannot be read as a checkpoint" in capsys.readouterr().err
+
+
+def test_eval_refuses_what_it_would_ignore(run_of_copy, capsys):
+    assert main(["eval", "out", "--data-dir", "nonsense"]) == 1
+    assert "--data-dir has no effect" in capsys.readouterr().err
+    assert main(["eval", "out", "--text", "nonsense"]) == 1
+    assert "--text is for runs of lm" in capsys.readouterr().err
+
+
 def test_a_checkpoint_that_does_not_fit_is_named(run_of_copy, capsys):
     saved = torch.load("out/last.pt", weights_only=True)
     saved["trainer"]["model"]["readout.bias"] = torch.zeros(99)
@@ -217,7 +242,10 @@ def test_another_text_can_be_scored(run_of_lm, capsys):
 def test_a_corpus_that_changed_is_refused(run_of_lm, capsys):
     Path("verse.txt").write_text("abcdX " * 200)
     assert main(["eval", "out"]) == 1
-    assert "other symbols" in capsys.readouterr().err
+    assert "verse.txt is not the text that the run was trained on" in capsys.readouterr().err
+    Path("verse.txt").write_text("dcba " * 200)  # the same symbols and length, another text
+    assert main(["run", "lm", "--resume", "out", "--updates", "9"]) == 1
+    assert "verse.txt is not the text that the run was trained on" in capsys.readouterr().err
 
 
 def test_sample_refuses_nonsense(run_of_lm, capsys):

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from recipes.cli import main
+from seqdni import Trainer
 
 TINY = ["--hidden", "16", "--batch", "4", "--threads", "1"]
 VERSE = "the quick brown fox jumps over the lazy dog, and then the dog sleeps again.\n" * 60
@@ -157,10 +158,10 @@ def test_max_tokens_stops_the_run(tmp_path, verse):
 
 
 def test_max_seconds_stops_the_run(tmp_path):
-    began = time.monotonic()
     run("copy", "--max-seconds", 1, "--updates", 10**6, "--out", tmp_path / "run", *TINY)
-    assert 1 <= result_of(tmp_path / "run")["wall_seconds"] < 1.5
-    assert time.monotonic() - began < 20
+    result = result_of(tmp_path / "run")
+    assert result["wall_seconds"] >= 1
+    assert 1 < result["updates"] < 10**6
 
 
 def test_the_effective_config_makes_the_same_run(tmp_path, capsys):
@@ -181,28 +182,73 @@ RESUMED = {
 }
 
 
+class Crash(Exception):
+    """What a machine does in the middle of a chunk stream."""
+
+
+@pytest.mark.parametrize("at", ["after an update", "anywhere"])
 @pytest.mark.parametrize("kind", RESUMED)
-def test_resumed_is_never_stopped(kind, tmp_path, verse):
-    """Stop after 23 updates, resume: parameters, optimisers, stream, RNG, metrics are the same."""
+def test_resumed_is_never_stopped(kind, at, tmp_path, verse, monkeypatch):
+    """Stop, resume, and everything is as if never stopped: also in the middle of an episode."""
     words = [*RESUMED[kind], *TINY]
     if words[0] == "lm":
         words += ["--corpus", verse, "--evaluations", "1"]
     run(*words, "--updates", "60", "--out", tmp_path / "straight")
-    run(*words, "--updates", "23", "--out", tmp_path / "stopped")
+    if at == "after an update":
+        run(*words, "--updates", "23", "--out", tmp_path / "stopped")
+    else:  # saved after every chunk, crashed after 47 of them
+        step = Trainer.step
+
+        def crash(self, *args):
+            step(self, *args)
+            if self.chunks == 48:
+                raise Crash
+
+        every = ["--checkpoint-seconds", "1e-9", "--out", tmp_path / "stopped"]
+        with monkeypatch.context() as patched:
+            patched.setattr(Trainer, "step", crash)
+            with pytest.raises(Crash):
+                run(*words, "--updates", "60", *every)
+        saved = torch.load(tmp_path / "stopped" / "last.pt", weights_only=True)
+        assert saved["trainer"]["counts"][1] == 47
     run(words[0], "--resume", tmp_path / "stopped", "--updates", "60")
     straight, resumed = (
         torch.load(tmp_path / name / "last.pt", weights_only=True)
         for name in ("straight", "stopped")
     )
-    if words[0] == "lm":  # the stopped run validated once more, at its first end
-        for saved in (straight, resumed):
-            saved["progress"] = {}
-    assert_same(without_times(straight), without_times(resumed))
     a, b = rows_of(tmp_path / "straight"), rows_of(tmp_path / "stopped")
     for row in a + b:
         row.pop("seconds")
-        row.pop("valid_bpc", None)
+    if words[0] == "lm" and at == "after an update":
+        # the stopped run validated once more, at its first end
+        straight["progress"] = resumed["progress"] = {}
+        for row in a + b:
+            row.pop("valid_bpc", None)
+    assert_same(without_times(straight), without_times(resumed))
     assert a == b
+
+
+def test_a_prolonged_run_goes_on_validating(tmp_path, verse):
+    out = tmp_path / "run"
+    words = ["--corpus", verse, "--log-every", "5", "--evaluations", "4", *TINY]
+    run("lm", *words, "--updates", "40", "--out", out)
+    run("lm", "--resume", out, "--updates", "80")
+    validated = [row["update"] for row in rows_of(out) if "valid_bpc" in row]
+    assert validated == [10, 20, 30, 40, 60, 80]
+    assert yaml.safe_load((out / "config.yaml").read_text())["updates"] == 80
+    assert [update for update, _, _ in result_of(out)["valid_curve"]] == validated
+
+
+def test_a_run_killed_at_once_can_be_resumed(tmp_path, monkeypatch):
+    def crash(self, *args):
+        raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "step", crash)
+        with pytest.raises(Crash):
+            run("copy", "--updates", 20, "--out", tmp_path / "run", *TINY)
+    run("copy", "--resume", tmp_path / "run")
+    assert result_of(tmp_path / "run")["updates"] == 20
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -233,19 +279,26 @@ def test_ctrl_c_saves_and_says_how_to_go_on(number, tmp_path):
     assert logged == [10.0 * k for k in range(1, len(logged) + 1)]
 
 
-def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("poison", ["weight", "carry", "scale"])
+@pytest.mark.parametrize("save_first", [False, True])
+def test_a_diverging_run_keeps_the_last_good_checkpoint(
+    poison, save_first, tmp_path, capsys, monkeypatch
+):
     out = tmp_path / "run"
     run("copy", "--updates", 30, "--out", out, *TINY)
     good = torch.load(out / "last.pt", weights_only=True)
-    step = torch.optim.Adam.step
+    step = Trainer.step
 
-    def poisoned(self, *args, **kwargs):
-        step(self, *args, **kwargs)
+    def poisoned(self, *args):
+        step(self, *args)
         with torch.no_grad():
-            self.param_groups[0]["params"][0].fill_(math.nan)
+            where = {"weight": next(self.model.parameters()), "carry": self.carry[0]}
+            where["scale"] = self.boundary.synthesizer.mean_square
+            where[poison].fill_(math.nan)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", poisoned)
-    assert main(["run", "copy", "--resume", str(out), "--updates", "100"]) == 1
+    monkeypatch.setattr(Trainer, "step", poisoned)
+    words = ["--checkpoint-seconds", "1e-9"] if save_first else []
+    assert main(["run", "copy", "--resume", str(out), "--updates", "100", *words]) == 1
     error = capsys.readouterr().err
     assert "no longer finite" in error
     assert str(out / "last.pt") in error
@@ -257,11 +310,17 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, capsys, monkeypa
     run("copy", "--updates", 30, "--out", out, *TINY)
     before = (out / "last.pt").read_bytes()
 
-    def full(_descriptor):
-        raise OSError(28, "No space left on device")
+    sync, attempts = os.fsync, []
+
+    def full(descriptor):
+        if os.fstat(descriptor).st_size > 10_000:  # the checkpoint, the only large file
+            attempts.append(descriptor)
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
     assert main(["run", "copy", "--resume", str(out), "--updates", "60"]) == 1
-    assert "No space left on device" in capsys.readouterr().err
+    assert attempts
+    assert capsys.readouterr().err == "seqdni: error: No space left on device\n"
     assert (out / "last.pt").read_bytes() == before
     assert not list(out.glob(".*part"))

@@ -139,11 +139,143 @@ def test_metrics_are_the_mean_nats():
 
 
 def test_clips_are_apart():
-    trainer = make_trainer(make_model("lstm", 1), "dni", optimizer="sgd", clip=1e-3, synth_clip=1e9)
-    before = weights(trainer)
+    """Each side moves by its own bound, however large its gradient."""
+    trainer = make_trainer(
+        make_model("lstm", 1), "dni", optimizer="sgd", clip=1e-3, synth_clip=1e-5
+    )
+    trainer.synth_optimizer = torch.optim.SGD(trainer.boundary.parameters(), lr=1.0)
+    first, second = steady()[:2]
+    trainer.step(first)
+    model, synthesizer = weights(trainer), parameters_of(trainer.boundary)
+    trainer.step(second)
+    assert moved(model, weights(trainer)) == pytest.approx(0.01 * 1e-3, rel=1e-2)
+    assert moved(synthesizer, parameters_of(trainer.boundary)) == pytest.approx(1e-5, rel=1e-2)
+
+
+def parameters_of(module):
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def moved(before, after):
+    parts = [(a - b).norm() for a, b in zip(before, after, strict=True)]
+    return torch.stack(parts).norm().item()
+
+
+class Recorder(Synthesizer):
+    """A synthesizer that writes down what it is asked and what it is taught."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.asked, self.taught = [], []
+
+    def forward(self, state_BS, context_BK=None):
+        said = super().forward(state_BS, context_BK)
+        self.asked.append((state_BS.clone(), context_BK, said.clone()))
+        return said
+
+    def loss(self, state_BS, target_BS, **others):
+        self.taught.append((state_BS.clone(), target_BS.clone(), others))
+        return super().loss(state_BS, target_BS, **others)
+
+
+def test_what_the_synthesizer_is_taught():
+    """State, target, units, valid rows, contexts and Aux target, chunk by chunk, by hand."""
+    torch.manual_seed(0)
+    model = make_model("gru", 1)
+    boundary = Boundary(Recorder(6, (5,), context_size=1, aux=True).double(), grad_scale=0.5)
+    synthesizer = boundary.synthesizer
+    for head in (synthesizer.head, synthesizer.aux_head):
+        nn.init.normal_(head.weight)
+    synthesizer.mean_square.fill_(0.01)
+    synthesizer.targets_seen = 100
+    trainer = Trainer(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.0),
+        boundary=boundary,
+        synth_optimizer=torch.optim.SGD(boundary.parameters(), lr=0.0),
+        loss_scale=3.0,
+    )
+    inputs, targets, mask, _ = make_stream(12, ROWS, resets=False)
+    reset = torch.zeros(13, ROWS, dtype=torch.bool)
+    reset[4, 1] = True  # row 1 restarts with the second chunk
+    reset[6, 2] = True  # row 2 restarts inside it
+    chunks = split((inputs, targets, mask, reset), [4, 4, 4])
+    contexts = [torch.full((ROWS, 1), float(k), dtype=torch.float64) for k in range(4)]
+    for k, chunk in enumerate(chunks):
+        trainer.step(chunk, context=(contexts[k], contexts[k + 1]))
+    assert len(synthesizer.taught) == 2  # nothing is taught at the start of the stream
+
+    start = synthesizer.asked[0][0].unsqueeze(0).requires_grad_()  # what the first chunk ended in
+    state, nats = start, 0.0
+    for t in range(4, 8):
+        state = torch.where(reset[t][:, None], torch.zeros_like(state), state)
+        logits, state = model(inputs[t : t + 1], state)
+        losses = cross_entropy(logits, targets[t : t + 1])[0]
+        nats = nats + (losses * mask[t]).sum()
+    consumed = 0.5 * synthesizer.asked[1][2]
+    (nats + (state[0] * consumed.detach()).sum()).backward()
+
+    state_BS, target_BS, others = synthesizer.taught[0]
+    torch.testing.assert_close(state_BS, start[0].detach())
+    torch.testing.assert_close(target_BS, start.grad[0])
+    assert others["valid_B"].tolist() == [True, False, True, True]
+    assert others["next_valid_B"].tolist() == [True, False, False, True]
+    torch.testing.assert_close(others["next_predicted_BS"], synthesizer.asked[1][2])
+    assert others["context_BK"] is contexts[1]
+    assert [context[0, 0].item() for _, context, _ in synthesizer.asked] == [1.0, 2.0, 3.0]
+    assert synthesizer.taught[1][2]["valid_B"] is None
+
+
+def test_nothing_is_taught_where_all_rows_restart():
+    boundary = Boundary(Recorder(6, (5,)).double())
+    model = make_model("gru", 1)
+    trainer = Trainer(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.0),
+        boundary=boundary,
+        synth_optimizer=torch.optim.SGD(boundary.parameters(), lr=0.0),
+    )
+    for chunk in lockstep_episode() + lockstep_episode():
+        trainer.step(chunk)
+    assert len(boundary.synthesizer.taught) == 4
+    assert len(boundary.synthesizer.asked) == 4
+
+
+def test_a_learned_initial_state_gets_its_gradient():
+    class Learned(LeakyCell):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Parameter(torch.zeros(3))
+
+        def initial_state(self, batch_size):
+            return self.first.expand(batch_size, 3)
+
+    model = SequenceModel(OneHot(SYMBOLS), Learned(), nn.Linear(3, SYMBOLS))
+    trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), update_every=9)
     trainer.step(steady()[0])
-    moved = torch.stack([(a - b).norm() for a, b in zip(before, weights(trainer), strict=True)])
-    assert moved.norm() == pytest.approx(0.01 * 1e-3, rel=1e-2)
+    assert model.core.first.grad.abs().sum() > 0
+
+
+def test_loading_forgets_the_gradients_of_an_open_window():
+    chunks = steady()
+    closed = make_trainer(make_model("lstm", 1), "tbptt", update_every=2).state_dict()
+    fresh = make_trainer(make_model("lstm", 1), "tbptt", update_every=2)
+    used = make_trainer(make_model("lstm", 1), "tbptt", update_every=2)
+    used.step(chunks[0])
+    for trainer in (fresh, used):
+        trainer.load_state_dict(copy.deepcopy(closed))
+        for chunk in chunks[:2]:
+            trainer.step(chunk)
+    assert same(weights(fresh), weights(used))
+
+
+def test_no_valid_row_is_no_news_for_the_scale():
+    synthesizer = Synthesizer(3, ())
+    synthesizer.loss(torch.ones(2, 3), torch.ones(2, 3))
+    nobody = torch.zeros(2, dtype=torch.bool)
+    for _ in range(5):
+        synthesizer.loss(torch.ones(2, 3), 7 * torch.ones(2, 3), valid_B=nobody)
+    assert synthesizer.scale.item() == pytest.approx(1.0)
 
 
 def test_aux_head_learns_what_the_next_boundary_says():
@@ -153,7 +285,7 @@ def test_aux_head_learns_what_the_next_boundary_says():
     turn = torch.linalg.qr(torch.randn(4, 4))[0]
     for _ in range(400):
         state = torch.randn(64, 4)
-        loss = synthesizer.loss(state, state @ turn, next_synthetic_BS=state @ turn @ turn)
+        loss = synthesizer.loss(state, state @ turn, next_predicted_BS=state @ turn @ turn)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -201,23 +333,6 @@ def test_context_is_seen_and_its_width_checked():
         synthesizer(state, torch.ones(1, 2))
 
 
-def test_trainer_hands_the_context_on():
-    model = make_model("gru", 1)
-    boundary = Boundary(Synthesizer(6, (), context_size=1).double())
-    trainer = Trainer(
-        model,
-        torch.optim.SGD(model.parameters(), lr=0.0),
-        boundary=boundary,
-        synth_optimizer=torch.optim.SGD(boundary.parameters(), lr=1.0),
-    )
-    one = torch.ones(ROWS, 1, dtype=torch.float64)
-    for chunk in steady():
-        trainer.step(chunk, context=(one, one))
-    context_weights = boundary.synthesizer.head.weight[:, -1]
-    assert context_weights.abs().sum() > 0
-    torch.testing.assert_close(context_weights, boundary.synthesizer.head.bias)
-
-
 def test_bfloat16_autocast_trains():
     model = make_model("lstm", 1, torch.float32)
     trainer = make_trainer(model, "dni", autocast=torch.bfloat16)
@@ -260,7 +375,10 @@ def test_the_chunk_loop_never_waits_for_the_gpu(name):
     trainer = make_trainer(make_model("lstm", 1, torch.float32).cuda(), name, clip=1.0)
     if trainer.boundary is not None:
         trainer.boundary.cuda()
-    chunks = [(x.cuda(), y.cuda(), mask, reset) for x, y, mask, reset in steady()]
+    chunks = [
+        (x.cuda(), y.cuda(), mask.pin_memory(), reset.pin_memory())
+        for x, y, mask, reset in split(make_stream(16, ROWS, resets=True), [4] * 4)
+    ]
     trainer.step(chunks[0])
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -318,6 +436,8 @@ def test_contradictions_are_refused():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="need a boundary"):
         Trainer(model, optimizer, warmup_chunks=3)
+    with pytest.raises(ValueError, match="synth_clip needs a synth_optimizer"):
+        Trainer(model, optimizer, boundary=Boundary(Synthesizer(12)), synth_clip=1.0)
     with pytest.raises(ValueError, match="update_every is 0, expected 'episode' or a count"):
         Trainer(model, optimizer, update_every=0)
     with pytest.raises(ValueError, match=r"loss_scale is 0\.0"):
@@ -329,7 +449,7 @@ def test_contradictions_are_refused():
     with pytest.raises(ValueError, match="state_size >= 1"):
         Synthesizer(0)
     with pytest.raises(ValueError, match="no Aux head"):
-        Synthesizer(2).loss(torch.ones(1, 2), torch.ones(1, 2), next_synthetic_BS=torch.ones(1, 2))
+        Synthesizer(2).loss(torch.ones(1, 2), torch.ones(1, 2), next_predicted_BS=torch.ones(1, 2))
 
 
 def test_shapes_that_do_not_fit_are_named():
