@@ -8,8 +8,24 @@ from torch import nn
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, first_line
 from recipes.options import RunOptions, device_of
-from seqdni import Boundary, OneHot, SequenceModel, Synthesizer, TorchCore, Trainer, state_size
+from seqdni import (
+    Boundary,
+    LeastSquares,
+    OneHot,
+    SequenceModel,
+    Synthesizer,
+    TorchCore,
+    Trainer,
+    controls,
+    state_size,
+)
 
+CONTROLS = {
+    None: None,
+    "shuffled": controls.shuffled,
+    "batch-mean": controls.batch_mean,
+    "zero": controls.zero,
+}
 CORES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
@@ -83,20 +99,27 @@ def build_trainer(options: RunOptions, model: SequenceModel, loss_scale: float) 
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)
     if options.trainer in ("bptt", "tbptt"):
         return Trainer(model, optimizer, **common)
-    synthesizer = Synthesizer(
-        state_size(model.initial_state(1)),
-        hidden_sizes=(options.synth_hidden or -(-options.hidden // 2),)
-        if options.synthesizer == "mlp"
-        else (),
-        aux=options.trainer == "dni-aux",
-    )
-    boundary = Boundary(synthesizer, options.grad_scale).to(device_of(options))
+    size = state_size(model.initial_state(1))
+    if options.synthesizer == "rls":
+        synthesizer = LeastSquares(
+            size,
+            forgetting=options.forgetting,
+            ridge=options.ridge,
+            solve_every=options.solve_every,
+        )
+    else:
+        wide = options.synth_hidden or -(-options.hidden // 2)
+        synthesizer = Synthesizer(
+            size,
+            hidden_sizes=(wide,) if options.synthesizer == "mlp" else (),
+            aux=options.trainer == "dni-aux",
+        )
+    control = CONTROLS[options.control]
+    boundary = Boundary(synthesizer, options.grad_scale, options.bound, control)
+    boundary.to(device_of(options))
+    if options.synthesizer != "rls":
+        descent = torch.optim.Adam(boundary.parameters(), lr=options.synth_lr, fused=True)
+        common |= {"synth_optimizer": descent, "synth_clip": options.synth_clip}
     return Trainer(
-        model,
-        optimizer,
-        boundary=boundary,
-        synth_optimizer=torch.optim.Adam(boundary.parameters(), lr=options.synth_lr, fused=True),
-        synth_clip=options.synth_clip,
-        warmup_chunks=options.warmup_chunks,
-        **common,
+        model, optimizer, boundary=boundary, warmup_chunks=options.warmup_chunks, **common
     )

@@ -80,7 +80,7 @@ def prepare(options: CopyOptions) -> None:
     Raises:
         RunError: naming the option.
     """
-    check(options)
+    check(options, synthesizer="rls")
     if options.episodes == "back-to-back":
         if options.trainer == "bptt":
             raise RunError(

@@ -70,7 +70,7 @@ def prepare(options: Options) -> None:
     Raises:
         RunError: naming the option.
     """
-    check(options)
+    check(options, synthesizer="mlp")
     if options.trainer == "bptt":
         raise RunError(
             "--trainer bptt unrolls whole episodes, and a text has no end of episode; "

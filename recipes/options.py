@@ -13,6 +13,8 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # pyri
 
 from recipes.errors import RunError
 
+SYNTHESIZERS = ("rls", "mlp", "linear")
+
 
 def option(
     default: Any,
@@ -42,13 +44,28 @@ def option(
     return field(default=default, metadata={"help": help, **limits, "only": only, "when": when})
 
 
-def _synthesizes(options: RunOptions) -> bool:
-    return options.trainer in ("dni", "dni-aux")
+def for_dni(
+    default: Any, help: str, synthesizers: tuple[str, ...] = SYNTHESIZERS, **limits: Any
+) -> Any:
+    """An option that only a run with synthetic gradients has, of some kinds of synthesizer.
 
+    Args:
+        default: its default.
+        help: what ``--help`` says.
+        synthesizers: those that it is for.
+        limits: as of :func:`option`.
 
-def for_dni(default: Any, help: str, **checks: Any) -> Any:
-    """An option that only a run with synthetic gradients has."""
-    return option(default, help, only=_synthesizes, when="--trainer dni or dni-aux", **checks)
+    Returns:
+        The field.
+    """
+
+    def only(options: RunOptions) -> bool:
+        return options.trainer in ("dni", "dni-aux") and options.synthesizer in synthesizers
+
+    when = "--trainer dni or dni-aux"
+    if synthesizers != SYNTHESIZERS:
+        when += f" with --synthesizer {' or '.join(synthesizers)}"
+    return option(default, help, only=only, when=when, **limits)
 
 
 @dataclass
@@ -76,17 +93,44 @@ class RunOptions:
     update_every: Literal["episode"] | int = option(
         1, "chunks whose gradients make one update, or 'episode'", at_least=1
     )
-    synthesizer: Literal["mlp", "linear"] = for_dni("mlp", "one hidden ReLU layer, or none")
+    synthesizer: Literal["rls", "mlp", "linear"] | None = for_dni(
+        None,
+        "rls: linear, by recursive least squares; mlp: one hidden ReLU layer on the raw state, by "
+        "Adam (the paper's, and what dni-aux needs); linear: the same without the hidden layer; "
+        "null: rls for episodes, mlp for text and for dni-aux",
+    )
+    forgetting: float = for_dni(
+        0.97, "weight that the past keeps from chunk to chunk", ("rls",), above=0, at_most=1
+    )
+    ridge: float = for_dni(
+        1e-4, "damping of the solution, relative to each feature's energy", ("rls",), above=0
+    )
+    solve_every: int = for_dni(4, "chunks between two solutions", ("rls",), at_least=1)
     synth_hidden: int | None = for_dni(
         None,
         "width of the hidden layer; null: half the core's, which costs less and solves no less on "
         "copy (the paper: the core's)",
+        ("mlp",),
         at_least=1,
     )
-    synth_lr: float = for_dni(1e-3, "Adam's learning rate for the synthesizer", above=0)
-    synth_clip: float = for_dni(1.0, "largest norm of the synthesizer's gradient", above=0)
+    synth_lr: float = for_dni(
+        1e-3, "Adam's learning rate for the synthesizer", ("mlp", "linear"), above=0
+    )
+    synth_clip: float = for_dni(
+        1.0, "largest norm of the synthesizer's gradient", ("mlp", "linear"), above=0
+    )
     grad_scale: float = for_dni(
         1.0, "factor on the synthetic gradient where the model consumes it", at_least=0
+    )
+    bound: float | None = for_dni(
+        10.0,
+        "largest synthetic gradient of a row, as a multiple of the usual target; null: no bound",
+        above=0,
+    )
+    control: Literal["shuffled", "batch-mean", "zero"] | None = for_dni(
+        None,
+        "for experiments: rows get each other's synthetic gradients, or the batch's mean, or none; "
+        "a gain that survives is not credit assignment",
     )
     warmup_chunks: int = for_dni(
         0, "chunks during which the synthesizer learns but is not listened to", at_least=0
@@ -174,15 +218,18 @@ def parse(parser: ArgumentParser, words: Sequence[str], defaults: bool = True) -
         raise RunError(f"{reason}; see: {parser.prog} --help") from None
 
 
-def check(options: Any) -> None:
+def check(options: Any, synthesizer: str) -> None:
     """Refuse values out of range, and settings that would be silently ignored.
 
     Args:
-        options: a recipe's options.
+        options: a recipe's options; an open choice of the synthesizer is filled in.
+        synthesizer: the recipe's choice.
 
     Raises:
         RunError: naming the option.
     """
+    if options.synthesizer is None and options.trainer in ("dni", "dni-aux"):
+        options.synthesizer = "mlp" if options.trainer == "dni-aux" else synthesizer
     for each in fields(options):
         value = getattr(options, each.name)
         least, most = each.metadata.get("at_least"), each.metadata.get("at_most")
@@ -199,14 +246,11 @@ def check(options: Any) -> None:
             raise RunError(
                 f"{flag(each.name)} has no effect here; it needs {each.metadata['when']}"
             )
-    if options.synthesizer == "linear":
-        if options.synth_hidden is not None:
-            raise RunError("--synth-hidden has no effect with --synthesizer linear")
-        if options.trainer == "dni-aux":
-            raise RunError(
-                "--trainer dni-aux shapes the synthesizer's hidden layer, and --synthesizer linear "
-                "has none; use --synthesizer mlp"
-            )
+    if options.trainer == "dni-aux" and options.synthesizer != "mlp":
+        raise RunError(
+            "--trainer dni-aux shapes a hidden layer of the synthesizer, and --synthesizer "
+            f"{options.synthesizer} has none; add --synthesizer mlp"
+        )
     device_of(options)
 
 

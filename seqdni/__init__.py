@@ -1,8 +1,10 @@
 """seqdni: train RNNs by truncated BPTT with synthetic gradients at the chunk boundaries."""
 
+from seqdni import controls
 from seqdni.boundary import Boundary, bootstrap_term
 from seqdni.chunk import Chunk, whole_episodes
 from seqdni.core import Core, TorchCore, unroll
+from seqdni.least_squares import LeastSquares
 from seqdni.losses import cross_entropy, masked_sum, squared_error, to_bits, to_perplexity
 from seqdni.meter import Meter
 from seqdni.model import OneHot, SequenceModel
@@ -27,6 +29,7 @@ __all__ = [
     "Chunk",
     "Core",
     "LSTMState",
+    "LeastSquares",
     "Meter",
     "Model",
     "OneHot",
@@ -36,6 +39,7 @@ __all__ = [
     "TorchCore",
     "Trainer",
     "bootstrap_term",
+    "controls",
     "cross_entropy",
     "cut",
     "detach",

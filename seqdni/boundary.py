@@ -11,10 +11,13 @@ Source: Jaderberg et al., arXiv 1608.05343, section 2.1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from seqdni.least_squares import LeastSquares
 from seqdni.state import State, leaves, pack, target_grad, unpack
 from seqdni.synthesizer import Synthesizer
 
@@ -75,9 +78,15 @@ class Boundary(nn.Module):
         synthesizer: predicts the gradient from the packed state.
         grad_scale: factor on the synthetic gradient where it is consumed. 1 trusts the prediction;
             on an endless stream a factor below 1 keeps bootstrapped targets from growing.
+        bound: largest root mean square of a row's synthetic gradient where it is consumed, as a
+            multiple of what targets have been. That level is taken from targets that contain no
+            bootstrap (rows whose episode ended) as soon as the stream has any: predictions cannot
+            raise the level that bounds them. None consumes any prediction whole.
+        control: for experiments, what to do to predictions before they are consumed; see
+            :mod:`seqdni.controls`.
 
     Raises:
-        ValueError: ``grad_scale`` is negative.
+        ValueError: ``grad_scale`` is negative, or ``bound`` not positive.
 
     Example:
         >>> from seqdni import Synthesizer, cut
@@ -88,12 +97,25 @@ class Boundary(nn.Module):
         >>> boundary.loss(start).backward()
     """
 
-    def __init__(self, synthesizer: Synthesizer, grad_scale: float = 1.0):
+    def __init__(
+        self,
+        synthesizer: Synthesizer | LeastSquares,
+        grad_scale: float = 1.0,
+        bound: float | None = None,
+        control: Callable[[Tensor], Tensor] | None = None,
+    ):
         super().__init__()
         if not grad_scale >= 0:
             raise ValueError(f"grad_scale is {grad_scale}, expected a number >= 0")
+        if bound is not None and not bound > 0:
+            raise ValueError(f"bound is {bound}, expected a number > 0, or None for no bound")
         self.synthesizer = synthesizer
         self.grad_scale = grad_scale
+        self.bound = bound
+        self.control = control
+        self.levels_seen = [0, 0]  # of targets with a bootstrap, and without
+        self.level_square: Tensor
+        self.register_buffer("level_square", torch.zeros(()))
 
     @property
     def aux(self) -> bool:
@@ -119,7 +141,7 @@ class Boundary(nn.Module):
     def consumed(
         self, predicted_BS: Float[Tensor, "B S"], continues_B: Bool[Tensor, " B"] | None = None
     ) -> Float[Tensor, "B S"]:
-        """What the model gets of a prediction: scaled, and 0 where the episode ended.
+        """What the model gets of a prediction: bounded, scaled, 0 where the episode ended.
 
         Args:
             predicted_BS: from :meth:`predict`.
@@ -128,7 +150,13 @@ class Boundary(nn.Module):
         Returns:
             A constant, per-example-sum units.
         """
-        grad_BS = predicted_BS if self.grad_scale == 1 else predicted_BS * self.grad_scale
+        grad_BS = predicted_BS if self.control is None else self.control(predicted_BS)
+        if self.bound is not None:
+            rms_B = grad_BS.square().mean(dim=1).sqrt()
+            most = self.bound * self.level_square.sqrt()
+            grad_BS = grad_BS * (most / rms_B.clamp_min(1e-30)).clamp_max(1.0)[:, None]
+        if self.grad_scale != 1:
+            grad_BS = grad_BS * self.grad_scale
         if continues_B is None:
             return grad_BS
         return grad_BS.masked_fill(~continues_B[:, None], 0.0)
@@ -182,6 +210,7 @@ class Boundary(nn.Module):
         context_BK: Float[Tensor, "B K"] | None = None,
         next_predicted_BS: Float[Tensor, "B S"] | None = None,
         next_valid_B: Bool[Tensor, " B"] | None = None,
+        final_B: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, ""]:
         """The synthesizer's regression loss, after the chunk's backward pass.
 
@@ -192,15 +221,49 @@ class Boundary(nn.Module):
             context_BK: the context at the chunk's start.
             next_predicted_BS: the Aux head's target, :meth:`predict` at the chunk's end.
             next_valid_B: rows whose episode spans the chunk and goes on; None if all do.
+            final_B: rows whose episode ended within the chunk, so that their target contains no
+                bootstrap; None if there is none.
 
         Returns:
             A scalar whose backward pass reaches only the synthesizer.
         """
+        target_BS = target_grad(start) / loss_scale
+        if self.bound is not None and self.training:
+            self._update_level(target_BS, valid_B, final_B)
         return self.synthesizer.loss(
             pack(start).detach(),
-            target_grad(start) / loss_scale,
+            target_BS,
             valid_B=valid_B,
             context_BK=context_BK,
             next_predicted_BS=next_predicted_BS,
             next_valid_B=next_valid_B,
         )
+
+    def get_extra_state(self) -> dict[str, list[int]]:
+        """How often the level of the targets was measured, for the state_dict."""
+        return {"levels_seen": self.levels_seen}
+
+    def set_extra_state(self, state: dict[str, list[int]]) -> None:
+        """Take up what :meth:`get_extra_state` gave."""
+        self.levels_seen = list(state["levels_seen"])
+
+    @torch.no_grad()
+    def _update_level(
+        self, target_BS: Tensor, valid_B: Tensor | None, final_B: Tensor | None
+    ) -> None:
+        """Running mean square of the targets; from the first one without a bootstrap on, of those.
+
+        The mask of rows decides how, not whether: nothing here waits for the device.
+        """
+        kind = int(final_B is not None)
+        if kind == 0 and self.levels_seen[1]:
+            return
+        rows_B = final_B if valid_B is None else valid_B if final_B is None else valid_B & final_B
+        square_B = target_BS.square().mean(dim=1)
+        if rows_B is not None:
+            square_B = square_B.masked_fill(~rows_B, 0.0)
+        count = len(square_B) if rows_B is None else rows_B.sum()
+        now = square_B.sum() / torch.as_tensor(count).clamp_min(1)
+        self.levels_seen[kind] += 1
+        rate = max(0.02, 1 / self.levels_seen[kind])
+        self.level_square += rate * (count > 0) * (now - self.level_square)

@@ -165,7 +165,10 @@ class Trainer:
         elif scored:
             objective.backward()
         self._window_has_gradient |= bool(scored or bootstraps)
-        if boundary is not None and self.synth_optimizer is not None and not all_rows(restarted):
+        if boundary is not None and self._learns and not all_rows(restarted):
+            final = None if bootstraps else torch.ones(rows, dtype=torch.bool)
+            if bootstraps and should_reset is not None and should_reset[1:].any():
+                final = should_reset[1:].any(dim=0)
             synth_loss = boundary.loss(
                 start,
                 self._here(continuing(restarted)),
@@ -173,6 +176,7 @@ class Trainer:
                 context_BK=at_start,
                 next_predicted_BS=predicted_BS if boundary.aux else None,
                 next_valid_B=self._here(continuing(any_reset)),
+                final_B=self._here(final),
             )
             self._descend(synth_loss)
 
@@ -234,6 +238,13 @@ class Trainer:
         self._window_has_gradient = saved["window_has_gradient"]
         self.meter.load_state_dict(saved["meter"])
 
+    @property
+    def _learns(self) -> bool:
+        """Whether the synthesizer learns: by descent, or, without parameters, in closed form."""
+        if self.boundary is None or not self.boundary.training:
+            return False
+        return self.synth_optimizer is not None or not any(True for _ in self.boundary.parameters())
+
     def _update(self) -> None:
         self._window = 0
         if not self._window_has_gradient:
@@ -247,12 +258,12 @@ class Trainer:
 
     def _descend(self, synth_loss: Tensor) -> None:
         assert self.boundary is not None
-        assert self.synth_optimizer is not None
-        synth_loss.backward()
-        if self.synth_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.boundary.parameters(), self.synth_clip)
-        self.synth_optimizer.step()
-        self.synth_optimizer.zero_grad()
+        if self.synth_optimizer is not None:
+            synth_loss.backward()
+            if self.synth_clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.boundary.parameters(), self.synth_clip)
+            self.synth_optimizer.step()
+            self.synth_optimizer.zero_grad()
         self.meter.add(synth_loss=synth_loss, synth_steps=1)
 
     def _here(self, x: Tensor | None) -> Any:

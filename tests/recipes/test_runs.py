@@ -175,6 +175,8 @@ def test_the_effective_config_makes_the_same_run(tmp_path, capsys):
 
 RESUMED = {
     "copy-dni": ["copy", "--trainer", "dni", "--threshold", "1.4"],
+    "copy-mlp": ["copy", "--trainer", "dni", "--synthesizer", "mlp", "--threshold", "1.4"],
+    "copy-shuffled": ["copy", "--control", "shuffled", "--threshold", "1.4"],
     "copy-bptt": ["copy", "--trainer", "bptt", "--threshold", "1.4"],
     "repeat-copy": ["repeat-copy", "--trainer", "dni-aux", "--threshold", "1.4"],
     "back-to-back": ["copy", "--episodes", "back-to-back", "--update-every", "3"],
@@ -293,7 +295,7 @@ def test_a_diverging_run_keeps_the_last_good_checkpoint(
         step(self, *args)
         with torch.no_grad():
             where = {"weight": next(self.model.parameters()), "carry": self.carry[0]}
-            where["scale"] = self.boundary.synthesizer.mean_square
+            where["scale"] = self.boundary.level_square
             where[poison].fill_(math.nan)
 
     monkeypatch.setattr(Trainer, "step", poisoned)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from seqdni import (
     Boundary,
     Chunk,
+    LeastSquares,
     OneHot,
     SequenceModel,
     Synthesizer,
@@ -135,14 +136,18 @@ def join_after(chunks: list[Chunk], k: int) -> Chunk | None:
 
 
 def make_trainer(model: SequenceModel, name: str, optimizer="adam", **options) -> Trainer:
-    """``tbptt``, ``dni``, ``dni-aux``, or ``dni-zero``: DNI frozen at a synthesizer of zeros."""
+    """``tbptt``, ``dni`` and ``dni-...``: ``aux``, ``rls``, ``bounded``, ``zero`` (frozen)."""
     make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer]
     steps = make(model.parameters(), lr=0.01)
     if name == "tbptt":
         return Trainer(model, steps, **options)
     torch.manual_seed(1)
     size = state_size(model.initial_state(1))
-    synthesizer = Synthesizer(size, (7,), aux=name == "dni-aux").to(next(model.parameters()).dtype)
-    boundary = Boundary(synthesizer)
+    dtype = next(model.parameters()).dtype
+    if name == "dni-rls":
+        boundary = Boundary(LeastSquares(size, solve_every=2).to(dtype), bound=10.0)
+        return Trainer(model, steps, boundary=boundary, **options)
+    synthesizer = Synthesizer(size, (7,), aux=name == "dni-aux").to(dtype)
+    boundary = Boundary(synthesizer, bound=2.0 if name == "dni-bounded" else None)
     learn = None if name == "dni-zero" else torch.optim.Adam(boundary.parameters(), lr=0.01)
     return Trainer(model, steps, boundary=boundary, synth_optimizer=learn, **options)
