@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from seqdni.least_squares import LeastSquares
+from seqdni.level import Level
 from seqdni.state import State, leaves, pack, target_grad, unpack
 from seqdni.synthesizer import Synthesizer
 
@@ -79,9 +80,7 @@ class Boundary(nn.Module):
         grad_scale: factor on the synthetic gradient where it is consumed. 1 trusts the prediction;
             on an endless stream a factor below 1 keeps bootstrapped targets from growing.
         bound: largest root mean square of a row's synthetic gradient where it is consumed, as a
-            multiple of what targets have been. That level is taken from targets that contain no
-            bootstrap (rows whose episode ended) as soon as the stream has any: predictions cannot
-            raise the level that bounds them. None consumes any prediction whole.
+            multiple of the targets' (see :mod:`seqdni.level`). None consumes any prediction whole.
         control: for experiments, what to do to predictions before they are consumed; see
             :mod:`seqdni.controls`.
 
@@ -113,9 +112,7 @@ class Boundary(nn.Module):
         self.grad_scale = grad_scale
         self.bound = bound
         self.control = control
-        self.levels_seen = [0, 0]  # of targets with a bootstrap, and without
-        self.level_square: Tensor
-        self.register_buffer("level_square", torch.zeros(()))
+        self.level = Level()
 
     @property
     def aux(self) -> bool:
@@ -152,9 +149,7 @@ class Boundary(nn.Module):
         """
         grad_BS = predicted_BS if self.control is None else self.control(predicted_BS)
         if self.bound is not None:
-            rms_B = grad_BS.square().mean(dim=1).sqrt()
-            most = self.bound * self.level_square.sqrt()
-            grad_BS = grad_BS * (most / rms_B.clamp_min(1e-30)).clamp_max(1.0)[:, None]
+            grad_BS = self.level.bounded(grad_BS, self.bound)
         if self.grad_scale != 1:
             grad_BS = grad_BS * self.grad_scale
         if continues_B is None:
@@ -229,7 +224,7 @@ class Boundary(nn.Module):
         """
         target_BS = target_grad(start) / loss_scale
         if self.bound is not None and self.training:
-            self._update_level(target_BS, valid_B, final_B)
+            self.level.update(target_BS, valid_B, final_B)
         return self.synthesizer.loss(
             pack(start).detach(),
             target_BS,
@@ -238,32 +233,3 @@ class Boundary(nn.Module):
             next_predicted_BS=next_predicted_BS,
             next_valid_B=next_valid_B,
         )
-
-    def get_extra_state(self) -> dict[str, list[int]]:
-        """How often the level of the targets was measured, for the state_dict."""
-        return {"levels_seen": self.levels_seen}
-
-    def set_extra_state(self, state: dict[str, list[int]]) -> None:
-        """Take up what :meth:`get_extra_state` gave."""
-        self.levels_seen = list(state["levels_seen"])
-
-    @torch.no_grad()
-    def _update_level(
-        self, target_BS: Tensor, valid_B: Tensor | None, final_B: Tensor | None
-    ) -> None:
-        """Running mean square of the targets; from the first one without a bootstrap on, of those.
-
-        The mask of rows decides how, not whether: nothing here waits for the device.
-        """
-        kind = int(final_B is not None)
-        if kind == 0 and self.levels_seen[1]:
-            return
-        rows_B = final_B if valid_B is None else valid_B if final_B is None else valid_B & final_B
-        square_B = target_BS.square().mean(dim=1)
-        if rows_B is not None:
-            square_B = square_B.masked_fill(~rows_B, 0.0)
-        count = len(square_B) if rows_B is None else rows_B.sum()
-        now = square_B.sum() / torch.as_tensor(count).clamp_min(1)
-        self.levels_seen[kind] += 1
-        rate = max(0.02, 1 / self.levels_seen[kind])
-        self.level_square += rate * (count > 0) * (now - self.level_square)

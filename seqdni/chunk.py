@@ -15,7 +15,7 @@ them would wait for it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ def whole_episodes(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
     episode: list[Chunk] = []
     for chunk in chunks:
         episode.append(chunk)
-        if lockstep_end(reset_row(chunk[3], -1)):
+        if lockstep_end(rows_of(chunk[3]).ended):
             yield _join(episode)
             episode = []
 
@@ -68,17 +68,48 @@ def _join(chunks: list[Chunk]) -> Chunk:
     return torch.cat(inputs), torch.cat(targets), mask, should_reset
 
 
-def reset_row(should_reset: Tensor | None, t: int) -> Tensor | None:
-    return None if should_reset is None else should_reset[t]
+class Rows(NamedTuple):
+    """What is known of a chunk's rows before it runs. Masks are [B], on the CPU; None: all rows.
+
+    Args:
+        ended: rows whose episode is over at the chunk's end; None if the stream has no episodes.
+        continued: rows that continue an episode at the chunk's start.
+        continues: rows whose episode goes on after the chunk.
+        spans: rows of one episode from before the chunk to after it.
+        final: rows whose episode ended within the chunk; here None says: no row.
+    """
+
+    ended: Tensor | None
+    continued: Tensor | None
+    continues: Tensor | None
+    spans: Tensor | None
+    final: Tensor | None
 
 
-def all_rows(rows_B: Tensor | None) -> bool:
-    return rows_B is not None and bool(rows_B.all())
+def rows_of(should_reset: Tensor | None) -> Rows:
+    """Read a chunk's restarts.
+
+    Args:
+        should_reset: ``[T + 1, B]``, or None where no row restarts.
+
+    Returns:
+        The masks that a trainer needs.
+
+    Example:
+        >>> rows_of(torch.tensor([[True, False], [False, False], [False, True]])).final
+        tensor([False,  True])
+    """
+    if should_reset is None:
+        return Rows(None, None, None, None, None)
+    ended, final = should_reset[-1], should_reset[1:].any(dim=0)
+    masks = (~should_reset[0], ~ended, ~should_reset.any(dim=0))
+    continued, continues, spans = (None if bool(mask.all()) else mask for mask in masks)
+    return Rows(ended, continued, continues, spans, final if final.any() else None)
 
 
-def continuing(restarting_B: Tensor | None) -> Tensor | None:
-    """Rows that go on, or None if all do."""
-    return None if restarting_B is None or not restarting_B.any() else ~restarting_B
+def nobody(rows_B: Tensor | None) -> bool:
+    """Whether a mask has no row; None means all rows."""
+    return rows_B is not None and not bool(rows_B.any())
 
 
 def lockstep_end(ended_B: Tensor | None) -> bool:

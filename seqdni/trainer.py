@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from seqdni.boundary import Boundary, backward_from
-from seqdni.chunk import Chunk, all_rows, check_shapes, continuing, lockstep_end, reset_row
+from seqdni.chunk import Chunk, check_shapes, lockstep_end, nobody, rows_of
 from seqdni.core import Core, unroll
 from seqdni.losses import cross_entropy, masked_sum
 from seqdni.meter import Meter
@@ -134,48 +134,38 @@ class Trainer:
         inputs, targets, mask, should_reset = chunk
         steps, rows = check_shapes(chunk, self.carry)
         scored = steps * rows if mask is None else int(mask.sum())
-        restarted = (
-            torch.ones(rows, dtype=torch.bool) if self.carry is None else reset_row(should_reset, 0)
-        )
-        ended = reset_row(should_reset, -1)
-        episode_over = self.update_every == "episode" and lockstep_end(ended)
-        any_reset = None if should_reset is None else should_reset.any(dim=0)
+        restarts = rows_of(should_reset)
+        episode_over = self.update_every == "episode" and lockstep_end(restarts.ended)
         at_start, at_end = map(self._here, context or (None, None))
-        boundary = self.boundary
-        bootstraps = (
-            boundary is not None and self.chunks >= self.warmup_chunks and not all_rows(ended)
-        )
+        boundary, carried = self.boundary, self.carry is not None
+        listens = self.chunks >= self.warmup_chunks and not nobody(restarts.continues)
+        bootstraps = boundary is not None and listens
         factor = self.loss_scale / rows
 
-        start = self.model.initial_state(rows) if self.carry is None else cut(self.carry)
+        start = cut(self.carry) if self.carry is not None else self.model.initial_state(rows)
         with torch.set_grad_enabled(bool(scored or bootstraps)):
             with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
                 outputs, end = unroll(self.model, self._here(inputs), start, should_reset)
             outputs = outputs.float() if self.autocast else outputs
             nats = masked_sum(self.loss(outputs, self._here(targets)), self._here(mask))
-        objective = nats * factor
         predicted_BS = None
         if boundary is not None and (bootstraps or boundary.aux):
             predicted_BS = boundary.predict(end, at_end)
-        if bootstraps:
-            assert boundary is not None
-            assert predicted_BS is not None
-            grad_BS = boundary.consumed(predicted_BS, self._here(continuing(ended)))
-            backward_from(objective, end, grad_BS * factor)
+        if boundary is not None and bootstraps and predicted_BS is not None:
+            grad_BS = boundary.consumed(predicted_BS, self._here(restarts.continues))
+            backward_from(nats * factor, end, grad_BS * factor)
         elif scored:
-            objective.backward()
+            (nats * factor).backward()
         self._window_has_gradient |= bool(scored or bootstraps)
-        if boundary is not None and self._learns and not all_rows(restarted):
-            final = None if bootstraps else torch.ones(rows, dtype=torch.bool)
-            if bootstraps and should_reset is not None and should_reset[1:].any():
-                final = should_reset[1:].any(dim=0)
+        if boundary is not None and self._learns and carried and not nobody(restarts.continued):
+            final = restarts.final if bootstraps else torch.ones(rows, dtype=torch.bool)
             synth_loss = boundary.loss(
                 start,
-                self._here(continuing(restarted)),
+                self._here(restarts.continued),
                 loss_scale=factor,
                 context_BK=at_start,
                 next_predicted_BS=predicted_BS if boundary.aux else None,
-                next_valid_B=self._here(continuing(any_reset)),
+                next_valid_B=self._here(restarts.spans),
                 final_B=self._here(final),
             )
             self._descend(synth_loss)

@@ -118,7 +118,7 @@ def test_nonsense_is_refused():
 
 def boundary_at_level(level, bound):
     boundary = Boundary(LeastSquares(2), bound=bound)
-    boundary.level_square.fill_(level**2)
+    boundary.level.square.fill_(level**2)
     return boundary
 
 
@@ -143,17 +143,17 @@ def test_the_level_is_that_of_targets_without_a_bootstrap():
     """Once an episode has ended, targets that contain predictions no longer move the level."""
     boundary = Boundary(LeastSquares(2), bound=1.0)
     arrive(boundary, 5.0)
-    assert boundary.level_square.item() == pytest.approx(25.0)
+    assert boundary.level.square.item() == pytest.approx(25.0)
     final = torch.tensor([True, False, False, False])
     arrive(boundary, 2.0, final_B=final)
-    assert boundary.level_square.item() == pytest.approx(4.0)
+    assert boundary.level.square.item() == pytest.approx(4.0)
     for _ in range(50):
         arrive(boundary, 1e6)
-    assert boundary.level_square.item() == pytest.approx(4.0)
+    assert boundary.level.square.item() == pytest.approx(4.0)
     arrive(boundary, 3.0, final_B=final, valid_B=~final)  # no row is both
-    assert boundary.level_square.item() == pytest.approx(4.0)
+    assert boundary.level.square.item() == pytest.approx(4.0)
     arrive(boundary, 3.0, final_B=final)
-    assert 4.0 < boundary.level_square.item() < 9.0
+    assert 4.0 < boundary.level.square.item() < 9.0
 
 
 def test_without_any_level_nothing_is_consumed():
