@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from recipes.directory import RunDirectory
-from recipes.errors import RunError, first_line
+from recipes.errors import RunError, one_line
 from recipes.options import RunOptions, device_of
 from seqdni import (
     Boundary,
@@ -75,7 +75,7 @@ def load_model(
         model.load_state_dict(saved["trainer"]["model"])
     except (KeyError, TypeError, RuntimeError) as error:
         where = directory.path / f"{checkpoint}.pt"
-        raise RunError(f"{where} does not fit its config.yaml: {first_line(error)}") from None
+        raise RunError(f"{where} does not fit its config.yaml: {one_line(error)}") from None
     return model
 
 

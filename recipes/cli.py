@@ -1,4 +1,4 @@
-"""The command line: ``seqdni ls``, ``run``, ``eval``, ``sample``."""
+"""The command line: ``seqdni ls``, ``run``, ``eval``, ``sample``, ``horizon``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from corpora import CorpusError
-from recipes import copying, lm
+from recipes import copying, horizon, lm
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, RunStopped
 from recipes.options import RESUMABLE, flag, parse, recipe_parser
@@ -24,7 +24,7 @@ class Recipe(NamedTuple):
 
     summary: str
     options: type
-    file: Any  # a module with prepare, start, run, evaluate and sample
+    file: Any  # a module with prepare, start, run, evaluate, sample and held_out
 
 
 RECIPES = {
@@ -89,7 +89,7 @@ def run(recipe_name: str, words: Sequence[str]) -> int:
         return 130
     finally:
         session.directory.close()
-    session.directory.write_result(result)
+    session.directory.write_json("result.json", result)
     print(table(_short(result)))
     print(f"\nA sample (more: seqdni sample {path} --length 1000):\n")
     recipe.file.sample(session.directory, session.options, None, 0, 1.0, "")
@@ -176,6 +176,16 @@ def _sample(given: argparse.Namespace) -> int:
     return 0
 
 
+def _horizon(given: argparse.Namespace) -> int:
+    directory, recipe, options = _existing(given)
+    if given.length is not None and given.length < 1:
+        raise RunError(f"--length is {given.length}, expected at least 1")
+    chunks, inputs, outputs = recipe.file.held_out(directory, options, given.length)
+    found = horizon.measure(directory, options, chunks, inputs, outputs)
+    print(horizon.report(directory, found))
+    return 0
+
+
 def _existing(given: argparse.Namespace) -> tuple[RunDirectory, Recipe, Any]:
     directory, saved = RunDirectory.open(given.dir)
     if saved["recipe"] not in RECIPES:
@@ -218,6 +228,16 @@ def _parser() -> argparse.ArgumentParser:
     eval_.add_argument("--data-dir", metavar="DIR", help="lm on ptb: where the corpus is now")
     eval_.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
     eval_.set_defaults(command=_eval)
+
+    horizon_ = commands.add_parser(
+        "horizon", help="compare a run's synthetic gradients with the true ones"
+    )
+    horizon_.add_argument("dir", metavar="DIR", help="folder of the run")
+    horizon_.add_argument(
+        "--length", type=int, help="symbols to copy, or chunks of text (default: the recipe's)"
+    )
+    horizon_.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
+    horizon_.set_defaults(command=_horizon)
 
     sample = commands.add_parser("sample", help="print what a trained model generates")
     sample.add_argument("dir", metavar="DIR", help="folder of the run")

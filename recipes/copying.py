@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -216,16 +217,41 @@ def sample(
         raise RunError("--prompt and --temperature are for runs of lm")
     model, progress = _trained(directory, options)
     task = task_of(options)
-    solved = Level(*progress["solved"])
-    level = task.advance(solved) if solved.length else Level()
-    if length is not None:
-        level = Level(length, level.repeats)
+    level = _level(task, progress, length)
     episode = task.episode(level, 1, torch.Generator().manual_seed(seed))
     device = next(model.parameters()).device
     logits, _ = model(episode.inputs_LB.to(device), model.initial_state(1))
     outputs_L = logits.argmax(-1)[:, 0].cpu()
     inputs_L, targets_L, mask_L = (field_LB[:, 0] for field_LB in episode)
     print(task.render(inputs_L, targets_L, mask_L, outputs_L))
+
+
+def held_out(
+    directory: RunDirectory, options: CopyOptions, length: int | None
+) -> tuple[list[Batch], int, int]:
+    """Fresh episodes in chunks, for the horizon.
+
+    Args:
+        directory: of the run.
+        options: its options.
+        length: symbols to remember; None takes the level that was in training.
+
+    Returns:
+        The chunks of one lock-step episode, and the numbers of input and output symbols.
+    """
+    task = task_of(options)
+    level = _level(task, directory.load("last")["progress"], length)
+    stream = LockstepEpisodes(task, level, FRESH_EPISODES, options.chunk_len, FRESH_SEED)
+    steps = task.episode(level, 1, torch.Generator()).inputs_LB.shape[0]
+    chunks = list(islice(stream, -(-steps // options.chunk_len)))
+    return chunks, task.input_size, task.output_size
+
+
+def _level(task: EpisodicTask, progress: dict[str, Any], length: int | None) -> Level:
+    """The level that was in training, or of the length that is asked for."""
+    solved = Level(*progress["solved"])
+    level = task.advance(solved) if solved.length else Level()
+    return level if length is None else Level(length, level.repeats)
 
 
 def _trained(directory: RunDirectory, options: CopyOptions) -> tuple[SequenceModel, dict[str, Any]]:

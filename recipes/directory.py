@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from recipes.errors import RunError, first_line
+from recipes.errors import RunError, one_line
 
 
 class RunDirectory:
@@ -151,15 +151,16 @@ class RunDirectory:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged file makes of torch.load
-            raise RunError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from None
+            raise RunError(f"{path} cannot be read as a checkpoint: {one_line(error)}") from None
 
-    def write_result(self, result: dict[str, Any]) -> None:
-        """Write result.json.
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file.
 
         Args:
-            result: numbers of the finished run.
+            name: of the file, e.g. ``result.json``.
+            content: numbers and names.
         """
-        self._write("result.json", (json.dumps(result, indent=2) + "\n").encode())
+        self._write(name, (json.dumps(content, indent=2) + "\n").encode())
 
     def close(self) -> None:
         """Flush what TensorBoard has not written yet."""

@@ -5,8 +5,8 @@ class RunError(Exception):
     """A run cannot start or go on; the message says what was got, what was expected, what to do."""
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type where it has none.
+def one_line(error: Exception) -> str:
+    """An error's message on one line, or its type where it has none.
 
     Args:
         error: any.
@@ -14,7 +14,7 @@ def first_line(error: Exception) -> str:
     Returns:
         At most 200 characters.
     """
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 class RunStopped(Exception):

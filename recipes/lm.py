@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from corpora import (
+    Batch,
     CharVocabulary,
     CorpusError,
     Encoded,
@@ -267,7 +269,7 @@ def sample(
 
 
 def _same_text(corpus: Encoded, progress: dict[str, Any]) -> None:
-    if corpus.digest != progress["corpus"]:
+    if corpus.digest != progress.get("corpus"):
         raise RunError(
             f"{corpus.name} is not the text that the run was trained on; put that one back, "
             "or score another with: seqdni eval DIR --text FILE"
@@ -282,6 +284,29 @@ def _trained(
     vocabulary = CharVocabulary(progress["symbols"])
     model = load_model(directory, options, "best", len(vocabulary), len(vocabulary))
     return model, vocabulary, progress
+
+
+def held_out(
+    directory: RunDirectory, options: Options, length: int | None
+) -> tuple[list[Batch], int, int]:
+    """Validation text in chunks, for the horizon.
+
+    Args:
+        directory: of the run.
+        options: its options.
+        length: chunks; None takes as many as make about 100 steps.
+
+    Returns:
+        The chunks, and the numbers of input and output symbols.
+    """
+    corpus = encode_splits(read_corpus(options))
+    _same_text(corpus, directory.load("last")["progress"])
+    split = corpus.valid if corpus.valid is not None else corpus.train
+    count = length or -(-100 // options.chunk_len)
+    rows = max(1, min(EVALUATION_ROWS, (len(split) - 1) // (count * options.chunk_len)))
+    chunks = evaluation_chunks(split, rows, options.chunk_len)
+    symbols = len(corpus.vocabulary)
+    return list(islice(chunks, count)), symbols, symbols
 
 
 def read_corpus(options: Options) -> Text:

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from recipes.directory import RunDirectory
-from recipes.errors import RunError, RunStopped, first_line
+from recipes.errors import RunError, RunStopped, one_line
 from seqdni import Chunk, Trainer, to_bits
 
 
@@ -140,7 +140,7 @@ class Session:
                 torch.cuda.set_rng_state_all(saved["cuda_rng"])
         except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             where = self.directory.path / "last.pt"
-            raise RunError(f"{where} does not fit this run: {first_line(error)}") from None
+            raise RunError(f"{where} does not fit this run: {one_line(error)}") from None
 
     def result(self) -> dict[str, Any]:
         """The part of result.json that every recipe has.

@@ -4,6 +4,7 @@ from seqdni import controls
 from seqdni.boundary import Boundary, bootstrap_term
 from seqdni.chunk import Chunk, whole_episodes
 from seqdni.core import Core, TorchCore, unroll
+from seqdni.horizon import Agreement, Horizon, measure_horizon
 from seqdni.least_squares import LeastSquares
 from seqdni.losses import cross_entropy, masked_sum, squared_error, to_bits, to_perplexity
 from seqdni.meter import Meter
@@ -25,9 +26,11 @@ from seqdni.synthesizer import Synthesizer
 from seqdni.trainer import Model, Trainer
 
 __all__ = [
+    "Agreement",
     "Boundary",
     "Chunk",
     "Core",
+    "Horizon",
     "LSTMState",
     "LeastSquares",
     "Meter",
@@ -46,6 +49,7 @@ __all__ = [
     "leaves",
     "map_state",
     "masked_sum",
+    "measure_horizon",
     "pack",
     "reset_rows",
     "squared_error",

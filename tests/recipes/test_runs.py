@@ -125,6 +125,34 @@ def test_copy_learns(tmp_path):
     assert result_of(tmp_path / "run")["solved_length"] >= 2
 
 
+def test_horizon_of_a_copy_run(tmp_path, capsys):
+    """Least squares, trained for a while on one length, points the right way at its boundaries."""
+    out = tmp_path / "run"
+    run("copy", "--updates", 250, "--out", out, "--threads", 1)
+    capsys.readouterr()
+    assert main(["horizon", str(out), "--length", "3"]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads((out / "horizon.json").read_text())
+    assert [row["step"] for row in found["boundaries"]] == [4]
+    assert found["boundaries"][0]["cosine"] > 0.5
+    assert -1 <= found["tbptt_cosine"] < 1
+    assert f"{found['dni_cosine']:.3f}" in printed
+    assert (out / "horizon.png").stat().st_size > 1000
+    assert main(["horizon", str(out), "--length", "1"]) == 1
+    assert "no boundary to look at" in capsys.readouterr().err
+
+
+def test_horizon_of_a_text_run(tmp_path, verse, capsys):
+    out = tmp_path / "run"
+    run("lm", "--corpus", verse, "--updates", 20, "--out", out, *TINY)
+    assert main(["horizon", str(out), "--length", "4"]) == 0
+    found = json.loads((out / "horizon.json").read_text())
+    assert [row["step"] for row in found["boundaries"]] == [8, 16, 24]
+    run("lm", "--corpus", verse, "--updates", 5, "--trainer", "tbptt", "--out", out / "2", *TINY)
+    assert main(["horizon", str(out / "2")]) == 1
+    assert "it has no synthesizer" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("trainer", ["tbptt", "dni", "dni-aux"])
 def test_lm_runs_and_eval_recomputes_it(trainer, tmp_path, verse, capsys):
     out = tmp_path / "run"

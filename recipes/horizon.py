@@ -1,0 +1,98 @@
+"""``seqdni horizon DIR``: how far the credit of a trained run reaches, as numbers and a picture."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from recipes.build import build_model, build_trainer
+from recipes.directory import RunDirectory
+from recipes.errors import RunError, one_line
+from recipes.options import RunOptions, device_of
+from seqdni import Chunk, Horizon, measure_horizon
+
+
+def measure(
+    directory: RunDirectory, options: RunOptions, chunks: list[Chunk], inputs: int, outputs: int
+) -> Horizon:
+    """Measure a run's last checkpoint on held-out chunks.
+
+    Args:
+        directory: of the run.
+        options: its options.
+        chunks: held-out data, consecutive.
+        inputs: number of input symbols.
+        outputs: number of output symbols.
+
+    Returns:
+        Agreement of synthetic with true gradients.
+
+    Raises:
+        RunError: the run has no synthesizer, or there is no boundary in the data.
+    """
+    if options.trainer not in ("dni", "dni-aux"):
+        raise RunError(f"{directory.path} is a run of {options.trainer}: it has no synthesizer")
+    if len(chunks) < 2:
+        raise RunError(
+            f"the data is one chunk of {options.chunk_len} steps: no boundary to look at; "
+            "give a greater --length"
+        )
+    saved = directory.load("last")
+    trainer = build_trainer(options, build_model(options, inputs, outputs), 1.0)
+    try:
+        trainer.load_state_dict(saved["trainer"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        where = directory.path / "last.pt"
+        raise RunError(f"{where} does not fit its config.yaml: {one_line(error)}") from None
+    assert trainer.boundary is not None
+    device = device_of(options)
+    here = [(x.to(device), y.to(device), mask, reset) for x, y, mask, reset in chunks]
+    return measure_horizon(trainer.model, trainer.boundary, here)
+
+
+def report(directory: RunDirectory, found: Horizon) -> str:
+    """Write horizon.json and, where matplotlib is installed, horizon.png.
+
+    Args:
+        directory: of the run.
+        found: what was measured.
+
+    Returns:
+        A table.
+    """
+    rows = [agreement._asdict() for agreement in found.boundaries]
+    directory.write_json("horizon.json", found._asdict() | {"boundaries": rows})
+    lines = ["step  cosine  norm ratio      R2"]
+    lines += [
+        f"{row['step']:>4}  {row['cosine']:>6.3f}  {row['norm_ratio']:>10.3f}  {row['r2']:>6.3f}"
+        for row in rows
+    ]
+    lines += [
+        "",
+        "weight gradient against full BPTT's:  cosine  norm ratio",
+        f"  truncated                           {found.tbptt_cosine:>6.3f}"
+        f"  {found.tbptt_norm_ratio:>10.3f}",
+        f"  with synthetic gradients            {found.dni_cosine:>6.3f}"
+        f"  {found.dni_norm_ratio:>10.3f}",
+    ]
+    if _plot(directory, rows):
+        lines += ["", f"picture in {directory.path}/horizon.png"]
+    return "\n".join(lines)
+
+
+def _plot(directory: RunDirectory, rows: list[dict[str, Any]]) -> bool:
+    try:
+        figures = importlib.import_module("matplotlib.figure")
+    except ImportError:
+        return False
+    figure = figures.Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    steps = [row["step"] for row in rows]
+    for name, label in (("cosine", "cosine"), ("norm_ratio", "norm ratio"), ("r2", "R²")):
+        axes.plot(steps, [max(row[name], -1.0) for row in rows], "o-", label=label)
+    axes.axhline(0, color="black", linewidth=0.5)
+    axes.set_xlabel("step of the boundary")
+    axes.set_ylabel("synthetic against true state gradient")
+    axes.legend()
+    figure.savefig(directory.path / "horizon.png", dpi=150)
+    return True

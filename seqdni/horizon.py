@@ -1,0 +1,168 @@
+r"""How far credit reaches: synthetic against true gradients, on held-out chunks.
+
+Shapes: B rows, S features of a packed state.
+
+The true gradient of all remaining loss at a boundary comes from unrolling the chunks as one graph,
+so the memory is that of full BPTT over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from seqdni.boundary import Boundary
+from seqdni.chunk import Chunk, nobody, rows_of
+from seqdni.core import unroll
+from seqdni.losses import cross_entropy, masked_sum
+from seqdni.state import State, cut, detach, leaves, map_state, pack, unpack
+from seqdni.trainer import Model
+
+
+class Agreement(NamedTuple):
+    """Synthetic against true state gradient at one boundary, over all rows and features.
+
+    Args:
+        step: steps from the first chunk's start to the boundary.
+        cosine: of the angle between the two; 0 is no information, 1 the right direction.
+        norm_ratio: length of the synthetic over that of the true one.
+        r2: share of the true gradient's energy that is predicted; 0 for a prediction of zero.
+    """
+
+    step: int
+    cosine: float
+    norm_ratio: float
+    r2: float
+
+
+class Horizon(NamedTuple):
+    """What :func:`measure_horizon` finds.
+
+    Args:
+        boundaries: one :class:`Agreement` a boundary, in order.
+        tbptt_cosine: of the weight gradient of TBPTT with that of full BPTT.
+        dni_cosine: of the weight gradient of DNI, as consumed, with that of full BPTT.
+        tbptt_norm_ratio: length of TBPTT's weight gradient over full BPTT's.
+        dni_norm_ratio: the same for DNI.
+    """
+
+    boundaries: list[Agreement]
+    tbptt_cosine: float
+    dni_cosine: float
+    tbptt_norm_ratio: float
+    dni_norm_ratio: float
+
+
+def measure_horizon(
+    model: Model,
+    boundary: Boundary,
+    chunks: Sequence[Chunk],
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+) -> Horizon:
+    """Compare DNI and TBPTT with full BPTT over a few consecutive chunks.
+
+    Args:
+        model: as in training.
+        boundary: as in training; it learns nothing here.
+        chunks: at least two, from the beginning of a stream or an episode, on the model's device
+            but for masks; what follows the last is taken to be no loss.
+        loss: as in training.
+
+    Returns:
+        Agreement at each boundary between two chunks, and of the weight gradients.
+
+    Raises:
+        ValueError: fewer than two chunks.
+
+    Example:
+        >>> from torch import nn
+        >>> from seqdni import LeastSquares, OneHot, SequenceModel, TorchCore
+        >>> model = SequenceModel(OneHot(3), TorchCore(nn.GRU(3, 4)), nn.Linear(4, 3))
+        >>> x = torch.randint(3, (2, 5))
+        >>> found = measure_horizon(model, Boundary(LeastSquares(4)), [(x, x, None, None)] * 3)
+        >>> [agreement.step for agreement in found.boundaries]
+        [2, 4]
+    """
+    if len(chunks) < 2:
+        raise ValueError(f"got {len(chunks)} chunk, expected at least 2: one boundary between them")
+    weights = list(model.parameters())
+    state = model.initial_state(chunks[0][0].shape[1])
+    total, ends = torch.zeros((), device=chunks[0][0].device), []
+    for chunk in chunks:
+        nats, state = _run(model, chunk, state, loss)
+        total = total + nats
+        ends.append(state)
+    inner = [leaf for end in ends[:-1] for leaf in leaves(end)]
+    grads = torch.autograd.grad(total, [*weights, *inner], allow_unused=True)
+    full = _flat(grads[: len(weights)], weights)
+    arrived = iter(_or_zero(grads[len(weights) :], inner))
+    boundaries, step = [], 0
+    for chunk, end in zip(chunks, ends[:-1], strict=False):
+        step += len(chunk[0])
+        true_BS = pack(map_state(lambda _: next(arrived), end))
+        said_BS = boundary.consumed(boundary.predict(detach(end)), _continues(chunk))
+        boundaries.append(_agreement(step, said_BS, true_BS))
+    tbptt = _chunked(model, None, chunks, loss)
+    dni = _chunked(model, boundary, chunks, loss)
+    cosines = [torch.cosine_similarity(part, full, dim=0).item() for part in (tbptt, dni)]
+    ratios = [(part.norm() / full.norm()).item() for part in (tbptt, dni)]
+    return Horizon(boundaries, *cosines, *ratios)
+
+
+def _run(
+    model: Model, chunk: Chunk, state: State, loss: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, State]:
+    inputs, targets, mask, should_reset = chunk
+    outputs, state = unroll(model, inputs, state, should_reset)
+    mask = None if mask is None else mask.to(inputs.device)
+    return masked_sum(loss(outputs, targets), mask), state
+
+
+def _chunked(
+    model: Model,
+    boundary: Boundary | None,
+    chunks: Sequence[Chunk],
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """The summed weight gradient of chunk after chunk, bridged or not."""
+    weights = list(model.parameters())
+    state = model.initial_state(chunks[0][0].shape[1])
+    total = torch.zeros(sum(weight.numel() for weight in weights), device=weights[0].device)
+    for k, chunk in enumerate(chunks):
+        nats, end = _run(model, chunk, cut(state), loss)
+        outputs, given = [nats], [torch.ones_like(nats)]
+        if boundary is not None and k < len(chunks) - 1 and not nobody(_continues(chunk)):
+            said_BS = boundary.consumed(boundary.predict(detach(end)), _continues(chunk))
+            outputs += leaves(end)
+            given += leaves(unpack(said_BS, like=end))
+        total += _flat(torch.autograd.grad(outputs, weights, given, allow_unused=True), weights)
+        state = detach(end)
+    return total
+
+
+def _continues(chunk: Chunk) -> Tensor | None:
+    mask = rows_of(chunk[3]).continues
+    return None if mask is None else mask.to(chunk[0].device)
+
+
+def _or_zero(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+    pairs = zip(grads, like, strict=True)
+    return [torch.zeros_like(x) if grad is None else grad for grad, x in pairs]
+
+
+def _flat(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
+    return torch.cat([grad.flatten() for grad in _or_zero(grads, like)])
+
+
+def _agreement(step: int, said_BS: Tensor, true_BS: Tensor) -> Agreement:
+    said, true = said_BS.double().flatten(), true_BS.double().flatten()
+    energy = true.square().sum().clamp_min(1e-300)
+    return Agreement(
+        step,
+        torch.cosine_similarity(said, true, dim=0, eps=1e-150).item(),
+        (said.norm() / energy.sqrt()).item(),
+        (1 - (said - true).square().sum() / energy).item(),
+    )

@@ -1,0 +1,60 @@
+"""The diagnostics, checked where the answer is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from oracles import ExactSynthesizer, make_model, make_stream, split
+
+from seqdni import Boundary, LeastSquares, measure_horizon, state_size
+
+SIZES = [4, 4, 4]
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+def test_an_exact_synthesizer_agrees_everywhere(kind):
+    model = make_model(kind, 2)
+    chunks = split(make_stream(12, 3, resets=False), SIZES)
+    boundary = Boundary(ExactSynthesizer(model, chunks))
+    exact = boundary.synthesizer.forward
+    said = []
+
+    def remember(state, context=None):  # it is asked twice for each boundary, in order
+        if len(said) < 2:
+            said.append(exact(state))
+            return said[-1]
+        said.append(None)
+        return said[len(said) - 3]
+
+    boundary.synthesizer.forward = remember
+    found = measure_horizon(model, boundary, chunks)
+    assert [agreement.step for agreement in found.boundaries] == [4, 8]
+    for agreement in found.boundaries:
+        assert agreement[1:] == pytest.approx((1.0, 1.0, 1.0))
+    assert found.dni_cosine == pytest.approx(1.0)
+    assert found.dni_norm_ratio == pytest.approx(1.0)
+    assert found.tbptt_cosine < 0.9999
+
+
+def test_a_synthesizer_of_zeros_is_tbptt():
+    model = make_model("lstm", 1)
+    boundary = Boundary(LeastSquares(state_size(model.initial_state(1))).double(), bound=10.0)
+    found = measure_horizon(model, boundary, split(make_stream(12, 3, resets=False), SIZES))
+    assert found.dni_cosine == found.tbptt_cosine
+    assert found.dni_norm_ratio == found.tbptt_norm_ratio
+    assert [agreement[1:] for agreement in found.boundaries] == [(0.0, 0.0, 0.0)] * 2
+
+
+def test_it_leaves_no_trace():
+    model = make_model("gru", 1)
+    boundary = Boundary(LeastSquares(6).double())
+    measure_horizon(model, boundary, split(make_stream(12, 3, resets=True), SIZES))
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert boundary.synthesizer.moments.abs().max() == 0
+
+
+def test_one_chunk_has_no_boundary():
+    model = make_model("gru", 1)
+    with pytest.raises(ValueError, match="got 1 chunk, expected at least 2"):
+        measure_horizon(model, Boundary(LeastSquares(6)), [make_stream(4, 2, resets=False)])
+    assert torch.is_grad_enabled()
