@@ -123,7 +123,7 @@ class RunOptions:
         1.0, "factor on the synthetic gradient where the model consumes it", at_least=0
     )
     bound: float | None = for_dni(
-        10.0,
+        1.0,
         "largest synthetic gradient of a row, as a multiple of the usual target; null: no bound",
         above=0,
     )
