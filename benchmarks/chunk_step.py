@@ -17,22 +17,24 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from seqdni import Boundary, OneHot, SequenceModel, Synthesizer, TorchCore, Trainer
+from seqdni import Boundary, LeastSquares, OneHot, SequenceModel, Synthesizer, TorchCore, Trainer
 
 SYMBOLS = 50
 EPISODE = 8  # chunks
-# The recipes' default, the same with the auxiliary task, the paper's width, and the linear one.
+# MLP as the recipes build it, with the auxiliary task, with the paper's width; linear; solved.
 SYNTHESIZERS = {
-    "dni": lambda hidden: {"hidden_sizes": (hidden // 2,)},
-    "dni-aux": lambda hidden: {"hidden_sizes": (hidden // 2,), "aux": True},
-    "dni wide": lambda hidden: {"hidden_sizes": (hidden,)},
-    "dni linear": lambda hidden: {"hidden_sizes": ()},
+    "dni": lambda hidden: Synthesizer(2 * hidden, (hidden // 2,)),
+    "dni-aux": lambda hidden: Synthesizer(2 * hidden, (hidden // 2,), aux=True),
+    "dni wide": lambda hidden: Synthesizer(2 * hidden, (hidden,)),
+    "dni linear": lambda hidden: Synthesizer(2 * hidden, ()),
+    "dni rls": lambda hidden: LeastSquares(2 * hidden),
 }
 
 
@@ -66,15 +68,12 @@ def with_trainer(name: str, steps: int, hidden: int, rows: int, device: str) -> 
     model = SequenceModel(OneHot(SYMBOLS), core, nn.Linear(hidden, SYMBOLS)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     if name in SYNTHESIZERS:
-        boundary = Boundary(Synthesizer(2 * hidden, **SYNTHESIZERS[name](hidden))).to(device)
-        trainer = Trainer(
-            model,
-            optimizer,
-            boundary=boundary,
-            synth_optimizer=torch.optim.Adam(boundary.parameters(), lr=1e-3, fused=True),
-            clip=1.0,
-            synth_clip=1.0,
-        )
+        boundary = Boundary(SYNTHESIZERS[name](hidden), bound=1.0).to(device)
+        learn: dict[str, Any] = {}
+        if name != "dni rls":
+            descent = torch.optim.Adam(boundary.parameters(), lr=1e-3, fused=True)
+            learn = {"synth_optimizer": descent, "synth_clip": 1.0}
+        trainer = Trainer(model, optimizer, boundary=boundary, clip=1.0, **learn)
     else:
         trainer = Trainer(model, optimizer, clip=1.0)
     length = steps * EPISODE if name == "bptt" else steps
