@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import nn
 
-from recipes.directory import RunDirectory
 from recipes.errors import RunError, one_line
 from recipes.options import RunOptions, device_of
 from seqdni import (
@@ -52,14 +54,14 @@ def build_model(options: RunOptions, inputs: int, outputs: int) -> SequenceModel
 
 
 def load_model(
-    directory: RunDirectory, options: RunOptions, checkpoint: str, inputs: int, outputs: int
+    saved: dict[str, Any], path: Path, options: RunOptions, inputs: int, outputs: int
 ) -> SequenceModel:
     """A trained model.
 
     Args:
-        directory: of its run.
+        saved: a checkpoint of its run.
+        path: of that checkpoint, for the message.
         options: of its run.
-        checkpoint: ``last`` or ``best``.
         inputs: number of input symbols.
         outputs: number of output symbols.
 
@@ -67,15 +69,13 @@ def load_model(
         The model on its device.
 
     Raises:
-        RunError: there is no such checkpoint, or it does not fit the options.
+        RunError: the checkpoint does not fit the options.
     """
-    saved = directory.load(checkpoint)
     model = build_model(options, inputs, outputs)
     try:
         model.load_state_dict(saved["trainer"]["model"])
     except (KeyError, TypeError, RuntimeError) as error:
-        where = directory.path / f"{checkpoint}.pt"
-        raise RunError(f"{where} does not fit its config.yaml: {one_line(error)}") from None
+        raise RunError(f"{path} does not fit its config.yaml: {one_line(error)}") from None
     return model
 
 

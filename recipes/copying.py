@@ -257,8 +257,11 @@ def _level(task: EpisodicTask, progress: dict[str, Any], length: int | None) -> 
 def _trained(directory: RunDirectory, options: CopyOptions) -> tuple[SequenceModel, dict[str, Any]]:
     """The last model of a run, and the run's progress."""
     task = task_of(options)
-    model = load_model(directory, options, "last", task.input_size, task.output_size)
-    return model, directory.load("last")["progress"]
+    saved = directory.load("last")
+    model = load_model(
+        saved, directory.path / "last.pt", options, task.input_size, task.output_size
+    )
+    return model, saved["progress"]
 
 
 def _held_out(model: Model, options: CopyOptions, progress: dict[str, Any]) -> dict[str, Any]:

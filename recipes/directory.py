@@ -149,9 +149,12 @@ class RunDirectory:
         if not path.exists():
             raise RunError(f"{self.path} has no {name}.pt: the run stopped before a checkpoint")
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            saved = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged file makes of torch.load
             raise RunError(f"{path} cannot be read as a checkpoint: {one_line(error)}") from None
+        if not isinstance(saved, dict) or not {"trainer", "stream", "progress"} <= saved.keys():
+            raise RunError(f"{path} does not fit: it is no checkpoint of a run")
+        return saved
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file.

@@ -280,10 +280,10 @@ def _trained(
     directory: RunDirectory, options: Options
 ) -> tuple[SequenceModel, CharVocabulary, dict[str, Any]]:
     """The best model of a run, its vocabulary, and the run's progress when it was saved."""
-    progress = directory.load("best")["progress"]
-    vocabulary = CharVocabulary(progress["symbols"])
-    model = load_model(directory, options, "best", len(vocabulary), len(vocabulary))
-    return model, vocabulary, progress
+    saved = directory.load("best")
+    vocabulary = CharVocabulary(saved["progress"]["symbols"])
+    model = load_model(saved, directory.path / "best.pt", options, len(vocabulary), len(vocabulary))
+    return model, vocabulary, saved["progress"]
 
 
 def held_out(

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from seqdni.synthesizer import with_context
+
 
 class LeastSquares(nn.Module):
     r"""Linear synthesizer by recursive least squares with forgetting.
@@ -145,15 +147,9 @@ class LeastSquares(nn.Module):
         self.weight.copy_(torch.where(failed == 0, solution, self.weight))
 
     def _features(self, state_BS: Tensor, context_BK: Tensor | None) -> Tensor:
-        got = 0 if context_BK is None else context_BK.shape[1]
-        if got != self.context_size:
-            raise ValueError(
-                f"the synthesizer was built with context_size={self.context_size}, got "
-                f"{got or 'no'} context features"
-            )
-        parts = [state_BS] if context_BK is None else [state_BS, context_BK]
-        one = torch.ones(len(state_BS), 1, dtype=state_BS.dtype, device=state_BS.device)
-        return torch.cat([*parts, one], dim=1).to(self.weight.dtype)
+        x = with_context(state_BS, context_BK, self.context_size)
+        one = torch.ones(len(x), 1, dtype=x.dtype, device=x.device)
+        return torch.cat([x, one], dim=1).to(self.weight.dtype)
 
     def get_extra_state(self) -> dict[str, int]:
         """How many steps it has made, for the state_dict."""

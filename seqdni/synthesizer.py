@@ -120,15 +120,8 @@ class Synthesizer(nn.Module):
         Raises:
             ValueError: the context is missing, unwanted or of another width.
         """
-        got = 0 if context_BK is None else context_BK.shape[1]
-        if got != self.context_size:
-            raise ValueError(
-                f"the synthesizer was built with context_size={self.context_size}, got "
-                f"{got or 'no'} context features"
-            )
-        parameter = self.head.weight
-        x = state_BS if context_BK is None else torch.cat([state_BS, context_BK], dim=1)
-        return self.trunk(x.to(parameter.dtype))
+        x = with_context(state_BS, context_BK, self.context_size)
+        return self.trunk(x.to(self.head.weight.dtype))
 
     def loss(
         self,
@@ -191,6 +184,35 @@ class Synthesizer(nn.Module):
             if head is not None:
                 head.weight.mul_(ratio)
                 head.bias.mul_(ratio)
+
+
+def with_context(
+    state_BS: Float[Tensor, "B S"], context_BK: Float[Tensor, "B K"] | None, context_size: int
+) -> Float[Tensor, "B features"]:
+    """What a synthesizer reads: the state and, if it was built for one, the context.
+
+    Args:
+        state_BS: the packed state.
+        context_BK: the context, or None.
+        context_size: K that the synthesizer was built with; 0 for none.
+
+    Returns:
+        ``[B, S + K]``.
+
+    Raises:
+        ValueError: the context is missing, unwanted or of another width.
+
+    Example:
+        >>> with_context(torch.zeros(2, 3), torch.ones(2, 1), context_size=1).shape
+        torch.Size([2, 4])
+    """
+    got = 0 if context_BK is None else context_BK.shape[1]
+    if got != context_size:
+        raise ValueError(
+            f"the synthesizer was built with context_size={context_size}, got "
+            f"{got or 'no'} context features"
+        )
+    return state_BS if context_BK is None else torch.cat([state_BS, context_BK], dim=1)
 
 
 def _zero_linear(inputs: int, outputs: int) -> nn.Linear:

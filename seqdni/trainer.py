@@ -168,7 +168,7 @@ class Trainer:
                 next_valid_B=self._here(restarts.spans),
                 final_B=self._here(final),
             )
-            self._descend(synth_loss)
+            self._teach(synth_loss)
 
         self.carry = detach(end)
         self.chunks += 1
@@ -233,7 +233,7 @@ class Trainer:
         """Whether the synthesizer learns: by descent, or, without parameters, in closed form."""
         if self.boundary is None or not self.boundary.training:
             return False
-        return self.synth_optimizer is not None or not any(True for _ in self.boundary.parameters())
+        return self.synth_optimizer is not None or not list(self.boundary.parameters())
 
     def _update(self) -> None:
         self._window = 0
@@ -246,7 +246,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.updates += 1
 
-    def _descend(self, synth_loss: Tensor) -> None:
+    def _teach(self, synth_loss: Tensor) -> None:
         assert self.boundary is not None
         if self.synth_optimizer is not None:
             synth_loss.backward()

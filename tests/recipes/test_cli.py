@@ -238,6 +238,17 @@ def test_unknown_symbols_are_named(run_of_lm, capsys):
     assert "character 'Z' at position 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", [[1, 2], {}, {"trainer": 3}], ids=str)
+def test_foreign_checkpoints_of_a_text_run_are_named(run_of_lm, capsys, content):
+    for name in ("best", "last"):
+        torch.save(content, f"out/{name}.pt")
+    for command, name in (("eval", "best"), ("sample", "best"), ("horizon", "last")):
+        assert main([command, "out"]) == 1
+        error = capsys.readouterr().err
+        assert f"{name}.pt does not fit" in error
+        assert error.count("\n") == 1
+
+
 def test_another_text_can_be_scored(run_of_lm, capsys):
     Path("other.txt").write_text("dcba " * 10)
     assert main(["eval", "out", "--text", "other.txt"]) == 0
