@@ -79,6 +79,21 @@ class TokenStream:
         self.epoch += end == self._steps
         return chunk
 
+    def peek(self, steps: int) -> Batch | None:
+        """The next steps without going on to them; fewer or None at the epoch's end.
+
+        Args:
+            steps: how many, >= 1.
+
+        Returns:
+            What the next chunk begins with; None where the next step begins an epoch.
+        """
+        begin, end = self._cursor, min(self._cursor + steps, self._steps)
+        if begin == 0:
+            return None
+        tokens_UB = _read(self._tokens, self._steps, self.batch_size, begin, end)
+        return _chunk(tokens_UB, is_first=False, is_last=end == self._steps)
+
     def state_dict(self) -> dict[str, Any]:
         """Primitives that continue the stream exactly."""
         return {"cursor": self._cursor, "epoch": self.epoch, "steps": self._steps}

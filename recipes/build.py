@@ -100,7 +100,9 @@ def build_trainer(options: RunOptions, model: SequenceModel, loss_scale: float) 
     if options.trainer in ("bptt", "tbptt"):
         return Trainer(model, optimizer, **common)
     size = state_size(model.initial_state(1))
-    if options.synthesizer == "rls":
+    if options.synthesizer == "none":
+        synthesizer = None
+    elif options.synthesizer == "rls":
         synthesizer = LeastSquares(
             size,
             forgetting=options.forgetting,
@@ -117,7 +119,7 @@ def build_trainer(options: RunOptions, model: SequenceModel, loss_scale: float) 
     control = CONTROLS[options.control]
     boundary = Boundary(synthesizer, options.grad_scale, options.bound, control)
     boundary.to(device_of(options))
-    if options.synthesizer != "rls":
+    if options.synthesizer in ("mlp", "linear"):
         descent = torch.optim.Adam(boundary.parameters(), lr=options.synth_lr, fused=True)
         common |= {"synth_optimizer": descent, "synth_clip": options.synth_clip}
     return Trainer(

@@ -47,7 +47,8 @@ def measure(
     assert trainer.boundary is not None
     device = device_of(options)
     here = [(x.to(device), y.to(device), mask, reset) for x, y, mask, reset in chunks]
-    return measure_horizon(trainer.model, trainer.boundary, here)
+    known = getattr(options, "look_ahead", 0)
+    return measure_horizon(trainer.model, trainer.boundary, here, steps_known=known)
 
 
 def report(directory: RunDirectory, found: Horizon) -> str:

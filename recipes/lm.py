@@ -55,6 +55,12 @@ class Options(RunOptions):
     evaluations: int = option(
         10, "validations during the run, at most one each --log-every", at_least=1
     )
+    look_ahead: int = for_dni(
+        0,
+        "K: steps after a chunk whose gradient is taken by running the model on over them; the "
+        "synthesizer is asked for what lies beyond",
+        at_least=0,
+    )
     # An endless stream: at full scale the bootstrapped targets feed on themselves and diverge.
     grad_scale: float = for_dni(
         0.1, "factor on the synthetic gradient where the model consumes it", at_least=0
@@ -73,6 +79,10 @@ def prepare(options: Options) -> None:
         RunError: naming the option.
     """
     check(options, synthesizer="mlp")
+    if options.synthesizer == "none" and not options.look_ahead:
+        raise RunError(
+            "--synthesizer none without --look-ahead is plain tbptt; use --trainer tbptt"
+        )
     if options.trainer == "bptt":
         raise RunError(
             "--trainer bptt unrolls whole episodes, and a text has no end of episode; "
@@ -131,7 +141,9 @@ def run(session: Session) -> dict[str, Any]:
     evaluations = session.options.evaluations
     done = int(session.fraction() * evaluations)  # fewer than before where the run was prolonged
     progress["evaluated"] = min(progress["evaluated"], done)
-    for row in session.train(session.stream, work=lambda: trainer.updates):
+    steps = session.options.look_ahead
+    ahead = (lambda: session.stream.peek(steps)) if steps else (lambda: None)
+    for row in session.train(session.stream, lambda: trainer.updates, ahead):
         if session.fraction() * evaluations >= progress["evaluated"] + 1:
             row["valid_bpc"] = round(_validate(session, corpus), 5)
             row["note"] = f"valid {row['valid_bpc']:.3f}"

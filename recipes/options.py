@@ -13,7 +13,7 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # pyri
 
 from recipes.errors import RunError
 
-SYNTHESIZERS = ("rls", "mlp", "linear")
+SYNTHESIZERS = ("rls", "mlp", "linear", "none")
 
 
 def option(
@@ -93,11 +93,11 @@ class RunOptions:
     update_every: Literal["episode"] | int = option(
         1, "chunks whose gradients make one update, or 'episode'", at_least=1
     )
-    synthesizer: Literal["rls", "mlp", "linear"] | None = for_dni(
+    synthesizer: Literal["rls", "mlp", "linear", "none"] | None = for_dni(
         None,
         "rls: linear, by recursive least squares; mlp: one hidden ReLU layer on the raw state, by "
         "Adam (the paper's, and what dni-aux needs); linear: the same without the hidden layer; "
-        "null: rls for episodes, mlp for text and for dni-aux",
+        "none: nothing beyond the steps of --look-ahead; null: the recipe's choice",
     )
     forgetting: float = for_dni(
         0.97, "weight that the past keeps from chunk to chunk", ("rls",), above=0, at_most=1

@@ -48,7 +48,12 @@ class Session:
         self.seconds = 0.0  # of training, evaluations not counted
         self.reported = 0.0  # work at the last report
 
-    def train(self, chunks: Iterable[Chunk], work: Callable[[], float]) -> Iterator[dict[str, Any]]:
+    def train(
+        self,
+        chunks: Iterable[Chunk],
+        work: Callable[[], float],
+        ahead: Callable[[], Chunk | None] = lambda: None,
+    ) -> Iterator[dict[str, Any]]:
         """Train until a limit is reached, and hand out a row of metrics every ``log_every``.
 
         What the caller adds to the row is logged with it, but for ``note``, which only the progress
@@ -58,6 +63,7 @@ class Session:
         Args:
             chunks: the stream, or an iterator over it.
             work: what ``log_every`` counts, so far: updates, episodes.
+            ahead: the steps after the chunk that was drawn last, if they are known.
 
         Yields:
             A row: update, tokens, seconds, train_bits, synth_loss (1: no better than
@@ -75,7 +81,7 @@ class Session:
         with _stop_requests() as stopping, self._bar() as bar:
             clock = time.perf_counter()
             while not self._done():
-                trainer.step(next(source))
+                trainer.step(next(source), ahead=ahead())
                 reporting = work() - self.reported >= options.log_every
                 sums = trainer.meter.read() if reporting else {}  # waits for the device
                 now = time.perf_counter()

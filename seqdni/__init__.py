@@ -6,6 +6,7 @@ from seqdni.chunk import Chunk, whole_episodes
 from seqdni.core import Core, TorchCore, unroll
 from seqdni.horizon import Agreement, Horizon, measure_horizon
 from seqdni.least_squares import LeastSquares
+from seqdni.look_ahead import look_ahead
 from seqdni.losses import cross_entropy, masked_sum, squared_error, to_bits, to_perplexity
 from seqdni.meter import Meter
 from seqdni.model import OneHot, SequenceModel
@@ -47,6 +48,7 @@ __all__ = [
     "cut",
     "detach",
     "leaves",
+    "look_ahead",
     "map_state",
     "masked_sum",
     "measure_horizon",

@@ -76,7 +76,8 @@ class Boundary(nn.Module):
     the synthesizer to per-example-sum units, independent of batch size and normalisation.
 
     Args:
-        synthesizer: predicts the gradient from the packed state.
+        synthesizer: predicts the gradient from the packed state; None predicts zero, for a trainer
+            that only looks ahead.
         grad_scale: factor on the synthetic gradient where it is consumed. 1 trusts the prediction;
             on an endless stream a factor below 1 keeps bootstrapped targets from growing.
         bound: largest root mean square of a row's synthetic gradient where it is consumed, as a
@@ -98,7 +99,7 @@ class Boundary(nn.Module):
 
     def __init__(
         self,
-        synthesizer: Synthesizer | LeastSquares,
+        synthesizer: Synthesizer | LeastSquares | None,
         grad_scale: float = 1.0,
         bound: float | None = None,
         control: Callable[[Tensor], Tensor] | None = None,
@@ -117,7 +118,7 @@ class Boundary(nn.Module):
     @property
     def aux(self) -> bool:
         """Whether the synthesizer has an Aux head, which wants the next synthetic gradient."""
-        return self.synthesizer.aux_head is not None
+        return self.synthesizer is not None and self.synthesizer.aux_head is not None
 
     @torch.no_grad()
     def predict(
@@ -132,7 +133,10 @@ class Boundary(nn.Module):
         Returns:
             A constant, per-example-sum units.
         """
-        return self.synthesizer(pack(state), context_BK)
+        packed_BS = pack(state)
+        if self.synthesizer is None:
+            return torch.zeros_like(packed_BS)
+        return self.synthesizer(packed_BS, context_BK)
 
     @torch.no_grad()
     def consumed(
@@ -147,14 +151,38 @@ class Boundary(nn.Module):
         Returns:
             A constant, per-example-sum units.
         """
-        grad_BS = predicted_BS if self.control is None else self.control(predicted_BS)
+        return self.passed_on(self.trusted(predicted_BS), continues_B)
+
+    @torch.no_grad()
+    def trusted(self, predicted_BS: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
+        """A prediction, bounded and scaled.
+
+        Args:
+            predicted_BS: from :meth:`predict`.
+
+        Returns:
+            A constant, per-example-sum units.
+        """
+        grad_BS = predicted_BS
         if self.bound is not None:
             grad_BS = self.level.bounded(grad_BS, self.bound)
-        if self.grad_scale != 1:
-            grad_BS = grad_BS * self.grad_scale
-        if continues_B is None:
-            return grad_BS
-        return grad_BS.masked_fill(~continues_B[:, None], 0.0)
+        return grad_BS if self.grad_scale == 1 else grad_BS * self.grad_scale
+
+    @torch.no_grad()
+    def passed_on(
+        self, grad_BS: Float[Tensor, "B S"], continues_B: Bool[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B S"]:
+        """A gradient as it crosses the boundary: under the control, 0 where the episode ended.
+
+        Args:
+            grad_BS: what is known or trusted of the future's gradient.
+            continues_B: rows whose episode goes on after the chunk; None if all do.
+
+        Returns:
+            A constant, per-example-sum units.
+        """
+        grad_BS = grad_BS if self.control is None else self.control(grad_BS)
+        return grad_BS if continues_B is None else grad_BS.masked_fill(~continues_B[:, None], 0.0)
 
     def synthetic_grad(
         self,
@@ -221,7 +249,12 @@ class Boundary(nn.Module):
 
         Returns:
             A scalar whose backward pass reaches only the synthesizer.
+
+        Raises:
+            ValueError: there is no synthesizer.
         """
+        if self.synthesizer is None:
+            raise ValueError("this boundary has no synthesizer to teach")
         target_BS = target_grad(start) / loss_scale
         if self.bound is not None and self.training:
             self.level.update(target_BS, valid_B, final_B)

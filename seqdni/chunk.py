@@ -14,15 +14,71 @@ them would wait for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from seqdni.core import Core, unroll
+from seqdni.losses import masked_sum
 from seqdni.state import State, leaves
 
 Chunk: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+
+
+def run_chunk(
+    model: Core,
+    chunk: Chunk,
+    start: State,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    autocast: torch.dtype | None = None,
+) -> tuple[Tensor, State]:
+    r"""A chunk's summed loss :math:`\sum_{t,b} mask_{t,b} \, \ell_{t,b}` and the state at its end.
+
+    Args:
+        model: what is run.
+        chunk: wherever its tensors are.
+        start: the state at its start, on the model's device.
+        loss: ``(outputs, targets) -> [T, B]``.
+        autocast: compute the model in this type where that is safe; the loss is in float32.
+
+    Returns:
+        A scalar, and the state after the last step.
+    """
+    inputs, targets, mask, should_reset = chunk
+    device = leaves(start)[0].device
+    with torch.autocast(device.type, autocast, enabled=autocast is not None):
+        outputs, end = unroll(model, inputs.to(device, non_blocking=True), start, should_reset)
+    outputs = outputs.float() if autocast else outputs
+    mask = None if mask is None else mask.to(device, non_blocking=True)
+    return masked_sum(loss(outputs, targets.to(device, non_blocking=True)), mask), end
+
+
+def steps_ahead(chunks: Sequence[Chunk], steps: int) -> Chunk:
+    """The first steps of the given chunks, as far as they reach.
+
+    Args:
+        chunks: consecutive, at least one.
+        steps: how many, >= 1.
+
+    Returns:
+        One chunk.
+
+    Example:
+        >>> x = torch.arange(6).view(6, 1)
+        >>> first, second = (x[:4], x[:4], None, None), (x[4:], x[4:], None, None)
+        >>> steps_ahead([first, second], 5)[0].flatten()
+        tensor([0, 1, 2, 3, 4])
+    """
+    enough, got = [], 0
+    for chunk in chunks:
+        if got < steps:
+            enough.append(chunk)
+            got += len(chunk[0])
+    inputs, targets, mask, should_reset = _join(enough)
+    parts = (inputs[:steps], targets[:steps], None if mask is None else mask[:steps])
+    return *parts, None if should_reset is None else should_reset[: steps + 1]
 
 
 def whole_episodes(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
@@ -64,7 +120,13 @@ def _join(chunks: list[Chunk]) -> Chunk:
             for m, y in zip(masks, inputs, strict=True)
         ]
         mask = torch.cat(filled)
-    should_reset = torch.cat([part[:-1] for part in resets[:-1]] + [resets[-1]])
+    should_reset = None
+    if any(part is not None for part in resets):
+        filled = [
+            torch.zeros(len(x) + 1, x.shape[1], dtype=torch.bool) if part is None else part
+            for part, x in zip(resets, inputs, strict=True)
+        ]
+        should_reset = torch.cat([part[:-1] for part in filled[:-1]] + [filled[-1]])
     return torch.cat(inputs), torch.cat(targets), mask, should_reset
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from seqdni.boundary import Boundary
-from seqdni.chunk import Chunk, nobody, rows_of
-from seqdni.core import unroll
-from seqdni.losses import cross_entropy, masked_sum
+from seqdni.chunk import Chunk, nobody, rows_of, run_chunk, steps_ahead
+from seqdni.look_ahead import ahead_grad
+from seqdni.losses import cross_entropy
 from seqdni.state import State, cut, detach, leaves, map_state, pack, unpack
 from seqdni.trainer import Model
 
@@ -61,6 +61,7 @@ def measure_horizon(
     boundary: Boundary,
     chunks: Sequence[Chunk],
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    steps_known: int = 0,
 ) -> Horizon:
     """Compare DNI and TBPTT with full BPTT over a few consecutive chunks.
 
@@ -70,6 +71,7 @@ def measure_horizon(
         chunks: at least two, from the beginning of a stream or an episode, on the model's device
             but for masks; what follows the last is taken to be no loss.
         loss: as in training.
+        steps_known: steps that the trainer looks ahead.
 
     Returns:
         Agreement at each boundary between two chunks, and of the weight gradients.
@@ -92,7 +94,7 @@ def measure_horizon(
     state = model.initial_state(chunks[0][0].shape[1])
     total, ends = torch.zeros((), device=chunks[0][0].device), []
     for chunk in chunks:
-        nats, state = _run(model, chunk, state, loss)
+        nats, state = run_chunk(model, chunk, state, loss)
         total = total + nats
         ends.append(state)
     inner = [leaf for end in ends[:-1] for leaf in leaves(end)]
@@ -100,25 +102,16 @@ def measure_horizon(
     full = _flat(grads[: len(weights)], weights)
     arrived = iter(_or_zero(grads[len(weights) :], inner))
     boundaries, step = [], 0
-    for chunk, end in zip(chunks, ends[:-1], strict=False):
-        step += len(chunk[0])
+    for k, end in enumerate(ends[:-1]):
+        step += len(chunks[k][0])
         true_BS = pack(map_state(lambda _: next(arrived), end))
-        said_BS = boundary.consumed(boundary.predict(detach(end)), _continues(chunk))
+        said_BS = _said(model, boundary, chunks[k:], end, loss, steps_known)
         boundaries.append(_agreement(step, said_BS, true_BS))
-    tbptt = _chunked(model, None, chunks, loss)
-    dni = _chunked(model, boundary, chunks, loss)
+    tbptt = _chunked(model, None, chunks, loss, 0)
+    dni = _chunked(model, boundary, chunks, loss, steps_known)
     cosines = [torch.cosine_similarity(part, full, dim=0).item() for part in (tbptt, dni)]
     ratios = [(part.norm() / full.norm()).item() for part in (tbptt, dni)]
     return Horizon(boundaries, *cosines, *ratios)
-
-
-def _run(
-    model: Model, chunk: Chunk, state: State, loss: Callable[[Tensor, Tensor], Tensor]
-) -> tuple[Tensor, State]:
-    inputs, targets, mask, should_reset = chunk
-    outputs, state = unroll(model, inputs, state, should_reset)
-    mask = None if mask is None else mask.to(inputs.device)
-    return masked_sum(loss(outputs, targets), mask), state
 
 
 def _chunked(
@@ -126,21 +119,38 @@ def _chunked(
     boundary: Boundary | None,
     chunks: Sequence[Chunk],
     loss: Callable[[Tensor, Tensor], Tensor],
+    steps_known: int,
 ) -> Tensor:
     """The summed weight gradient of chunk after chunk, bridged or not."""
     weights = list(model.parameters())
     state = model.initial_state(chunks[0][0].shape[1])
     total = torch.zeros(sum(weight.numel() for weight in weights), device=weights[0].device)
     for k, chunk in enumerate(chunks):
-        nats, end = _run(model, chunk, cut(state), loss)
+        nats, end = run_chunk(model, chunk, cut(state), loss)
         outputs, given = [nats], [torch.ones_like(nats)]
         if boundary is not None and k < len(chunks) - 1 and not nobody(_continues(chunk)):
-            said_BS = boundary.consumed(boundary.predict(detach(end)), _continues(chunk))
+            said_BS = _said(model, boundary, chunks[k:], end, loss, steps_known)
             outputs += leaves(end)
             given += leaves(unpack(said_BS, like=end))
         total += _flat(torch.autograd.grad(outputs, weights, given, allow_unused=True), weights)
         state = detach(end)
     return total
+
+
+def _said(
+    model: Model,
+    boundary: Boundary,
+    chunks: Sequence[Chunk],
+    end: State,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    steps_known: int,
+) -> Tensor:
+    """What is consumed at the end of the first of these chunks."""
+    end, continues_B = detach(end), _continues(chunks[0])
+    if not steps_known:
+        return boundary.consumed(boundary.predict(end), continues_B)
+    ahead = steps_ahead(chunks[1:], steps_known)
+    return ahead_grad(boundary, model, ahead, end, continues_B, loss)
 
 
 def _continues(chunk: Chunk) -> Tensor | None:

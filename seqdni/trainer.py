@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from seqdni.boundary import Boundary, backward_from
-from seqdni.chunk import Chunk, check_shapes, lockstep_end, nobody, rows_of
-from seqdni.core import Core, unroll
-from seqdni.losses import cross_entropy, masked_sum
+from seqdni.chunk import Chunk, check_shapes, lockstep_end, nobody, rows_of, run_chunk
+from seqdni.core import Core
+from seqdni.look_ahead import ahead_grad
+from seqdni.losses import cross_entropy
 from seqdni.meter import Meter
 from seqdni.state import State, cut, detach, leaves, map_state
 
@@ -116,7 +117,12 @@ class Trainer:
         self._window = 0  # chunks since the last update
         self._window_has_gradient = False
 
-    def step(self, chunk: Chunk, context: tuple[Tensor, Tensor] | None = None) -> None:
+    def step(
+        self,
+        chunk: Chunk,
+        context: tuple[Tensor, Tensor] | None = None,
+        ahead: Chunk | None = None,
+    ) -> None:
         """Train on one chunk: forward, one backward pass, synthesizer, and an update if it is due.
 
         An update window without a scored step and without a bootstrap has no gradient, and is
@@ -126,13 +132,23 @@ class Trainer:
             chunk: see :mod:`seqdni.chunk`. Row b continues row b of the chunk before.
             context: ``[B, K]`` each, what the synthesizer may see at the chunk's start and at its
                 end, if it was built with ``context_size``.
+            ahead: the steps after the chunk as far as they are known, any number of them. The
+                gradient from these is then exact (see :func:`seqdni.look_ahead`), and the
+                synthesizer is asked for what lies beyond.
 
         Raises:
-            ValueError: shapes that do not fit, or ``update_every="episode"`` on a stream without
-                lock-step episodes.
+            ValueError: shapes that do not fit, ``update_every="episode"`` on a stream without
+                lock-step episodes, or ``ahead`` without a boundary to carry its gradient over.
         """
-        inputs, targets, mask, should_reset = chunk
+        _, _, mask, should_reset = chunk
         steps, rows = check_shapes(chunk, self.carry)
+        if ahead is not None:
+            if (got := check_shapes(ahead, None)[1]) != rows:
+                raise ValueError(f"ahead has {got} rows, the chunk {rows}")
+            if self.boundary is None:
+                raise ValueError("ahead needs a boundary; without a synthesizer: Boundary(None)")
+            if context is not None:
+                raise ValueError("give the synthesizer a context or look ahead, not both")
         scored = steps * rows if mask is None else int(mask.sum())
         restarts = rows_of(should_reset)
         episode_over = self.update_every == "episode" and lockstep_end(restarts.ended)
@@ -144,15 +160,18 @@ class Trainer:
 
         start = cut(self.carry) if self.carry is not None else self.model.initial_state(rows)
         with torch.set_grad_enabled(bool(scored or bootstraps)):
-            with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-                outputs, end = unroll(self.model, self._here(inputs), start, should_reset)
-            outputs = outputs.float() if self.autocast else outputs
-            nats = masked_sum(self.loss(outputs, self._here(targets)), self._here(mask))
+            nats, end = run_chunk(self.model, chunk, start, self.loss, self.autocast)
         predicted_BS = None
-        if boundary is not None and (bootstraps or boundary.aux):
+        if boundary is not None and (boundary.aux or (bootstraps and ahead is None)):
             predicted_BS = boundary.predict(end, at_end)
-        if boundary is not None and bootstraps and predicted_BS is not None:
-            grad_BS = boundary.consumed(predicted_BS, self._here(restarts.continues))
+        if boundary is not None and bootstraps:
+            continues_B = self._here(restarts.continues)
+            if ahead is not None:
+                known = (ahead, detach(end), continues_B, self.loss, self.autocast)
+                grad_BS = ahead_grad(boundary, self.model, *known)
+            else:
+                assert predicted_BS is not None
+                grad_BS = boundary.consumed(predicted_BS, continues_B)
             backward_from(nats * factor, end, grad_BS * factor)
         elif scored:
             (nats * factor).backward()
@@ -231,7 +250,7 @@ class Trainer:
     @property
     def _learns(self) -> bool:
         """Whether the synthesizer learns: by descent, or, without parameters, in closed form."""
-        if self.boundary is None or not self.boundary.training:
+        if self.boundary is None or not self.boundary.training or self.boundary.synthesizer is None:
             return False
         return self.synth_optimizer is not None or not list(self.boundary.parameters())
 

@@ -131,3 +131,20 @@ def test_errors():
     state = TokenStream(tokens_of(9), 2, 3).state_dict()
     with pytest.raises(ValueError, match="rows of 4 steps, these have 2"):
         TokenStream(tokens_of(9), 4, 3).load_state_dict(state)
+
+
+def test_peeking_shows_the_next_steps_and_moves_nothing():
+    stream = TokenStream(np.arange(23), batch_size=2, chunk_len=4)
+    assert stream.peek(3) is None
+    for _ in range(2):
+        next(stream)
+        seen = stream.peek(3)
+        following = TokenStream(np.arange(23), batch_size=2, chunk_len=4)
+        following.load_state_dict(stream.state_dict())
+        expected = next(following)
+        steps = min(3, len(expected.inputs))
+        assert torch.equal(seen.inputs, expected.inputs[:steps])
+        assert torch.equal(seen.targets, expected.targets[:steps])
+    assert seen.should_reset[-1].all()  # the epoch ends there
+    next(stream)
+    assert stream.peek(3) is None

@@ -1,0 +1,112 @@
+r"""Looking ahead: where the next steps of a stream are known, their credit need not be guessed.
+
+Shapes: K steps ahead, B rows, S features of a packed state.
+
+In language modelling the next tokens are known while a chunk is trained. From the state alone the
+gradient of the future on text is almost unpredictable: it depends on which symbols come, and on how
+badly the model will predict them. The model itself can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from seqdni.boundary import Boundary
+from seqdni.chunk import Chunk, rows_of, run_chunk
+from seqdni.core import Core
+from seqdni.losses import cross_entropy
+from seqdni.state import State, cut, leaves, map_state, pack, unpack
+
+
+def look_ahead(
+    model: Core,
+    ahead: Chunk,
+    end: State,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    beyond: Callable[[State], Float[Tensor, "B S"]] | None = None,
+    autocast: torch.dtype | None = None,
+) -> Float[Tensor, "B S"]:
+    r"""The gradient of the next K steps' loss with respect to a state, by running the model on.
+
+    .. math:: \hat g(s) = \frac{\partial}{\partial s}
+              \Big( \sum_{k=1}^{K} \ell_k + \langle \hat g_{beyond}(s_K), s_K \rangle \Big)
+
+    Exact over those steps; what lies beyond them is left to a synthesizer. It costs about K / T of
+    a chunk, and O(K) memory after the chunk's own. The weights' gradient from these steps is not
+    taken here: it comes with the next chunk.
+
+    Args:
+        model: in training.
+        ahead: the K steps after the chunk; a row that restarts in them gets credit up to there.
+        end: the state at the chunk's end, a constant.
+        loss: ``(outputs, targets) -> [K, B]``.
+        beyond: the synthetic gradient at the state after the K steps; None: no credit comes from
+            there.
+        autocast: compute in this type where that is safe.
+
+    Returns:
+        A constant, per-example-sum units.
+
+    Example:
+        >>> from torch import nn
+        >>> from seqdni import OneHot, SequenceModel, TorchCore
+        >>> model = SequenceModel(OneHot(3), TorchCore(nn.GRU(3, 4)), nn.Linear(4, 3))
+        >>> tokens = torch.randint(3, (2 + 1, 5))
+        >>> look_ahead(model, (tokens[:-1], tokens[1:], None, None), model.initial_state(5)).shape
+        torch.Size([5, 4])
+    """
+    start = cut(end)
+    with torch.enable_grad():
+        nats, far = run_chunk(model, ahead, start, loss, autocast)
+    roots, given = [nats], [torch.ones_like(nats)]
+    if beyond is not None:
+        roots += leaves(far)
+        given += leaves(unpack(beyond(far), like=far))
+    grads = torch.autograd.grad(roots, leaves(start), given, allow_unused=True)
+    found = iter(grads)
+    return pack(map_state(lambda leaf: _or_zero(next(found), leaf), start))
+
+
+def ahead_grad(
+    boundary: Boundary,
+    model: Core,
+    ahead: Chunk,
+    end: State,
+    continues_B: Bool[Tensor, " B"] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    autocast: torch.dtype | None = None,
+) -> Float[Tensor, "B S"]:
+    """What crosses a boundary when steps after it are known: exact over them, synthetic beyond.
+
+    Args:
+        boundary: its synthesizer is asked beyond the known steps, its bound and scale apply there;
+            its control applies to the whole.
+        model: in training.
+        ahead: the known steps.
+        end: the state at the chunk's end, a constant.
+        continues_B: rows whose episode goes on after the chunk; None if all do.
+        loss: ``(outputs, targets) -> [K, B]``.
+        autocast: compute in this type where that is safe.
+
+    Returns:
+        A constant, per-example-sum units.
+    """
+
+    def beyond(far: State) -> Tensor:
+        goes_on_B = rows_of(ahead[3]).continues
+        grad_BS = boundary.trusted(boundary.predict(far))
+        if goes_on_B is None:
+            return grad_BS
+        return grad_BS.masked_fill(~goes_on_B.to(grad_BS.device)[:, None], 0.0)
+
+    further = None if boundary.synthesizer is None else beyond
+    grad_BS = look_ahead(model, ahead, end, loss, further, autocast)
+    return boundary.passed_on(grad_BS, continues_B)
+
+
+def _or_zero(grad: Tensor | None, leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if grad is None else grad
