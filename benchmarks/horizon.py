@@ -1,0 +1,323 @@
+"""How far credit reaches: copy tasks and text, by trainer, synthesizer, control and T.
+
+A study is a list of experiments, declared below; an experiment is a grid of ``seqdni run``
+commands. They are run in parallel processes, each ends with a row in a file of JSON lines, and what
+has a row is not run again: a study that was stopped goes on with the same command. Afterwards, or
+with ``--render``, the rows become tables and figures of docs/horizon.md.
+
+    python benchmarks/horizon.py --quick
+    python benchmarks/horizon.py --data-dir DIR
+    python benchmarks/horizon.py --only copy search --dry-run
+    python benchmarks/horizon.py --render --compare copy "DNI" "TBPTT, lr 0.001"
+
+The times that it announces are guesses, from two busy cores; for a GPU from nothing measured. Runs
+that share a machine disturb each other, so read a row's ``wall_seconds`` as a rough number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from render import compare, tables, write_page
+from study import (
+    ROOT,
+    Experiment,
+    Place,
+    Run,
+    carry_out,
+    missing,
+    needs_ptb,
+    read_rows,
+    state,
+    unique,
+)
+
+from recipes.errors import RunError
+from recipes.options import RunOptions, device_of
+
+TUNED = 1e-3  # TBPTT's learning rate in ``search``
+TBPTT, DNI = f"TBPTT, lr {TUNED:g}", "DNI"
+
+COPY_ARMS: dict[str, dict[str, Any]] = {
+    TBPTT: {"trainer": "tbptt", "lr": TUNED},
+    "TBPTT, lr 0.003": {"trainer": "tbptt", "lr": 3e-3},
+    DNI: {"trainer": "dni"},
+    "DNI, shuffled": {"trainer": "dni", "control": "shuffled"},
+    "DNI, MLP": {"trainer": "dni", "synthesizer": "mlp"},
+    "DNI + Aux, MLP": {"trainer": "dni-aux"},
+    "full BPTT": {"trainer": "bptt"},
+}
+PTB_ARMS: dict[str, dict[str, Any]] = {
+    "TBPTT": {"trainer": "tbptt"},
+    DNI: {"trainer": "dni"},
+    "DNI, shuffled": {"trainer": "dni", "control": "shuffled"},
+}
+# As many settings of each: a grid for TBPTT, one change at a time for DNI.
+SEARCH_TBPTT = [
+    {"lr": lr, "forget_bias": bias}
+    for bias in (0.0, 1.0)
+    for lr in (3e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1e-2)
+]
+SEARCH_DNI: list[dict[str, Any]] = [
+    *({"lr": lr} for lr in (1e-3, 2e-3, 3e-3, 6e-3)),
+    {"forget_bias": 1.0},
+    {"forgetting": 0.9},
+    {"forgetting": 0.99},
+    {"ridge": 1e-5},
+    {"ridge": 1e-3},
+    {"bound": 10.0},
+    {"bound": None},
+    {"solve_every": 1},
+]
+
+
+def horizons(*lengths: int) -> dict[str, dict[str, Any]]:
+    """Columns: one a truncation length."""
+    return {f"T={length}": {"chunk_len": length} for length in lengths}
+
+
+def settings(name: str, trainer: str, changes: Sequence[dict[str, Any]]) -> dict[str, dict]:
+    """Arms of a search, named by what they set."""
+    return {
+        ", ".join([name, *(f"{k.replace('_', ' ')} {v}" for k, v in change.items())]): {
+            "trainer": trainer,
+            **change,
+        }
+        for change in changes
+    }
+
+
+def cpu(ptb_tokens: int = 500_000) -> list[Experiment]:
+    """The study at sizes for two cores and an hour."""
+    search = settings("TBPTT", "tbptt", SEARCH_TBPTT) | settings("DNI", "dni", SEARCH_DNI)
+    minute = {"max_seconds": 60.0, "updates": 1_000_000}
+    text = {"corpus": "ptb", "max_tokens": ptb_tokens, "updates": 10**9, "evaluations": 2}
+    return [
+        Experiment(
+            "search", "Copy, 4000 updates, search", "copy", search, horizons(4), {}, "search"
+        ),
+        Experiment("copy", "Copy, 4000 updates", "copy", COPY_ARMS, horizons(2, 4, 8)),
+        Experiment(
+            "repeat-copy", "Repeat-copy, 4000 updates", "repeat-copy", COPY_ARMS, horizons(4)
+        ),
+        Experiment(
+            "copy-60s",
+            "Copy, 60 s of training on one thread",
+            "copy",
+            {arm: COPY_ARMS[arm] for arm in (TBPTT, DNI, "full BPTT")},
+            horizons(4),
+            minute,
+        ),
+        Experiment(
+            "ptb",
+            f"Penn Treebank, {ptb_tokens:,} characters",
+            "lm",
+            PTB_ARMS,
+            horizons(2, 4, 8, 20),
+            text,
+        ),
+    ]
+
+
+def quick(ptb_tokens: int = 500_000) -> list[Experiment]:
+    """Some of the same cells, in five minutes."""
+    of = {experiment.name: experiment for experiment in cpu(ptb_tokens)}
+    arms = (TBPTT, DNI, "DNI, shuffled")
+    return [
+        of["copy"].part(arms, ["T=4"]),
+        of["repeat-copy"].part(["TBPTT, lr 0.003", DNI], ["T=4"], 1),
+        of["ptb"].part(["TBPTT", DNI], ["T=8"], 1),
+    ]
+
+
+def paper(ptb_tokens: int = 50_000_000) -> list[Experiment]:
+    """The sizes and rates of arXiv 1608.05343, for a GPU: days of it, so choose with --only."""
+    copy = {"hidden": 256, "batch": 256, "lr": 7e-5, "updates": 100_000}
+    text = {"hidden": 1024, "batch": 256, "lr": 7e-5, "updates": 10**9}
+    text |= {"corpus": "ptb", "max_tokens": ptb_tokens, "evaluations": 20}
+    scaled = {"synth_lr": 7e-5, "grad_scale": 0.1, "bound": None, "synthesizer": "mlp"}
+    arms: dict[str, dict[str, Any]] = {"TBPTT": {"trainer": "tbptt"}}
+    narrow, wide = ({**scaled, "synth_hidden": width} for width in (256, 1024))
+    mlp = {"DNI, MLP": {"trainer": "dni"}, "DNI + Aux, MLP": {"trainer": "dni-aux"}}
+    copying = (
+        arms
+        | {arm: {**what, **narrow} for arm, what in mlp.items()}
+        | {
+            DNI: {"trainer": "dni"},
+            "DNI, shuffled": {"trainer": "dni", "control": "shuffled"},
+        }
+    )
+    reading = arms | {arm: {**what, **wide} for arm, what in mlp.items()}
+    characters = f"Penn Treebank, {ptb_tokens:,} characters"
+    return [
+        Experiment("copy", "Copy", "copy", copying, horizons(2, 3, 4, 5), copy),
+        Experiment(
+            "repeat-copy", "Repeat-copy", "repeat-copy", copying, horizons(2, 3, 4, 5), copy
+        ),
+        Experiment("ptb", characters, "lm", reading, horizons(2, 3, 4, 5, 8), text),
+        Experiment("ptb-long", characters, "lm", arms, horizons(20, 40), text),
+    ]
+
+
+PRESETS: dict[str, Callable[..., list[Experiment]]] = {"cpu": cpu, "quick": quick, "paper": paper}
+
+# Milliseconds of a chunk by its synthesizer, and of a step; seconds to start, to evaluate.
+CHUNK_MS = {
+    "cpu": {None: 1.2, "rls": 2.0, "mlp": 2.0, "linear": 2.0},
+    "cuda": {None: 3, "rls": 6, "mlp": 5, "linear": 5},
+}
+STEP_MS = {"copy": 0.1, "repeat-copy": 0.1, "lm": 1.0}
+EPISODE = {"copy": 12, "repeat-copy": 20}  # steps, on average over a run
+
+
+def estimate(run: Run, device: str) -> float:
+    """Seconds that a run will take, about.
+
+    Args:
+        run: of a study.
+        device: cpu, cuda ...
+
+    Returns:
+        Seconds.
+    """
+    recipe, options = run.cell.recipe, run.cell.options
+    if options["max_seconds"] is not None:
+        return 5 + options["max_seconds"]
+    kind = "cpu" if device == "cpu" else "cuda"
+    synthesizer = options.get("synthesizer")
+    chunk_ms = CHUNK_MS[kind][synthesizer] * (1.4 if options["trainer"] == "dni-aux" else 1)
+    step_ms = STEP_MS[recipe] if kind == "cpu" else 0.1
+    if recipe == "lm":
+        steps = options["updates"] * options["update_every"] * options["chunk_len"]
+        if options["max_tokens"] is not None:
+            steps = min(steps, options["max_tokens"] / options["batch"])
+        chunks = steps / options["chunk_len"]
+        return 12 + 4 * options["evaluations"] + (2.5 * chunks * chunk_ms + steps * step_ms) / 1e3
+    steps = EPISODE[recipe] * (2 if options["trainer"] == "bptt" else 1)
+    chunks = 1 if options["trainer"] == "bptt" else steps / options["chunk_len"] + 0.5
+    return 4 + options["updates"] * (chunks * chunk_ms + steps * step_ms) / 1e3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a study, or only say or show what is there.
+
+    Args:
+        argv: its words; None takes the process's.
+
+    Returns:
+        The exit status: 0, 1 where a run failed, 130 where the user stopped it.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    given = parser.parse_args(words)
+    preset = "quick" if given.quick else given.preset
+    size = [] if given.ptb_tokens is None else [given.ptb_tokens]
+    experiments = {each.name: each for each in PRESETS[preset](*size)}
+    if unknown := sorted({*(given.only or []), *(given.compare or [])[:1]} - set(experiments)):
+        parser.error(
+            f"{', '.join(unknown)}: no such experiment; there are {', '.join(experiments)}"
+        )
+    if given.compare and (bad := set(given.compare[1:]) - set(experiments[given.compare[0]].arms)):
+        parser.error(f"{' and '.join(sorted(bad))}: no arm of {given.compare[0]}")
+    if given.jobs is not None and given.jobs < 1:
+        parser.error(f"--jobs is {given.jobs}, expected at least 1")
+    chosen = [each for name, each in experiments.items() if not given.only or name in given.only]
+    device = given.device or ("cuda" if preset == "paper" else "cpu")
+    place = Place(
+        rows=Path(given.rows or ROOT / "benchmarks" / "results" / f"horizon-{preset}.jsonl"),
+        out=Path(given.out or ROOT / "runs" / f"horizon-{preset}"),
+        jobs=given.jobs or ((os.cpu_count() or 1) if device == "cpu" else 1),
+        device=device,
+        data_dir=Path(given.data_dir) if given.data_dir else None,
+    )
+    failed = False
+    if not given.render:
+        runs = [run for each in chosen for run in each.runs()]
+        if not place.has_ptb() and any(map(needs_ptb, runs)):
+            print(
+                "Penn Treebank is skipped: "
+                + (f"no ptb.train.txt in {given.data_dir}" if given.data_dir else "no --data-dir")
+                + " (the folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt)"
+            )
+            runs = [run for run in runs if not needs_ptb(run)]
+        announce(runs, place, each_run=given.dry_run)
+        if given.dry_run:
+            return 0
+        try:
+            device_of(RunOptions(device=device))
+        except RunError as error:
+            parser.error(str(error))
+        failures, stopped = carry_out(runs, place, estimate)
+        for run, line in failures:
+            print(f"failed: {run}: {line}", file=sys.stderr)
+        if stopped:
+            left = len(missing(runs, place))
+            print(f"stopped, {left} runs left; the same command goes on:")
+            print("  python benchmarks/horizon.py " + shlex.join(words))
+            return 130
+        failed = bool(failures)
+    rows = read_rows(place.rows)
+    for each in chosen:
+        print(f"\n{tables(each, rows)}")
+    written = write_page(Path(given.page), preset, chosen, rows)
+    print(f"\n{given.page}: {', '.join(written) or f'shows nothing of the preset {preset}'}")
+    if given.compare:
+        print(f"\n{compare(experiments[given.compare[0]], rows, *given.compare[1:])}")
+    return int(failed)
+
+
+def announce(runs: Sequence[Run], place: Place, each_run: bool) -> None:
+    """Say what is to be done and how long it will take.
+
+    Args:
+        runs: of the study.
+        place: where.
+        each_run: also list them.
+    """
+    todo = missing(runs, place)
+    for run in todo if each_run else []:
+        print(f"{estimate(run, place.device):6.0f} s  {state(run, place):<8}  {run}")
+    minutes = sum(estimate(run, place.device) for run in todo) / place.jobs / 60
+    found = sum(state(run, place) == "finished" for run in todo)
+    print(
+        f"{len(unique(runs))} runs, {len(todo)} of them to do, {found} of those found finished in "
+        f"{place.out}; about {minutes:.0f} minutes, {place.jobs} at a time on {place.device}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--preset", choices=list(PRESETS), default="cpu", help="default: cpu")
+    add("--quick", action="store_true", help="the same as --preset quick")
+    add("--only", nargs="+", metavar="EXPERIMENT", help="these experiments (default: all)")
+    add("--jobs", type=int, metavar="N", help="runs at a time (default: the cores; 1 on a GPU)")
+    add("--device", help="default: cpu, one thread a run; paper: cuda")
+    add("--data-dir", metavar="DIR", help="folder of ptb.train.txt ...; without, ptb is skipped")
+    add(
+        "--ptb-tokens", type=int, metavar="N", help="characters to train on (default: the preset's)"
+    )
+    add("--out", metavar="DIR", help="folders of the runs (default: runs/horizon-PRESET)")
+    add("--rows", metavar="FILE", help="default: benchmarks/results/horizon-PRESET.jsonl")
+    add("--page", metavar="FILE", default=ROOT / "docs" / "horizon.md", help="to write tables into")
+    add("--dry-run", action="store_true", help="list what would be run")
+    add("--render", action="store_true", help="run nothing, write tables and figures")
+    add(
+        "--compare",
+        nargs=3,
+        metavar=("EXPERIMENT", "ARM", "ARM"),
+        help="also print the difference of two arms, paired by seed, with its standard error",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

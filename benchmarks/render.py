@@ -1,0 +1,261 @@
+"""Rows of a study as markdown tables, figures and comparisons."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from study import Experiment, Run, key
+
+# What a table of a recipe shows: the last one is also drawn. A search never looks at test data.
+METRICS = {
+    "copy": ("solved_length",),
+    "repeat-copy": ("solved_steps",),
+    "lm": ("valid_bpc", "test_bpc"),
+}
+NAMES = {
+    "solved_length": "longest sequence solved, N",
+    "solved_steps": "longest sequence solved, N x R (means of their product)",
+    "valid_bpc": "validation, bits per character",
+    "test_bpc": "test, bits per character",
+}
+Rows = Mapping[str, Mapping[str, Any]]  # by the key of their cell
+
+
+class Difference(NamedTuple):
+    """A difference of means over pairs."""
+
+    mean: float
+    error: float  # standard error
+    pairs: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3g} ± {self.error:.2g} ({self.pairs} pairs)"
+
+
+def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
+    """Mean of ``first`` minus ``second`` over the seeds that both have, with its standard error.
+
+    A pair shares its seed, hence initial weights and data.
+
+    Args:
+        first: values by seed.
+        second: values by seed.
+
+    Returns:
+        The difference; its error is NaN for fewer than two pairs, and so is the mean for none.
+
+    Example:
+        >>> print(paired_difference({21: 8, 22: 8, 23: 7}, {21: 5, 22: 4, 23: 4}))
+        +3.33 ± 0.33 (3 pairs)
+    """
+    differences = [first[seed] - second[seed] for seed in first if seed in second]
+    return Difference(*mean_and_error(differences), len(differences))
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error, NaN where there are too few values.
+
+    Args:
+        values: independent ones.
+
+    Returns:
+        Both.
+    """
+    nan = float("nan")
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else nan
+    return (statistics.fmean(values) if values else nan), error
+
+
+def metrics(experiment: Experiment) -> tuple[str, ...]:
+    """What its tables show.
+
+    Args:
+        experiment: one of the study's.
+
+    Returns:
+        Names of fields of a row.
+    """
+    shown = METRICS[experiment.recipe]
+    return shown[:1] if experiment.role == "search" else shown
+
+
+def values(experiment: Experiment, rows: Rows, metric: str) -> dict[tuple[str, str], dict]:
+    """A metric by arm and column, then by seed.
+
+    Args:
+        experiment: one of the study's.
+        rows: of the study.
+        metric: a field of its rows.
+
+    Returns:
+        Every arm and column, those without rows included.
+    """
+    found: dict[tuple[str, str], dict] = {}
+    for run in experiment.runs():
+        at_seed = found.setdefault((run.arm, run.column), {})
+        row = _row(run, rows)
+        if row is not None:
+            at_seed[run.seed] = row[metric]
+    return found
+
+
+def tables(experiment: Experiment, rows: Rows) -> str:
+    """Arms against columns: each seed's value, then mean ± standard error.
+
+    Args:
+        experiment: one of the study's.
+        rows: of the study.
+
+    Returns:
+        Markdown, a table a metric.
+    """
+    done = {(run.arm, run.column, run.seed): _row(run, rows) for run in experiment.runs()}
+    seeds = sorted({seed for _, _, seed in done})
+    parts = []
+    for metric in metrics(experiment):
+        where = f"seeds {', '.join(map(str, seeds))}"
+        lines = [f"{experiment.title}: {NAMES[metric]}; {where}.", ""]
+        lines += ["| | " + " | ".join(experiment.columns) + " |"]
+        lines += ["|---" * (1 + len(experiment.columns)) + "|"]
+        for arm in experiment.arms:
+            cells = [
+                _cell([done[arm, column, seed] for seed in seeds], metric)
+                for column in experiment.columns
+            ]
+            lines += [f"| {arm} | " + " | ".join(cells) + " |"]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def compare(experiment: Experiment, rows: Rows, first: str, second: str) -> str:
+    """The difference between two arms in each column.
+
+    Args:
+        experiment: one of the study's.
+        rows: of the study.
+        first: an arm.
+        second: the arm to take away.
+
+    Returns:
+        Lines.
+    """
+    lines = []
+    for metric in metrics(experiment):
+        found = values(experiment, rows, metric)
+        for column in experiment.columns:
+            difference = paired_difference(found[first, column], found[second, column])
+            lines.append(f"{experiment.name} {column}, {metric}: {first} - {second} = {difference}")
+    return "\n".join(lines)
+
+
+def write_page(page: Path, preset: str, experiments: Sequence[Experiment], rows: Rows) -> list[str]:
+    """Put tables between the page's markers, and draw the figures that it shows.
+
+    Args:
+        page: markdown with ``<!-- table PRESET/NAME -->`` and ``<!-- end -->``, and pictures
+            ``figures/PRESET-NAME.svg`` beside it.
+        preset: of the rows.
+        experiments: of the study; those that the page does not mention are left out.
+        rows: of the study.
+
+    Returns:
+        The names of what was written.
+    """
+    if not page.exists():
+        return []
+    text, written = page.read_text(encoding="utf-8"), []
+    for experiment in experiments:
+        marker = (
+            rf"(<!-- table {re.escape(preset)}/{re.escape(experiment.name)} -->\n).*?(<!-- end -->)"
+        )
+        table = tables(experiment, rows)
+        text, count = re.subn(
+            marker, lambda found, new=table: f"{found[1]}\n{new}\n\n{found[2]}", text, flags=re.S
+        )
+        if count:
+            written.append(f"table {preset}/{experiment.name}")
+        figure = f"figures/{preset}-{experiment.name}.svg"
+        if figure in text and draw(experiment, rows, page.parent / figure):
+            written.append(figure)
+    page.write_text(text, encoding="utf-8")
+    return written
+
+
+def draw(experiment: Experiment, rows: Rows, path: Path) -> bool:
+    """A point for each seed and a bar at their mean, by arm and column; the same bytes each time.
+
+    Args:
+        experiment: one of the study's.
+        rows: of the study.
+        path: of the SVG.
+
+    Returns:
+        False where matplotlib is not installed.
+    """
+    try:
+        matplotlib = importlib.import_module("matplotlib")
+        figures = importlib.import_module("matplotlib.figure")
+    except ImportError:
+        return False
+    metric = metrics(experiment)[-1]
+    found = values(experiment, rows, metric)
+    with matplotlib.rc_context({"svg.hashsalt": "seqdni", "svg.fonttype": "none"}):
+        figure = figures.Figure(figsize=(8, 4), layout="constrained")
+        axes = figure.subplots()
+        step = 0.8 / len(experiment.arms)
+        for i, arm in enumerate(experiment.arms):
+            points: list[tuple[float, float]] = []
+            color = f"C{i}"
+            for k, column in enumerate(experiment.columns):
+                at = k - 0.4 + (i + 0.5) * step
+                here = [float(value) for _, value in sorted(found[arm, column].items())]
+                spread = 0.5 * step / max(len(here) - 1, 1)
+                points += [
+                    (at + (j - (len(here) - 1) / 2) * spread, value) for j, value in enumerate(here)
+                ]
+                if here:
+                    mean = statistics.fmean(here)
+                    axes.plot([at - 0.4 * step, at + 0.4 * step], [mean, mean], color=color)
+            axes.plot(
+                *zip(*points, strict=True) if points else ([], []),
+                "o",
+                color=color,
+                label=arm,
+                markersize=4,
+            )
+        axes.set_xticks(range(len(experiment.columns)), list(experiment.columns))
+        for k in range(1, len(experiment.columns)):
+            axes.axvline(k - 0.5, color="0.9")
+        axes.set_xlim(-0.5, len(experiment.columns) - 0.5)
+        axes.set_ylabel(NAMES[metric].split(" (")[0])
+        axes.grid(axis="y", alpha=0.3)
+        figure.legend(loc="outside right upper", fontsize="small", frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None, "Creator": None})
+    return True
+
+
+def _row(run: Run, rows: Rows) -> Mapping[str, Any] | None:
+    return rows.get(key(run.cell.recipe, run.cell.options))
+
+
+def _cell(rows: Sequence[Mapping[str, Any] | None], metric: str) -> str:
+    """Seeds' values separated by " / ", and their mean; a dash where there is none yet."""
+    there = [row for row in rows if row is not None]
+    if not there:
+        return ""
+    shown = " / ".join("-" if row is None else _value(row, metric) for row in rows)
+    mean, error = mean_and_error([row[metric] for row in there])
+    digits = 3 if metric.endswith("bpc") else 1
+    return shown if len(there) < 2 else f"{shown} ({mean:.{digits}f} ± {error:.{digits}f})"
+
+
+def _value(row: Mapping[str, Any], metric: str) -> str:
+    if metric == "solved_steps":
+        return f"{row['solved_length']}x{row['solved_repeats']}"
+    return f"{row[metric]:.3f}" if metric.endswith("bpc") else str(row[metric])
