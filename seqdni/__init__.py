@@ -2,6 +2,7 @@
 
 from seqdni import controls
 from seqdni.boundary import Boundary, bootstrap_term
+from seqdni.checkpointed import Checkpointed
 from seqdni.chunk import Chunk, whole_episodes
 from seqdni.core import Core, TorchCore, unroll
 from seqdni.horizon import Agreement, Horizon, measure_horizon
@@ -9,6 +10,7 @@ from seqdni.least_squares import LeastSquares
 from seqdni.losses import cross_entropy, masked_sum, squared_error, to_bits, to_perplexity
 from seqdni.meter import Meter
 from seqdni.model import OneHot, SequenceModel
+from seqdni.random_truncation import RandomTruncation, Reweighted
 from seqdni.state import (
     LSTMState,
     State,
@@ -28,6 +30,7 @@ from seqdni.trainer import Model, Trainer
 __all__ = [
     "Agreement",
     "Boundary",
+    "Checkpointed",
     "Chunk",
     "Core",
     "Horizon",
@@ -36,6 +39,8 @@ __all__ = [
     "Meter",
     "Model",
     "OneHot",
+    "RandomTruncation",
+    "Reweighted",
     "SequenceModel",
     "State",
     "Synthesizer",

@@ -14,10 +14,11 @@ them would wait for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from seqdni.state import State, leaves
@@ -49,23 +50,53 @@ def whole_episodes(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
     for chunk in chunks:
         episode.append(chunk)
         if lockstep_end(rows_of(chunk[3]).ended):
-            yield _join(episode)
+            yield join(episode)
             episode = []
 
 
-def _join(chunks: list[Chunk]) -> Chunk:
+def join(chunks: list[Chunk]) -> Chunk:
+    """Consecutive chunks as one.
+
+    Args:
+        chunks: at least one; each goes on where the one before ended.
+
+    Returns:
+        One chunk over all their steps.
+    """
     if len(chunks) == 1:
         return chunks[0]
     inputs, targets, masks, resets = zip(*chunks, strict=True)
     mask = None
     if any(part is not None for part in masks):
         filled = [
-            torch.ones(y.shape[:2], dtype=torch.bool) if m is None else m
-            for m, y in zip(masks, inputs, strict=True)
+            torch.ones(x.shape[:2], dtype=torch.bool) if m is None else m
+            for m, x in zip(masks, inputs, strict=True)
         ]
         mask = torch.cat(filled)
-    should_reset = torch.cat([part[:-1] for part in resets[:-1]] + [resets[-1]])
-    return torch.cat(inputs), torch.cat(targets), mask, should_reset
+    return torch.cat(inputs), torch.cat(targets), mask, join_resets(inputs, resets)
+
+
+def join_resets(
+    inputs: Sequence[Tensor], resets: Sequence[Tensor | None]
+) -> Bool[Tensor, "Tplus1 B"] | None:
+    """The restarts of consecutive chunks as one ``should_reset``; None where all are.
+
+    Where two chunks meet, the later one says whether a row restarts.
+
+    Args:
+        inputs: of each chunk, for their sizes.
+        resets: ``should_reset`` of each chunk.
+
+    Returns:
+        ``[T + 1, B]`` for the T steps of all chunks.
+    """
+    if all(reset is None for reset in resets):
+        return None
+    filled = [
+        torch.zeros(len(x) + 1, x.shape[1], dtype=torch.bool) if reset is None else reset
+        for x, reset in zip(inputs, resets, strict=True)
+    ]
+    return torch.cat([reset[:-1] for reset in filled[:-1]] + [filled[-1]])
 
 
 class Rows(NamedTuple):
