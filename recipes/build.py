@@ -12,8 +12,12 @@ from recipes.errors import RunError, one_line
 from recipes.options import RunOptions, device_of
 from seqdni import (
     Boundary,
+    Checkpointed,
     LeastSquares,
+    Model,
     OneHot,
+    RandomTruncation,
+    Reweighted,
     SequenceModel,
     Synthesizer,
     TorchCore,
@@ -73,10 +77,35 @@ def load_model(
     """
     model = build_model(options, inputs, outputs)
     try:
-        model.load_state_dict(saved["trainer"]["model"])
+        _wrapped(options, model).load_state_dict(saved["trainer"]["model"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise RunError(f"{path} does not fit its config.yaml: {one_line(error)}") from None
     return model
+
+
+def _wrapped(options: RunOptions, model: SequenceModel) -> Model:
+    """What the trainer trains: the model, in pieces or reweighted where the options ask for it."""
+    if options.recompute:
+        return Checkpointed(model, options.chunk_len)
+    if options.trainer == "random":
+        return Reweighted(model, options.chunk_len, options.cut_probability)
+    return model
+
+
+def build_stream(options: RunOptions, chunks: Any) -> Any:
+    """The stream that is trained on and saved.
+
+    Args:
+        options: trainer, seed.
+        chunks: a stream with ``state_dict`` and ``load_state_dict``.
+
+    Returns:
+        The stream itself; cut at random where the options ask for it, with the stream as its
+        ``chunks``.
+    """
+    if options.trainer == "random":
+        return RandomTruncation(chunks, options.cut_probability, options.seed)
+    return chunks
 
 
 def build_trainer(options: RunOptions, model: SequenceModel, loss_scale: float) -> Trainer:
@@ -97,8 +126,10 @@ def build_trainer(options: RunOptions, model: SequenceModel, loss_scale: float) 
         "autocast": torch.bfloat16 if options.precision == "bfloat16" else None,
     }
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)
-    if options.trainer in ("bptt", "tbptt"):
-        return Trainer(model, optimizer, **common)
+    if options.trainer == "overlap":
+        return Trainer(model, optimizer, history=options.history, **common)
+    if options.trainer in ("bptt", "tbptt", "random"):
+        return Trainer(_wrapped(options, model), optimizer, **common)
     size = state_size(model.initial_state(1))
     if options.synthesizer == "none":
         synthesizer = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -20,12 +20,20 @@ from corpora import (
     RepeatCopyTask,
     next_level,
 )
-from recipes.build import build_model, build_trainer, load_model
+from recipes.build import build_model, build_stream, build_trainer, load_model
 from recipes.directory import RunDirectory
 from recipes.errors import RunError
 from recipes.options import RunOptions, check, option
 from recipes.session import Session
-from seqdni import Model, SequenceModel, cross_entropy, masked_sum, to_bits, whole_episodes
+from seqdni import (
+    Chunk,
+    Model,
+    SequenceModel,
+    cross_entropy,
+    masked_sum,
+    to_bits,
+    whole_episodes,
+)
 
 SUMMARY = "read N symbols, then emit them; the curriculum makes N grow"
 REPEAT_SUMMARY = "read N symbols and a number R, then emit them R times; N and R grow in turn"
@@ -41,8 +49,8 @@ class CopyOptions(RunOptions):
         4,
         "T: steps of a chunk, the truncation length",
         at_least=1,
-        only=lambda options: options.trainer != "bptt",
-        when="a trainer that truncates",
+        only=lambda options: options.trainer != "bptt" or options.recompute,
+        when="a trainer that truncates, or --recompute true",
     )
     hidden: int = option(64, "units of a layer", at_least=1)
     lr: float = option(3e-3, "Adam's learning rate for the model", above=0)
@@ -123,6 +131,7 @@ def start(options: CopyOptions, directory: RunDirectory) -> Session:
     task = task_of(options)
     episodes = LockstepEpisodes if options.episodes == "lockstep" else BackToBackEpisodes
     stream = episodes(task, Level(), options.batch, options.chunk_len, options.seed)
+    stream = build_stream(options, stream)
     model = build_model(options, task.input_size, task.output_size)
     trainer = build_trainer(options, model, loss_scale=1.0)
     progress = {
@@ -142,12 +151,11 @@ def run(session: Session) -> dict[str, Any]:
     Returns:
         What result.json holds.
     """
-    options, progress, stream = session.options, session.progress, session.stream
+    options, progress = session.options, session.progress
     task = task_of(options)
-    chunks = _counted(stream, progress)
-    if options.trainer == "bptt":
-        chunks = whole_episodes(chunks)
-    for row in session.train(chunks, work=lambda: progress["episodes"]):
+    stream = session.stream.chunks if options.trainer == "random" else session.stream
+    chunks = whole_episodes(stream) if options.trainer == "bptt" else session.stream
+    for row in session.train(_counted(chunks, progress), work=lambda: progress["episodes"]):
         level = stream.level
         row.update(length=level.length, repeats=level.repeats, episodes=progress["episodes"])
         row["note"] = f"N={level.length}" + (f" R={level.repeats}" if level.repeats > 1 else "")
@@ -310,10 +318,12 @@ def held_out_bits(model: Model, task: EpisodicTask, level: Level) -> float:
     return to_bits(nats.item() / int(mask.sum()))
 
 
-def _counted(stream: Any, progress: dict[str, Any]) -> Iterator[Batch]:
-    """The stream, counting the episodes that a row has ended, on average over the rows."""
-    for chunk in stream:
-        progress["episodes"] += chunk.should_reset[1:].sum().item() / chunk.should_reset.shape[1]
+def _counted(chunks: Iterable[Chunk], progress: dict[str, Any]) -> Iterator[Chunk]:
+    """The chunks, counting the episodes that a row has ended, on average over the rows."""
+    for chunk in chunks:
+        should_reset = chunk[3]
+        assert should_reset is not None
+        progress["episodes"] += should_reset[1:].sum().item() / should_reset.shape[1]
         yield chunk
 
 

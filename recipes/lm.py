@@ -26,7 +26,7 @@ from corpora import (
     ptb_text,
     pydoc_text,
 )
-from recipes.build import build_model, build_trainer, load_model
+from recipes.build import build_model, build_stream, build_trainer, load_model
 from recipes.directory import RunDirectory
 from recipes.errors import RunError
 from recipes.options import RunOptions, check, for_dni, option
@@ -116,7 +116,10 @@ def start(options: Options, directory: RunDirectory) -> Session:
         raise RunError(f"--batch {options.batch}: {error}") from None
     symbols = len(corpus.vocabulary)
     model = build_model(options, symbols, symbols)
-    trainer = build_trainer(options, model, 1 / (options.chunk_len * int(options.update_every)))
+    chunks = float(options.update_every)  # of an update, on average
+    if options.trainer == "random":
+        chunks /= options.cut_probability
+    trainer = build_trainer(options, model, 1 / (options.chunk_len * chunks))
     progress = {
         "symbols": corpus.vocabulary.symbols,
         "corpus": corpus.digest,
@@ -124,6 +127,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
         "best_valid_bpc": math.inf,
         "valid_bpc": [],  # [updates, tokens, BPC] of each validation
     }
+    stream = build_stream(options, stream)
     return Session(directory, options, trainer, stream, progress, data=corpus)
 
 

@@ -72,10 +72,33 @@ def for_dni(
 class RunOptions:
     """Options that every recipe has, spelled the same."""
 
-    trainer: Literal["bptt", "tbptt", "dni", "dni-aux"] = option(
+    trainer: Literal["bptt", "tbptt", "random", "overlap", "dni", "dni-aux"] = option(
         "dni",
-        "full BPTT over whole episodes; truncated BPTT; TBPTT with synthetic gradients at the "
+        "full BPTT over whole episodes; truncated BPTT; TBPTT cut at random boundaries, reweighted "
+        "to be unbiased; TBPTT over overlapping chunks; TBPTT with synthetic gradients at the "
         "chunk boundaries; the same with the auxiliary task",
+    )
+    recompute: bool = option(
+        False,
+        "recompute activations in the backward pass, chunk by chunk: full BPTT at little more than "
+        "the memory of a chunk, for a second forward pass",
+        only=lambda options: options.trainer == "bptt",
+        when="--trainer bptt",
+    )
+    cut_probability: float = option(
+        0.5,
+        "of a cut at a chunk boundary; a graph has 1 / this many chunks on average",
+        above=0,
+        at_most=1,
+        only=lambda options: options.trainer == "random",
+        when="--trainer random",
+    )
+    history: int = option(
+        1,
+        "chunks before each chunk that are run again and that its gradient reaches",
+        at_least=1,
+        only=lambda options: options.trainer == "overlap",
+        when="--trainer overlap",
     )
     chunk_len: int = option(8, "T: steps of a chunk, the truncation length", at_least=1)
     core: Literal["lstm", "gru", "rnn"] = option("lstm", "recurrent core")

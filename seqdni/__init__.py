@@ -2,6 +2,7 @@
 
 from seqdni import controls
 from seqdni.boundary import Boundary, bootstrap_term
+from seqdni.checkpointed import Checkpointed
 from seqdni.chunk import Chunk, whole_episodes
 from seqdni.core import Core, TorchCore, unroll
 from seqdni.horizon import Agreement, Horizon, measure_horizon
@@ -10,6 +11,7 @@ from seqdni.look_ahead import look_ahead
 from seqdni.losses import cross_entropy, masked_sum, squared_error, to_bits, to_perplexity
 from seqdni.meter import Meter
 from seqdni.model import OneHot, SequenceModel
+from seqdni.random_truncation import RandomTruncation, Reweighted
 from seqdni.state import (
     LSTMState,
     State,
@@ -29,6 +31,7 @@ from seqdni.trainer import Model, Trainer
 __all__ = [
     "Agreement",
     "Boundary",
+    "Checkpointed",
     "Chunk",
     "Core",
     "Horizon",
@@ -37,6 +40,8 @@ __all__ = [
     "Meter",
     "Model",
     "OneHot",
+    "RandomTruncation",
+    "Reweighted",
     "SequenceModel",
     "State",
     "Synthesizer",

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from seqdni.core import Core, unroll
@@ -38,7 +39,8 @@ def run_chunk(
 
     Args:
         model: what is run.
-        chunk: wherever its tensors are.
+        chunk: wherever its tensors are. Inputs may begin before the targets do: the steps before
+            are run, and not scored.
         start: the state at its start, on the model's device.
         loss: ``(outputs, targets) -> [T, B]``.
         autocast: compute the model in this type where that is safe; the loss is in float32.
@@ -50,6 +52,7 @@ def run_chunk(
     device = leaves(start)[0].device
     with torch.autocast(device.type, autocast, enabled=autocast is not None):
         outputs, end = unroll(model, inputs.to(device, non_blocking=True), start, should_reset)
+    outputs = outputs[-len(targets) :] if len(outputs) > len(targets) else outputs
     outputs = outputs.float() if autocast else outputs
     mask = None if mask is None else mask.to(device, non_blocking=True)
     return masked_sum(loss(outputs, targets.to(device, non_blocking=True)), mask), end
@@ -76,7 +79,7 @@ def steps_ahead(chunks: Sequence[Chunk], steps: int) -> Chunk:
         if got < steps:
             enough.append(chunk)
             got += len(chunk[0])
-    inputs, targets, mask, should_reset = _join(enough)
+    inputs, targets, mask, should_reset = join(enough)
     parts = (inputs[:steps], targets[:steps], None if mask is None else mask[:steps])
     return *parts, None if should_reset is None else should_reset[: steps + 1]
 
@@ -105,29 +108,53 @@ def whole_episodes(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
     for chunk in chunks:
         episode.append(chunk)
         if lockstep_end(rows_of(chunk[3]).ended):
-            yield _join(episode)
+            yield join(episode)
             episode = []
 
 
-def _join(chunks: list[Chunk]) -> Chunk:
+def join(chunks: list[Chunk]) -> Chunk:
+    """Consecutive chunks as one.
+
+    Args:
+        chunks: at least one; each goes on where the one before ended.
+
+    Returns:
+        One chunk over all their steps.
+    """
     if len(chunks) == 1:
         return chunks[0]
     inputs, targets, masks, resets = zip(*chunks, strict=True)
     mask = None
     if any(part is not None for part in masks):
         filled = [
-            torch.ones(y.shape[:2], dtype=torch.bool) if m is None else m
-            for m, y in zip(masks, inputs, strict=True)
+            torch.ones(x.shape[:2], dtype=torch.bool) if m is None else m
+            for m, x in zip(masks, inputs, strict=True)
         ]
         mask = torch.cat(filled)
-    should_reset = None
-    if any(part is not None for part in resets):
-        filled = [
-            torch.zeros(len(x) + 1, x.shape[1], dtype=torch.bool) if part is None else part
-            for part, x in zip(resets, inputs, strict=True)
-        ]
-        should_reset = torch.cat([part[:-1] for part in filled[:-1]] + [filled[-1]])
-    return torch.cat(inputs), torch.cat(targets), mask, should_reset
+    return torch.cat(inputs), torch.cat(targets), mask, join_resets(inputs, resets)
+
+
+def join_resets(
+    inputs: Sequence[Tensor], resets: Sequence[Tensor | None]
+) -> Bool[Tensor, "Tplus1 B"] | None:
+    """The restarts of consecutive chunks as one ``should_reset``; None where all are.
+
+    Where two chunks meet, the later one says whether a row restarts.
+
+    Args:
+        inputs: of each chunk, for their sizes.
+        resets: ``should_reset`` of each chunk.
+
+    Returns:
+        ``[T + 1, B]`` for the T steps of all chunks.
+    """
+    if all(reset is None for reset in resets):
+        return None
+    filled = [
+        torch.zeros(len(x) + 1, x.shape[1], dtype=torch.bool) if reset is None else reset
+        for x, reset in zip(inputs, resets, strict=True)
+    ]
+    return torch.cat([reset[:-1] for reset in filled[:-1]] + [filled[-1]])
 
 
 class Rows(NamedTuple):

@@ -5,6 +5,7 @@ Shapes: T steps, B rows, D input features, H output features, L layers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -20,6 +21,8 @@ class Core(Protocol):
 
     A core takes a chunk and a state and gives outputs and the next state; all it carries from step
     to step is in that state. A whole model (embedding, recurrent network, readout) is a core too.
+    A wrapper that must see a chunk whole also has ``unroll(x, state, should_reset)``, and
+    :func:`unroll` leaves the chunk to it.
     """
 
     def __call__(self, x_TBD: Tensor, state: State) -> tuple[Tensor, State]: ...
@@ -100,7 +103,8 @@ def unroll(
     r"""Run a core over a chunk, restarting rows where their episodes begin.
 
     Before step t, ``state_b = initial_b if should_reset[t, b] else state_b``. The chunk is run in
-    as few pieces as it has restarts, so that a chunk without any keeps torch's fused loop.
+    as few pieces as it has restarts, so that a chunk without any keeps torch's fused loop. A core
+    with an ``unroll`` of its own gets the chunk and its restarts whole.
 
     Args:
         core: the core, or a whole model under the core's contract.
@@ -122,14 +126,17 @@ def unroll(
         >>> bool(y[0] == y[2]), bool(y[0] == y[1])
         (True, False)
     """
-    if should_reset is None:
-        return core(x, state)
     steps, rows = x.shape[:2]
-    if should_reset.shape != (steps + 1, rows):
+    if should_reset is not None and should_reset.shape != (steps + 1, rows):
         raise ValueError(
             f"should_reset is {list(should_reset.shape)}, expected [T + 1, B] = "
             f"[{steps + 1}, {rows}]: one row before each step and one for the step after the chunk"
         )
+    own = getattr(type(core), "unroll", None)
+    if own is not None:
+        return own(core, x, state, should_reset)
+    if should_reset is None:
+        return core(x, state)
     resets = should_reset[:steps].any(dim=1).nonzero().flatten().tolist()
     if not resets:
         return core(x, state)
@@ -144,3 +151,25 @@ def unroll(
         y, state = core(x[first:last], state)
         outputs.append(y)
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0], state
+
+
+def pieces(
+    x: Tensor, should_reset: Tensor | None, steps: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """A chunk in pieces of ``steps``, each with its restarts; the last may be shorter.
+
+    Args:
+        x: inputs ``[T, B, ...]``.
+        should_reset: ``[T + 1, B]``, or None.
+        steps: of a piece.
+
+    Yields:
+        What :func:`unroll` takes, for each piece.
+
+    Example:
+        >>> [len(x) for x, _ in pieces(torch.zeros(5, 1), None, 2)]
+        [2, 2, 1]
+    """
+    for t in range(0, len(x), steps):
+        reset = None if should_reset is None else should_reset[t : t + steps + 1]
+        yield x[t : t + steps], reset

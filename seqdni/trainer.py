@@ -17,6 +17,7 @@ from seqdni.core import Core
 from seqdni.look_ahead import ahead_grad
 from seqdni.losses import cross_entropy
 from seqdni.meter import Meter
+from seqdni.past import Past
 from seqdni.state import State, cut, detach, leaves, map_state
 
 
@@ -40,7 +41,7 @@ class Trainer:
               + \langle scale \cdot M(s_T), s_T \rangle \Big)
 
     gives the model's gradient and, at :math:`s_0`, the synthesizer's target. Full BPTT is this
-    trainer without a boundary over :func:`whole_episodes`.
+    trainer without a boundary over :func:`whole_episodes`; with ``history``, overlapping chunks.
 
     Args:
         model: a core from inputs to what ``loss`` takes, with parameters.
@@ -55,6 +56,9 @@ class Trainer:
             ``"episode"`` for all chunks of a lock-step episode. The synthesizer learns every chunk.
         warmup_chunks: chunks during which the synthesizer learns but is not listened to. It
             then learns the gradient of one chunk alone: without a bootstrap nothing later arrives.
+        history: chunks that are run again before each one that is scored, so that its gradient
+            reaches back through them: BPTT(h; h') with h = (history + 1) T and h' = T. Time and
+            memory of a chunk are (history + 1)-fold.
         autocast: compute in this type where that is safe, e.g. ``torch.bfloat16``.
 
     Raises:
@@ -87,6 +91,7 @@ class Trainer:
         synth_clip: float | None = None,
         update_every: int | Literal["episode"] = 1,
         warmup_chunks: int = 0,
+        history: int = 0,
         autocast: torch.dtype | None = None,
     ):
         if boundary is None and (synth_optimizer is not None or warmup_chunks):
@@ -95,6 +100,8 @@ class Trainer:
             raise ValueError("synth_clip needs a synth_optimizer")
         if update_every != "episode" and update_every < 1:
             raise ValueError(f"update_every is {update_every}, expected 'episode' or a count >= 1")
+        if history and boundary is not None:
+            raise ValueError("history is for plain TBPTT; give either a boundary or a history")
         if not loss_scale > 0:
             raise ValueError(f"loss_scale is {loss_scale}, expected a number > 0")
         self.model = model
@@ -114,6 +121,7 @@ class Trainer:
         self.chunks = 0
         self.tokens = 0
         self.meter = Meter(self.device)
+        self.past = Past(history)
         self._window = 0  # chunks since the last update
         self._window_has_gradient = False
 
@@ -140,7 +148,7 @@ class Trainer:
             ValueError: shapes that do not fit, ``update_every="episode"`` on a stream without
                 lock-step episodes, or ``ahead`` without a boundary to carry its gradient over.
         """
-        _, _, mask, should_reset = chunk
+        inputs, targets, mask, should_reset = chunk
         steps, rows = check_shapes(chunk, self.carry)
         if ahead is not None:
             if (got := check_shapes(ahead, None)[1]) != rows:
@@ -158,9 +166,12 @@ class Trainer:
         bootstraps = boundary is not None and listens
         factor = self.loss_scale / rows
 
-        start = cut(self.carry) if self.carry is not None else self.model.initial_state(rows)
+        now = (self.carry, inputs, should_reset)
+        before, inputs_run, resets_run = self.past.extend(*now) if scored else now
+        start = cut(before) if before is not None else self.model.initial_state(rows)
         with torch.set_grad_enabled(bool(scored or bootstraps)):
-            nats, end = run_chunk(self.model, chunk, start, self.loss, self.autocast)
+            run = (inputs_run, targets, mask, resets_run)
+            nats, end = run_chunk(self.model, run, start, self.loss, self.autocast)
         predicted_BS = None
         if boundary is not None and (boundary.aux or (bootstraps and ahead is None)):
             predicted_BS = boundary.predict(end, at_end)
@@ -189,6 +200,7 @@ class Trainer:
             )
             self._teach(synth_loss)
 
+        self.past.keep(*now)
         self.carry = detach(end)
         self.chunks += 1
         self.tokens += steps * rows
@@ -210,6 +222,7 @@ class Trainer:
             "boundary": parts[0].state_dict() if parts[0] is not None else None,
             "synth_optimizer": parts[1].state_dict() if parts[1] is not None else None,
             "carry": None if self.carry is None else leaves(self.carry),
+            "past": self.past.state_dict(),
             "grads": [p.grad for p in self.model.parameters()] if self._window else None,
             "counts": [self.updates, self.chunks, self.tokens, self._window],
             "window_has_gradient": self._window_has_gradient,
@@ -223,7 +236,8 @@ class Trainer:
             saved: from :meth:`state_dict` of a trainer built alike.
 
         Raises:
-            ValueError: one of the two has a boundary (or learns it) and the other does not.
+            ValueError: one of the two has a boundary (or learns it) and the other does not, or
+                it kept more chunks than the ``history`` of this one.
         """
         for name in ("boundary", "synth_optimizer"):
             if (getattr(self, name) is None) != (saved[name] is None):
@@ -234,11 +248,8 @@ class Trainer:
             self.boundary.load_state_dict(saved["boundary"])
         if self.synth_optimizer is not None:
             self.synth_optimizer.load_state_dict(saved["synth_optimizer"])
-        self.carry = None
-        if saved["carry"] is not None:
-            parts = iter(saved["carry"])
-            like = self.model.initial_state(saved["carry"][0].shape[-2])
-            self.carry = map_state(lambda _: next(parts).to(self.device), like)
+        self.carry = self._restored(saved["carry"])
+        self.past.load_state_dict(saved.get("past", []), self._restored)
         parameters = list(self.model.parameters())
         grads = saved["grads"] or [None] * len(parameters)
         for parameter, grad in zip(parameters, grads, strict=True):
@@ -246,6 +257,13 @@ class Trainer:
         self.updates, self.chunks, self.tokens, self._window = saved["counts"]
         self._window_has_gradient = saved["window_has_gradient"]
         self.meter.load_state_dict(saved["meter"])
+
+    def _restored(self, saved: list[Tensor] | None) -> State | None:
+        if saved is None:
+            return None
+        parts = iter(saved)
+        like = self.model.initial_state(saved[0].shape[-2])
+        return map_state(lambda _: next(parts).to(self.device), like)
 
     @property
     def _learns(self) -> bool:

@@ -81,7 +81,7 @@ COMMON = {
 }
 
 
-@pytest.mark.parametrize("trainer", ["bptt", "tbptt", "dni", "dni-aux"])
+@pytest.mark.parametrize("trainer", ["bptt", "tbptt", "random", "overlap", "dni", "dni-aux"])
 @pytest.mark.parametrize("recipe", ["copy", "repeat-copy"])
 def test_copy_runs_with_every_trainer(recipe, trainer, tmp_path, capsys):
     out = tmp_path / "run"
@@ -153,14 +153,15 @@ def test_horizon_of_a_text_run(tmp_path, verse, capsys):
     assert "it has no synthesizer" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("trainer", ["tbptt", "dni", "dni-aux"])
+@pytest.mark.parametrize("trainer", ["tbptt", "random", "overlap", "dni", "dni-aux"])
 def test_lm_runs_and_eval_recomputes_it(trainer, tmp_path, verse, capsys):
     out = tmp_path / "run"
     words = ["--corpus", verse, "--updates", "200", "--lr", "1e-2", "--log-every", "20"]
     run("lm", *words, "--trainer", trainer, "--out", out, *TINY)
     result = result_of(out)
     assert result.keys() >= COMMON | {"valid_bpc", "test_bpc"}
-    assert result["tokens"] <= 200 * 4 * 8
+    chunks_an_update = 2.5 if trainer == "random" else 1  # two on average
+    assert result["tokens"] <= 200 * 4 * 8 * chunks_an_update
     uniform = math.log2(len(set(VERSE)))
     assert result["valid_bpc"] < 0.8 * uniform
     curve = [row["valid_bpc"] for row in rows_of(out) if "valid_bpc" in row]
@@ -201,14 +202,22 @@ def test_the_effective_config_makes_the_same_run(tmp_path, capsys):
     assert_same(without_times(first), without_times(second))
 
 
+BACK_TO_BACK = ["copy", "--episodes", "back-to-back"]
 RESUMED = {
     "copy-dni": ["copy", "--trainer", "dni", "--threshold", "1.4"],
     "copy-mlp": ["copy", "--trainer", "dni", "--synthesizer", "mlp", "--threshold", "1.4"],
     "copy-shuffled": ["copy", "--control", "shuffled", "--threshold", "1.4"],
     "copy-bptt": ["copy", "--trainer", "bptt", "--threshold", "1.4"],
+    "copy-recompute": ["copy", "--trainer", "bptt", "--recompute", "true", "--threshold", "1.4"],
+    "copy-random": ["copy", "--trainer", "random", "--threshold", "1.4"],
+    "copy-overlap": ["copy", "--trainer", "overlap", "--threshold", "1.4"],
     "repeat-copy": ["repeat-copy", "--trainer", "dni-aux", "--threshold", "1.4"],
-    "back-to-back": ["copy", "--episodes", "back-to-back", "--update-every", "3"],
+    "back-to-back": [*BACK_TO_BACK, "--update-every", "3"],
+    "back-to-back-random": [*BACK_TO_BACK, "--update-every", "2", "--trainer", "random"],
+    "back-to-back-overlap": [*BACK_TO_BACK, "--update-every", "3", "--trainer", "overlap"],
     "lm": ["lm", "--trainer", "dni", "--log-every", "7"],
+    "lm-random": ["lm", "--trainer", "random", "--log-every", "7"],
+    "lm-overlap": ["lm", "--trainer", "overlap", "--history", "2", "--log-every", "7"],
 }
 
 

@@ -44,6 +44,8 @@ depths = pytest.mark.parametrize("layers", [1, 2])
 restarts = pytest.mark.parametrize("resets", [False, True], ids=["endless", "resets"])
 STEPS, ROWS = 12, 4
 SIZES = [3, 1, 4, 2, 2]
+RIVALS = ["checkpointed", "random", "overlap"]
+TRAINERS = ["tbptt", *RIVALS, "dni", "dni-aux", "dni-rls", "dni-bounded"]
 
 
 def never_update(model, **options):
@@ -383,7 +385,7 @@ def test_synthesizer_converges_to_the_analytic_gradient(synthesizer):
 
 
 @cores
-@pytest.mark.parametrize("name", ["tbptt", "dni", "dni-aux", "dni-rls", "dni-bounded"])
+@pytest.mark.parametrize("name", TRAINERS)
 @pytest.mark.parametrize("update_every", [1, 3, "episode"])
 @pytest.mark.parametrize("stop", [1, 4, 5, 7])
 def test_resume_is_never_having_stopped(kind, name, update_every, stop):

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from seqdni import (
     Boundary,
+    Checkpointed,
     Chunk,
     LeastSquares,
     OneHot,
+    Reweighted,
     SequenceModel,
     Synthesizer,
     TorchCore,
@@ -95,6 +97,31 @@ def reference_loss(model: SequenceModel, stream: Chunk, state: tuple | None = No
     return total
 
 
+def never_update(model, **options) -> Trainer:
+    """A trainer that only sums gradients."""
+    steps = torch.optim.SGD(model.parameters(), lr=0.0)
+    return Trainer(model, steps, update_every=10**9, **options)
+
+
+def full_bptt(model: SequenceModel, stream: Chunk) -> list[Tensor]:
+    """The gradient of the reference, for the batch's mean."""
+    model = copy.deepcopy(model)
+    (reference_loss(model, stream) / stream[0].shape[1]).backward()
+    return gradients(model)
+
+
+def assert_close(got: list[Tensor], expected: list[Tensor]) -> None:
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def one_episode(steps: int, rows: int) -> Chunk:
+    """A stream in which all rows begin at its start and end at its end."""
+    reset = torch.zeros(steps + 1, rows, dtype=torch.bool)
+    reset[0], reset[-1] = True, True
+    return (*make_stream(steps, rows, resets=False)[:3], reset)
+
+
 def gradients(model: nn.Module) -> list[Tensor]:
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
 
@@ -136,11 +163,19 @@ def join_after(chunks: list[Chunk], k: int) -> Chunk | None:
 
 
 def make_trainer(model: SequenceModel, name: str, optimizer="adam", **options) -> Trainer:
-    """``tbptt``, ``dni`` and ``dni-...``: ``aux``, ``rls``, ``bounded``, ``zero`` (frozen)."""
+    """``tbptt``, ``dni`` and ``dni-...``: ``aux``, ``rls``, ``bounded``, ``zero`` (frozen).
+
+    Rivals of DNI: ``checkpointed``, ``random`` (reweighted), ``overlap``.
+    """
     make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer]
     steps = make(model.parameters(), lr=0.01)
     if name == "tbptt":
         return Trainer(model, steps, **options)
+    if name == "overlap":
+        return Trainer(model, steps, history=2, **options)
+    if name in ("checkpointed", "random"):
+        wrapped = Checkpointed(model, 2) if name == "checkpointed" else Reweighted(model, 2, 0.5)
+        return Trainer(wrapped, steps, **options)
     torch.manual_seed(1)
     size = state_size(model.initial_state(1))
     dtype = next(model.parameters()).dtype

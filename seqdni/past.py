@@ -1,0 +1,108 @@
+r"""The chunks just before: what overlapping chunks, BPTT(h; h'), go back through again.
+
+Source: Williams & Peng, *An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent
+Network Trajectories*, Neural Computation 2 (1990).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqdni.chunk import join_resets
+from seqdni.state import State, leaves
+
+
+class Past:
+    """The last chunks' inputs and restarts, and the detached states that they started from.
+
+    Where all rows restart nothing before matters, and it is forgotten.
+
+    Args:
+        history: chunks to keep.
+
+    Raises:
+        ValueError: ``history`` is negative.
+
+    Example:
+        >>> past, x = Past(history=1), torch.zeros(3, 2)
+        >>> past.keep(None, x, None)
+        >>> start, longer, _ = past.extend(torch.ones(2, 4), x, None)
+        >>> start, len(longer)
+        (None, 6)
+    """
+
+    def __init__(self, history: int):
+        if history < 0:
+            raise ValueError(f"history is {history}, expected a count of chunks >= 0")
+        self.history = history
+        self._kept: deque[tuple[State | None, Tensor, Tensor | None]] = deque(maxlen=history)
+
+    def extend(
+        self, carry: State | None, inputs: Tensor, should_reset: Tensor | None
+    ) -> tuple[State | None, Tensor, Tensor | None]:
+        """A chunk with the kept ones before it.
+
+        Args:
+            carry: the state that the chunk starts from; None: the initial one.
+            inputs: of the chunk, ``[T, B, ...]``.
+            should_reset: of the chunk, ``[T + 1, B]`` or None.
+
+        Returns:
+            The same three for the longer chunk.
+        """
+        if not self._kept or _begins(carry, should_reset):
+            return carry, inputs, should_reset
+        _, xs, resets = zip(*self._kept, (carry, inputs, should_reset), strict=True)
+        return self._kept[0][0], torch.cat(xs), join_resets(xs, resets)
+
+    def keep(self, carry: State | None, inputs: Tensor, should_reset: Tensor | None) -> None:
+        """Remember a chunk; the oldest one goes.
+
+        Args:
+            carry: the state that the chunk started from; None: the initial one.
+            inputs: of the chunk.
+            should_reset: of the chunk.
+        """
+        if _begins(carry, should_reset):
+            self._kept.clear()
+        self._kept.append((carry, inputs, should_reset))
+
+    def state_dict(self) -> list[list[Any]]:
+        """What is kept.
+
+        Returns:
+            Lists, tensors and None only.
+        """
+        return [
+            [None if carry is None else leaves(carry), inputs.clone(), should_reset]
+            for carry, inputs, should_reset in self._kept
+        ]
+
+    def load_state_dict(
+        self, saved: list[list[Any]], restore: Callable[[list[Tensor] | None], State | None]
+    ) -> None:
+        """Keep what was kept.
+
+        Args:
+            saved: from :meth:`state_dict`.
+            restore: makes a state of its leaves again.
+
+        Raises:
+            ValueError: it is more than this one keeps.
+        """
+        if len(saved) > self.history:
+            raise ValueError(
+                f"the saved trainer kept {len(saved)} chunks, this one keeps {self.history}; "
+                "give it the same history"
+            )
+        self._kept.clear()
+        self._kept.extend((restore(carry), x, reset) for carry, x, reset in saved)
+
+
+def _begins(carry: State | None, should_reset: Tensor | None) -> bool:
+    return carry is None or (should_reset is not None and bool(should_reset[0].all()))
