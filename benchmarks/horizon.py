@@ -53,10 +53,13 @@ COPY_ARMS: dict[str, dict[str, Any]] = {
     "DNI + Aux, MLP": {"trainer": "dni-aux"},
     "full BPTT": {"trainer": "bptt"},
 }
+AHEAD = {"trainer": "dni", "synthesizer": "none", "look_ahead": 4}
 PTB_ARMS: dict[str, dict[str, Any]] = {
     "TBPTT": {"trainer": "tbptt"},
-    DNI: {"trainer": "dni"},
-    "DNI, shuffled": {"trainer": "dni", "control": "shuffled"},
+    "DNI, look-ahead": AHEAD,
+    "DNI, look-ahead, shuffled": {**AHEAD, "control": "shuffled"},
+    "DNI, state": {"trainer": "dni"},
+    "overlapping chunks": {"trainer": "overlap", "history": 1},
 }
 # As many settings of each: a grid for TBPTT, one change at a time for DNI.
 SEARCH_TBPTT = [
@@ -93,9 +96,20 @@ def settings(name: str, trainer: str, changes: Sequence[dict[str, Any]]) -> dict
     }
 
 
-def cpu(ptb_tokens: int = 500_000) -> list[Experiment]:
+def part(arms: int) -> dict[str, dict[str, Any]]:
+    """The first arms on text."""
+    return dict(list(PTB_ARMS.items())[:arms])
+
+
+def cpu(ptb_tokens: int = 5_000_000) -> list[Experiment]:
     """The study at sizes for two cores and an hour."""
     search = settings("TBPTT", "tbptt", SEARCH_TBPTT) | settings("DNI", "dni", SEARCH_DNI)
+    characters = f"Penn Treebank, {ptb_tokens:,} characters"
+    rates = {
+        f"{arm}, lr {lr:g}": {**PTB_ARMS[arm], "lr": lr}
+        for lr in (2e-3, 4e-3)
+        for arm in ("TBPTT", "DNI, look-ahead")
+    }
     minute = {"max_seconds": 60.0, "updates": 1_000_000}
     text = {"corpus": "ptb", "max_tokens": ptb_tokens, "updates": 10**9, "evaluations": 2}
     return [
@@ -115,24 +129,22 @@ def cpu(ptb_tokens: int = 500_000) -> list[Experiment]:
             minute,
         ),
         Experiment(
-            "ptb",
-            f"Penn Treebank, {ptb_tokens:,} characters",
-            "lm",
-            PTB_ARMS,
-            horizons(2, 4, 8, 20),
-            text,
+            "ptb-search", f"{characters}, search", "lm", rates, horizons(4), text, "search", (1,)
         ),
+        Experiment("ptb", characters, "lm", PTB_ARMS, horizons(4), text),
+        Experiment("ptb-8", characters, "lm", part(3), horizons(8), text),
+        Experiment("ptb-long", characters, "lm", part(2), horizons(2, 20), text),
     ]
 
 
-def quick(ptb_tokens: int = 500_000) -> list[Experiment]:
+def quick(ptb_tokens: int = 5_000_000) -> list[Experiment]:
     """Some of the same cells, in five minutes."""
     of = {experiment.name: experiment for experiment in cpu(ptb_tokens)}
     arms = (TBPTT, DNI, "DNI, shuffled")
     return [
         of["copy"].part(arms, ["T=4"]),
         of["repeat-copy"].part(["TBPTT, lr 0.003", DNI], ["T=4"], 1),
-        of["ptb"].part(["TBPTT", DNI], ["T=8"], 1),
+        of["ptb"].part(["TBPTT", "DNI, look-ahead"], ["T=4"], 1),
     ]
 
 
@@ -169,8 +181,8 @@ PRESETS: dict[str, Callable[..., list[Experiment]]] = {"cpu": cpu, "quick": quic
 
 # Milliseconds of a chunk by its synthesizer, and of a step; seconds to start, to evaluate.
 CHUNK_MS = {
-    "cpu": {None: 1.2, "rls": 2.0, "mlp": 2.0, "linear": 2.0},
-    "cuda": {None: 3, "rls": 6, "mlp": 5, "linear": 5},
+    "cpu": {None: 1.2, "none": 1.2, "rls": 2.0, "mlp": 2.0, "linear": 2.0},
+    "cuda": {None: 3, "none": 3, "rls": 6, "mlp": 5, "linear": 5},
 }
 STEP_MS = {"copy": 0.1, "repeat-copy": 0.1, "lm": 1.0}
 EPISODE = {"copy": 12, "repeat-copy": 20}  # steps, on average over a run
@@ -198,6 +210,7 @@ def estimate(run: Run, device: str) -> float:
         if options["max_tokens"] is not None:
             steps = min(steps, options["max_tokens"] / options["batch"])
         chunks = steps / options["chunk_len"]
+        steps *= 1 + options.get("look_ahead", 0) / options["chunk_len"] + options.get("history", 0)
         return 12 + 4 * options["evaluations"] + (2.5 * chunks * chunk_ms + steps * step_ms) / 1e3
     steps = EPISODE[recipe] * (2 if options["trainer"] == "bptt" else 1)
     chunks = 1 if options["trainer"] == "bptt" else steps / options["chunk_len"] + 0.5
