@@ -3,7 +3,7 @@
 from seqdni import controls
 from seqdni.boundary import Boundary, bootstrap_term
 from seqdni.chunk import Chunk, whole_episodes
-from seqdni.core import Core, TorchCore, unroll
+from seqdni.core import Core, TorchCore, TraceableCore, unroll, unroll_traced
 from seqdni.horizon import Agreement, Horizon, measure_horizon
 from seqdni.least_squares import LeastSquares
 from seqdni.losses import cross_entropy, masked_sum, squared_error, to_bits, to_perplexity
@@ -23,6 +23,7 @@ from seqdni.state import (
     unpack,
 )
 from seqdni.synthesizer import Synthesizer
+from seqdni.traced import Trace
 from seqdni.trainer import Model, Trainer
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "State",
     "Synthesizer",
     "TorchCore",
+    "Trace",
+    "TraceableCore",
     "Trainer",
     "bootstrap_term",
     "controls",
@@ -59,5 +62,6 @@ __all__ = [
     "to_perplexity",
     "unpack",
     "unroll",
+    "unroll_traced",
     "whole_episodes",
 ]

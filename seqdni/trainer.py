@@ -13,10 +13,12 @@ from torch import Tensor
 
 from seqdni.boundary import Boundary, backward_from
 from seqdni.chunk import Chunk, check_shapes, lockstep_end, nobody, rows_of
-from seqdni.core import Core, unroll
+from seqdni.core import Core, TraceableCore, unroll, unroll_traced
 from seqdni.losses import cross_entropy, masked_sum
 from seqdni.meter import Meter
 from seqdni.state import State, cut, detach, leaves, map_state
+from seqdni.targets import boundary_pairs, dense_pairs
+from seqdni.traced import Trace
 
 
 @runtime_checkable
@@ -46,6 +48,10 @@ class Trainer:
         optimizer: of the model's parameters.
         boundary: bridges the chunk's end; None is plain TBPTT.
         synth_optimizer: of the boundary's parameters; None freezes them.
+        targets: what the boundary learns from: the gradient at the chunk's start, or, ``"dense"``,
+            at every state inside the chunk, from the same backward pass. A model that cannot tell
+            those (no ``traced``, or ``can_trace`` is False) falls back to the chunk's start; the
+            attribute ``targets`` says what is in use.
         loss: ``(outputs, targets) -> [T, B]``, loss per step.
         loss_scale: factor on the batch mean of the summed loss: 1 / T makes it a mean over steps.
         clip: largest norm of the model's gradient; None leaves it alone.
@@ -80,6 +86,7 @@ class Trainer:
         *,
         boundary: Boundary | None = None,
         synth_optimizer: torch.optim.Optimizer | None = None,
+        targets: Literal["boundary", "dense"] = "boundary",
         loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         loss_scale: float = 1.0,
         clip: float | None = None,
@@ -90,6 +97,8 @@ class Trainer:
     ):
         if boundary is None and (synth_optimizer is not None or warmup_chunks):
             raise ValueError("synth_optimizer and warmup_chunks need a boundary")
+        if targets != "boundary":
+            _check_dense(targets, boundary)
         if synth_clip is not None and synth_optimizer is None:
             raise ValueError("synth_clip needs a synth_optimizer")
         if update_every != "episode" and update_every < 1:
@@ -100,6 +109,8 @@ class Trainer:
         self.optimizer = optimizer
         self.boundary = boundary
         self.synth_optimizer = synth_optimizer
+        can_trace = isinstance(model, TraceableCore) and model.can_trace
+        self.targets: Literal["boundary", "dense"] = targets if can_trace else "boundary"
         self.loss = loss
         self.loss_scale = loss_scale
         self.clip = clip
@@ -145,7 +156,7 @@ class Trainer:
         start = cut(self.carry) if self.carry is not None else self.model.initial_state(rows)
         with torch.set_grad_enabled(bool(scored or bootstraps)):
             with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-                outputs, end = unroll(self.model, self._here(inputs), start, should_reset)
+                outputs, end, trace = self._unroll(self._here(inputs), start, should_reset)
             outputs = outputs.float() if self.autocast else outputs
             nats = masked_sum(self.loss(outputs, self._here(targets)), self._here(mask))
         predicted_BS = None
@@ -157,18 +168,20 @@ class Trainer:
         elif scored:
             (nats * factor).backward()
         self._window_has_gradient |= bool(scored or bootstraps)
-        if boundary is not None and self._learns and carried and not nobody(restarts.continued):
-            final = restarts.final if bootstraps else torch.ones(rows, dtype=torch.bool)
-            synth_loss = boundary.loss(
-                start,
-                self._here(restarts.continued),
-                loss_scale=factor,
-                context_BK=at_start,
-                next_predicted_BS=predicted_BS if boundary.aux else None,
-                next_valid_B=self._here(restarts.spans),
-                final_B=self._here(final),
-            )
-            self._teach(synth_loss)
+        if boundary is not None and self._learns:
+            if trace is not None:
+                pairs = dense_pairs(trace, should_reset, carried, bootstraps)
+            else:
+                pairs = boundary_pairs(start, restarts, carried, bootstraps)
+            if not nobody(pairs.valid_N):
+                synth_loss = boundary.regression(
+                    *map(self._here, pairs),
+                    loss_scale=factor,
+                    context_BK=at_start,
+                    next_predicted_BS=predicted_BS if boundary.aux else None,
+                    next_valid_B=self._here(restarts.spans),
+                )
+                self._teach(synth_loss)
 
         self.carry = detach(end)
         self.chunks += 1
@@ -235,6 +248,14 @@ class Trainer:
             return False
         return self.synth_optimizer is not None or not list(self.boundary.parameters())
 
+    def _unroll(
+        self, inputs: Tensor, start: State, should_reset: Tensor | None
+    ) -> tuple[Tensor, State, Trace | None]:
+        if self.targets == "dense" and self._learns:
+            assert isinstance(self.model, TraceableCore)
+            return unroll_traced(self.model, inputs, start, should_reset)
+        return *unroll(self.model, inputs, start, should_reset), None
+
     def _update(self) -> None:
         self._window = 0
         if not self._window_has_gradient:
@@ -258,3 +279,21 @@ class Trainer:
 
     def _here(self, x: Tensor | None) -> Any:
         return None if x is None else x.to(self.device, non_blocking=True)
+
+
+def _check_dense(targets: str, boundary: Boundary | None) -> None:
+    if targets != "dense":
+        raise ValueError(f"targets is {targets!r}, expected 'boundary' or 'dense'")
+    if boundary is None:
+        raise ValueError("targets='dense' needs a boundary, which learns from them")
+    if boundary.aux:
+        raise ValueError(
+            "targets='dense' does not go with an Aux head: its target is a chunk ahead, which only "
+            "the chunk's start has; build the synthesizer with aux=False, or use 'boundary'"
+        )
+    if boundary.synthesizer.context_size:
+        raise ValueError(
+            "targets='dense' does not go with a context, which is given for the chunk's start and "
+            f"end alone; the synthesizer has context_size={boundary.synthesizer.context_size}: "
+            "build it with context_size=0, or use targets='boundary'"
+        )
