@@ -38,13 +38,13 @@ def _project_back(
     """Gradients of x and of the four weights, which follow the ``before`` first arguments."""
     dx_NG, dh_NG, x_ND = dx.flatten(0, 1), dh.flatten(0, 1), x_TBD.flatten(0, 1)
     w_ih_wants, w_hh_wants, b_ih_wants, b_hh_wants = ctx.needs_input_grad[before:]
-    db_ih = dx_NG.sum(0) if b_ih_wants else None
-    db_hh = db_ih if dx is dh else dh_NG.sum(0)
+    db_ih = dx_NG.sum(0) if b_ih_wants or (b_hh_wants and dx is dh) else None
+    db_hh = db_ih if dx is dh or not b_hh_wants else dh_NG.sum(0)
     return (
         torch.mm(dx_NG, w_ih).view_as(x_TBD) if ctx.needs_input_grad[0] else None,
         torch.mm(dx_NG.t(), x_ND) if w_ih_wants else None,
         torch.mm(dh_NG.t(), h_TBH.flatten(0, 1)) if w_hh_wants else None,
-        db_ih,
+        db_ih if b_ih_wants else None,
         db_hh if b_hh_wants else None,
     )
 

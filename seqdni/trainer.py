@@ -179,7 +179,7 @@ class Trainer:
                     loss_scale=factor,
                     context_BK=at_start,
                     next_predicted_BS=predicted_BS if boundary.aux else None,
-                    next_valid_B=self._here(restarts.spans),
+                    next_valid_B=self._here(restarts.spans) if boundary.aux else None,
                 )
                 self._teach(synth_loss)
 

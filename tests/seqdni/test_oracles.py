@@ -383,7 +383,7 @@ def test_synthesizer_converges_to_the_analytic_gradient(synthesizer):
 
 
 @cores
-@pytest.mark.parametrize("name", ["tbptt", "dni", "dni-aux", "dni-rls", "dni-bounded"])
+@pytest.mark.parametrize("name", ["tbptt", "dni", "dni-aux", "dni-rls", "dni-dense", "dni-bounded"])
 @pytest.mark.parametrize("update_every", [1, 3, "episode"])
 @pytest.mark.parametrize("stop", [1, 4, 5, 7])
 def test_resume_is_never_having_stopped(kind, name, update_every, stop):

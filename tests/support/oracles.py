@@ -136,7 +136,7 @@ def join_after(chunks: list[Chunk], k: int) -> Chunk | None:
 
 
 def make_trainer(model: SequenceModel, name: str, optimizer="adam", **options) -> Trainer:
-    """``tbptt``, ``dni``, ``dni-...``: ``aux``, ``rls``, ``dense``, ``bounded``, ``zero`` (frozen)."""
+    """``tbptt``, ``dni`` or ``dni-...``: ``aux``, ``rls``, ``dense``, ``bounded``, ``zero``."""
     make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer]
     steps = make(model.parameters(), lr=0.01)
     if name == "tbptt":
