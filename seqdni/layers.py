@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_MINUS_ONE = torch.tensor(-1.0)
 _sigmoid_backward = torch.ops.aten.sigmoid_backward
 _tanh_backward = torch.ops.aten.tanh_backward
 
@@ -49,6 +48,12 @@ def _project_back(
     )
 
 
+def _or_zeros(grads: tuple[Tensor | None, ...], *like: Tensor) -> list[Tensor]:
+    """The first gradients; zeros (of one number's storage) where none arrived."""
+    pairs = zip(grads, like, strict=False)
+    return [x.new_zeros(()).expand_as(x) if grad is None else grad for grad, x in pairs]
+
+
 class LSTMLayer(torch.autograd.Function):
     r"""One layer, one chunk: :math:`c_t = f c_{t-1} + i g, \; h_t = o \tanh c_t`.
 
@@ -67,26 +72,27 @@ class LSTMLayer(torch.autograd.Function):
         h, c = hidden.unbind(0), cell.unbind(0)
         by_gate = (gate.unbind(0) for gate in gates.chunk(4, dim=2))
         step = zip(gates.unbind(0), *by_gate, tanh_cell.unbind(0), strict=True)
-        recurrent = w_hh.t()
+        recurrent, minus_one = w_hh.t(), gates.new_full((size,), -1.0)
         for t, (all_gates, i, f, g, o, tanh_c) in enumerate(step):
             all_gates.addmm_(h[t], recurrent)
             g.mul_(2)
             all_gates.sigmoid_()
-            torch.add(_MINUS_ONE, g, alpha=2, out=g)
+            torch.add(minus_one, g, alpha=2, out=g)
             torch.mul(f, c[t], out=c[t + 1]).addcmul_(i, g)
             torch.mul(c[t + 1], 2, out=tanh_c).sigmoid_()
-            torch.add(_MINUS_ONE, tanh_c, alpha=2, out=tanh_c)
+            torch.add(minus_one, tanh_c, alpha=2, out=tanh_c)
             torch.mul(o, tanh_c, out=h[t + 1])
         ctx.save_for_backward(x_TBD, w_ih, w_hh, gates, hidden, cell, tanh_cell)
         entered = hidden[:-1], cell[:-1]
         ctx.mark_non_differentiable(*entered)
+        ctx.set_materialize_grads(False)
         return hidden[1:], h[-1], c[-1], *entered
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride]
-        dy_TBH, dh_BH, dc_BH = grads[:3]
         x_TBD, w_ih, w_hh, gates, hidden, cell, tanh_cell = ctx.saved_tensors
+        dy_TBH, dh_BH, dc_BH = _or_zeros(grads, tanh_cell, hidden[0], cell[0])
         i, f, g, o = gates.chunk(4, dim=2)
         # What each gate's gradient is per dc (i, f, g) or dh (o); the loop multiplies.
         d_gates = torch.empty_like(gates)
@@ -140,13 +146,14 @@ class GRULayer(torch.autograd.Function):
         ctx.save_for_backward(x_TBD, w_ih, w_hh, gates, from_h, hidden)
         entered = hidden[:-1]
         ctx.mark_non_differentiable(entered)
+        ctx.set_materialize_grads(False)
         return hidden[1:], h[-1], entered
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride]
-        dy_TBH, dh_BH = grads[:2]
         x_TBD, w_ih, w_hh, gates, from_h, hidden = ctx.saved_tensors
+        dy_TBH, dh_BH = _or_zeros(grads, hidden[1:], hidden[0])
         r, z, n = gates.chunk(3, dim=2)
         # What the gradient of each gate's recurrent product is per dh; the loop multiplies.
         d_from_h = torch.empty_like(gates)

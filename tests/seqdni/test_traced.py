@@ -324,6 +324,20 @@ def test_over_chunks_of_one_step_dense_targets_are_boundary_targets(kind, resets
 
 
 @networks
+def test_dense_targets_that_are_not_consumed_leave_tbptt(kind):
+    ends = []
+    for name in ("tbptt", "dni-dense"):
+        trainer = make_trainer(make_model(kind, 1), name)
+        if trainer.boundary is not None:
+            trainer.boundary.grad_scale = 0
+        for chunk in split(make_stream(12, ROWS, resets=True), [4] * 3):
+            trainer.step(chunk)
+        ends.append(list(trainer.model.parameters()))
+    for tbptt, dense in zip(*ends, strict=True):
+        torch.testing.assert_close(dense, tbptt, rtol=1e-6, atol=1e-8)
+
+
+@networks
 def test_dense_targets_of_a_frozen_synthesizer_change_nothing(kind):
     ends = []
     for targets in ("boundary", "dense"):
