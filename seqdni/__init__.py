@@ -4,7 +4,7 @@ from seqdni import controls
 from seqdni.boundary import Boundary, bootstrap_term
 from seqdni.checkpointed import Checkpointed
 from seqdni.chunk import Chunk, whole_episodes
-from seqdni.core import Core, TorchCore, unroll
+from seqdni.core import Core, TorchCore, TraceableCore, unroll, unroll_traced
 from seqdni.horizon import Agreement, Horizon, measure_horizon
 from seqdni.least_squares import LeastSquares
 from seqdni.look_ahead import look_ahead
@@ -26,6 +26,7 @@ from seqdni.state import (
     unpack,
 )
 from seqdni.synthesizer import Synthesizer
+from seqdni.traced import Trace
 from seqdni.trainer import Model, Trainer
 
 __all__ = [
@@ -46,6 +47,8 @@ __all__ = [
     "State",
     "Synthesizer",
     "TorchCore",
+    "Trace",
+    "TraceableCore",
     "Trainer",
     "bootstrap_term",
     "controls",
@@ -66,5 +69,6 @@ __all__ = [
     "to_perplexity",
     "unpack",
     "unroll",
+    "unroll_traced",
     "whole_episodes",
 ]

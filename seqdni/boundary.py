@@ -253,13 +253,54 @@ class Boundary(nn.Module):
         Raises:
             ValueError: there is no synthesizer.
         """
+        return self.regression(
+            pack(start).detach(),
+            target_grad(start),
+            valid_B,
+            final_B,
+            loss_scale=loss_scale,
+            context_BK=context_BK,
+            next_predicted_BS=next_predicted_BS,
+            next_valid_B=next_valid_B,
+        )
+
+    def regression(
+        self,
+        state_BS: Float[Tensor, "B S"],
+        grad_BS: Float[Tensor, "B S"],
+        valid_B: Bool[Tensor, " B"] | None = None,
+        final_B: Bool[Tensor, " B"] | None = None,
+        *,
+        loss_scale: float = 1.0,
+        context_BK: Float[Tensor, "B K"] | None = None,
+        next_predicted_BS: Float[Tensor, "B S"] | None = None,
+        next_valid_B: Bool[Tensor, " B"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """:meth:`loss` for any pairs of a state and the gradient that arrived there.
+
+        Args:
+            state_BS: packed states, constants; B counts pairs, of one step or of many.
+            grad_BS: the gradients, in the objective's units.
+            valid_B: pairs that count.
+            final_B: pairs whose gradient contains no bootstrap; None if there is none.
+            loss_scale: as in :meth:`loss`.
+            context_BK: as in :meth:`loss`.
+            next_predicted_BS: as in :meth:`loss`.
+            next_valid_B: as in :meth:`loss`.
+
+        Returns:
+            A scalar whose backward pass reaches only the synthesizer.
+
+        Raises:
+            ValueError: there is no synthesizer.
+        """
         if self.synthesizer is None:
             raise ValueError("this boundary has no synthesizer to teach")
-        target_BS = target_grad(start) / loss_scale
+        target_BS = grad_BS / loss_scale
         if self.bound is not None and self.training:
             self.level.update(target_BS, valid_B, final_B)
         return self.synthesizer.loss(
-            pack(start).detach(),
+            state_BS,
             target_BS,
             valid_B=valid_B,
             context_BK=context_BK,

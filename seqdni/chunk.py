@@ -21,9 +21,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from seqdni.core import Core, unroll
+from seqdni.core import Core, unroll, unroll_traced
 from seqdni.losses import masked_sum
 from seqdni.state import State, leaves
+from seqdni.traced import Trace
 
 Chunk: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
@@ -34,7 +35,8 @@ def run_chunk(
     start: State,
     loss: Callable[[Tensor, Tensor], Tensor],
     autocast: torch.dtype | None = None,
-) -> tuple[Tensor, State]:
+    traced: bool = False,
+) -> tuple[Tensor, State, Trace | None]:
     r"""A chunk's summed loss :math:`\sum_{t,b} mask_{t,b} \, \ell_{t,b}` and the state at its end.
 
     Args:
@@ -44,18 +46,21 @@ def run_chunk(
         start: the state at its start, on the model's device.
         loss: ``(outputs, targets) -> [T, B]``.
         autocast: compute the model in this type where that is safe; the loss is in float32.
+        traced: also keep the trace of its states, of a model that can tell it.
 
     Returns:
-        A scalar, and the state after the last step.
+        A scalar, the state after the last step, and the trace or None.
     """
     inputs, targets, mask, should_reset = chunk
     device = leaves(start)[0].device
     with torch.autocast(device.type, autocast, enabled=autocast is not None):
-        outputs, end = unroll(model, inputs.to(device, non_blocking=True), start, should_reset)
+        run = (model, inputs.to(device, non_blocking=True), start, should_reset)
+        outputs, end, trace = unroll_traced(*run) if traced else (*unroll(*run), None)
     outputs = outputs[-len(targets) :] if len(outputs) > len(targets) else outputs
     outputs = outputs.float() if autocast else outputs
     mask = None if mask is None else mask.to(device, non_blocking=True)
-    return masked_sum(loss(outputs, targets.to(device, non_blocking=True)), mask), end
+    nats = masked_sum(loss(outputs, targets.to(device, non_blocking=True)), mask)
+    return nats, end, trace
 
 
 def steps_ahead(chunks: Sequence[Chunk], steps: int) -> Chunk:

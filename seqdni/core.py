@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from seqdni.state import LSTMState, State, reset_rows
+from seqdni.traced import Trace, can_run_traced, join_traces, run_traced
 
 
 @runtime_checkable
@@ -28,6 +29,19 @@ class Core(Protocol):
     def __call__(self, x_TBD: Tensor, state: State) -> tuple[Tensor, State]: ...
 
     def initial_state(self, batch_size: int) -> State: ...
+
+
+@runtime_checkable
+class TraceableCore(Core, Protocol):
+    """A core that can also tell the gradient of every state inside a chunk.
+
+    Where ``can_trace`` is True, ``traced`` is the call with a :class:`Trace` beside its results.
+    """
+
+    @property
+    def can_trace(self) -> bool: ...
+
+    def traced(self, x_TBD: Tensor, state: State) -> tuple[Tensor, State, Trace]: ...
 
 
 class TorchCore(nn.Module):
@@ -95,6 +109,26 @@ class TorchCore(nn.Module):
             y_TBH, (hidden, cell) = self.rnn(x_TBD, state)
             return y_TBH, LSTMState(hidden, cell)
         return self.rnn(x_TBD, state)
+
+    @property
+    def can_trace(self) -> bool:
+        """Whether :meth:`traced` works: an LSTM or a GRU without dropout and projections."""
+        return can_run_traced(self.rnn)
+
+    def traced(self, x_TBD: Float[Tensor, "T B D"], state: State) -> tuple[Tensor, State, Trace]:
+        """Run a chunk and trace its states, with the same weights; see :mod:`seqdni.traced`.
+
+        Args:
+            x_TBD: inputs.
+            state: where to start.
+
+        Returns:
+            What :meth:`forward` returns, to rounding, and the trace.
+
+        Raises:
+            ValueError: the network is none of those that :attr:`can_trace` speaks of.
+        """
+        return run_traced(self.rnn, x_TBD, state)
 
 
 def unroll(
@@ -173,3 +207,52 @@ def pieces(
     for t in range(0, len(x), steps):
         reset = None if should_reset is None else should_reset[t : t + steps + 1]
         yield x[t : t + steps], reset
+
+
+def unroll_traced(
+    core: TraceableCore,
+    x: Tensor,
+    state: State,
+    should_reset: Bool[Tensor, "Tplus1 B"] | None = None,
+) -> tuple[Tensor, State, Trace]:
+    """:func:`unroll` with a trace: after the backward pass, the gradient of every state.
+
+    Args:
+        core: a core with ``traced``, or a whole model with one.
+        x: inputs ``[T, B, ...]``.
+        state: where to start.
+        should_reset: as for :func:`unroll`. What the trace says of a row that restarts before step
+            t belongs to the state it restarts from, and is no target for the state before.
+
+    Returns:
+        Outputs, the state after step T, and the trace of all T steps.
+
+    Raises:
+        ValueError: ``should_reset`` is not ``[T + 1, B]``, or the core cannot be traced.
+
+    Example:
+        >>> core = TorchCore(nn.GRU(1, 1))
+        >>> y, _, trace = unroll_traced(core, torch.ones(3, 2, 1), core.initial_state(2))
+        >>> y.sum().backward()
+        >>> trace.states_TBS.shape == trace.grads().shape == (3, 2, 1)
+        True
+    """
+    tracing = _Tracing(core)
+    y, state = unroll(tracing, x, state, should_reset)
+    return y, state, join_traces(tracing.traces)
+
+
+class _Tracing:
+    """A core that keeps the traces of its calls."""
+
+    def __init__(self, core: TraceableCore):
+        self.core = core
+        self.traces: list[Trace] = []
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.core.initial_state(batch_size)
+
+    def __call__(self, x_TBD: Tensor, state: State) -> tuple[Tensor, State]:
+        y, state, trace = self.core.traced(x_TBD, state)
+        self.traces.append(trace)
+        return y, state

@@ -94,7 +94,7 @@ def measure_horizon(
     state = model.initial_state(chunks[0][0].shape[1])
     total, ends = torch.zeros((), device=chunks[0][0].device), []
     for chunk in chunks:
-        nats, state = run_chunk(model, chunk, state, loss)
+        nats, state, _ = run_chunk(model, chunk, state, loss)
         total = total + nats
         ends.append(state)
     inner = [leaf for end in ends[:-1] for leaf in leaves(end)]
@@ -126,7 +126,7 @@ def _chunked(
     state = model.initial_state(chunks[0][0].shape[1])
     total = torch.zeros(sum(weight.numel() for weight in weights), device=weights[0].device)
     for k, chunk in enumerate(chunks):
-        nats, end = run_chunk(model, chunk, cut(state), loss)
+        nats, end, _ = run_chunk(model, chunk, cut(state), loss)
         outputs, given = [nats], [torch.ones_like(nats)]
         if boundary is not None and k < len(chunks) - 1 and not nobody(_continues(chunk)):
             said_BS = _said(model, boundary, chunks[k:], end, loss, steps_known)

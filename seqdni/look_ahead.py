@@ -61,7 +61,7 @@ def look_ahead(
     """
     start = cut(end)
     with torch.enable_grad():
-        nats, far = run_chunk(model, ahead, start, loss, autocast)
+        nats, far, _ = run_chunk(model, ahead, start, loss, autocast)
     roots, given = [nats], [torch.ones_like(nats)]
     if beyond is not None:
         roots += leaves(far)

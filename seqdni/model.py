@@ -10,8 +10,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqdni.core import Core
+from seqdni.core import Core, TraceableCore
 from seqdni.state import State
+from seqdni.traced import Trace
 
 
 class OneHot(nn.Module):
@@ -80,3 +81,29 @@ class SequenceModel(nn.Module):
         """
         features_TBD, state = self.core(self.encoder(inputs), state)
         return self.readout(features_TBD), state
+
+    @property
+    def can_trace(self) -> bool:
+        """Whether :meth:`traced` works: whether the core can be traced."""
+        return isinstance(self.core, TraceableCore) and self.core.can_trace
+
+    def traced(self, inputs: Tensor, state: State) -> tuple[Tensor, State, Trace]:
+        """Logits for every step of a chunk, and the trace of the core's states.
+
+        Args:
+            inputs: what the encoder takes, ``[T, B]`` or ``[T, B, ...]``.
+            state: where to start.
+
+        Returns:
+            Logits ``[T, B, V]``, the state after the last step, and the trace.
+
+        Raises:
+            ValueError: the core cannot be traced.
+        """
+        if not isinstance(self.core, TraceableCore):
+            raise ValueError(
+                f"{type(self.core).__name__} has no traced(x, state) -> (y, state, trace) and "
+                "can_trace; give it both, or use boundary targets"
+            )
+        features_TBD, state, trace = self.core.traced(self.encoder(inputs), state)
+        return self.readout(features_TBD), state, trace

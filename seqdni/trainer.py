@@ -13,12 +13,13 @@ from torch import Tensor
 
 from seqdni.boundary import Boundary, backward_from
 from seqdni.chunk import Chunk, check_shapes, lockstep_end, nobody, rows_of, run_chunk
-from seqdni.core import Core
+from seqdni.core import Core, TraceableCore
 from seqdni.look_ahead import ahead_grad
 from seqdni.losses import cross_entropy
 from seqdni.meter import Meter
 from seqdni.past import Past
 from seqdni.state import State, cut, detach, leaves, map_state
+from seqdni.targets import boundary_pairs, dense_pairs
 
 
 @runtime_checkable
@@ -48,6 +49,10 @@ class Trainer:
         optimizer: of the model's parameters.
         boundary: bridges the chunk's end; None is plain TBPTT.
         synth_optimizer: of the boundary's parameters; None freezes them.
+        targets: what the boundary learns from: the gradient at the chunk's start, or, ``"dense"``,
+            at every state inside the chunk, from the same backward pass. A model that cannot tell
+            those (no ``traced``, or ``can_trace`` is False) falls back to the chunk's start; the
+            attribute ``targets`` says what is in use.
         loss: ``(outputs, targets) -> [T, B]``, loss per step.
         loss_scale: factor on the batch mean of the summed loss: 1 / T makes it a mean over steps.
         clip: largest norm of the model's gradient; None leaves it alone.
@@ -85,6 +90,7 @@ class Trainer:
         *,
         boundary: Boundary | None = None,
         synth_optimizer: torch.optim.Optimizer | None = None,
+        targets: Literal["boundary", "dense"] = "boundary",
         loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         loss_scale: float = 1.0,
         clip: float | None = None,
@@ -96,6 +102,8 @@ class Trainer:
     ):
         if boundary is None and (synth_optimizer is not None or warmup_chunks):
             raise ValueError("synth_optimizer and warmup_chunks need a boundary")
+        if targets != "boundary":
+            _check_dense(targets, boundary)
         if synth_clip is not None and synth_optimizer is None:
             raise ValueError("synth_clip needs a synth_optimizer")
         if update_every != "episode" and update_every < 1:
@@ -108,6 +116,8 @@ class Trainer:
         self.optimizer = optimizer
         self.boundary = boundary
         self.synth_optimizer = synth_optimizer
+        can_trace = isinstance(model, TraceableCore) and model.can_trace
+        self.targets: Literal["boundary", "dense"] = targets if can_trace else "boundary"
         self.loss = loss
         self.loss_scale = loss_scale
         self.clip = clip
@@ -171,7 +181,8 @@ class Trainer:
         start = cut(before) if before is not None else self.model.initial_state(rows)
         with torch.set_grad_enabled(bool(scored or bootstraps)):
             run = (inputs_run, targets, mask, resets_run)
-            nats, end = run_chunk(self.model, run, start, self.loss, self.autocast)
+            traced = self.targets == "dense" and self._learns
+            nats, end, trace = run_chunk(self.model, run, start, self.loss, self.autocast, traced)
         predicted_BS = None
         if boundary is not None and (boundary.aux or (bootstraps and ahead is None)):
             predicted_BS = boundary.predict(end, at_end)
@@ -187,18 +198,20 @@ class Trainer:
         elif scored:
             (nats * factor).backward()
         self._window_has_gradient |= bool(scored or bootstraps)
-        if boundary is not None and self._learns and carried and not nobody(restarts.continued):
-            final = restarts.final if bootstraps else torch.ones(rows, dtype=torch.bool)
-            synth_loss = boundary.loss(
-                start,
-                self._here(restarts.continued),
-                loss_scale=factor,
-                context_BK=at_start,
-                next_predicted_BS=predicted_BS if boundary.aux else None,
-                next_valid_B=self._here(restarts.spans),
-                final_B=self._here(final),
-            )
-            self._teach(synth_loss)
+        if boundary is not None and self._learns:
+            if trace is not None:
+                pairs = dense_pairs(trace, should_reset, carried, bootstraps)
+            else:
+                pairs = boundary_pairs(start, restarts, carried, bootstraps)
+            if not nobody(pairs.valid_N):
+                synth_loss = boundary.regression(
+                    *map(self._here, pairs),
+                    loss_scale=factor,
+                    context_BK=at_start,
+                    next_predicted_BS=predicted_BS if boundary.aux else None,
+                    next_valid_B=self._here(restarts.spans) if boundary.aux else None,
+                )
+                self._teach(synth_loss)
 
         self.past.keep(*now)
         self.carry = detach(end)
@@ -295,3 +308,21 @@ class Trainer:
 
     def _here(self, x: Tensor | None) -> Any:
         return None if x is None else x.to(self.device, non_blocking=True)
+
+
+def _check_dense(targets: str, boundary: Boundary | None) -> None:
+    if targets != "dense":
+        raise ValueError(f"targets is {targets!r}, expected 'boundary' or 'dense'")
+    if boundary is None:
+        raise ValueError("targets='dense' needs a boundary, which learns from them")
+    if boundary.aux:
+        raise ValueError(
+            "targets='dense' does not go with an Aux head: its target is a chunk ahead, which only "
+            "the chunk's start has; build the synthesizer with aux=False, or use 'boundary'"
+        )
+    if boundary.synthesizer is not None and boundary.synthesizer.context_size:
+        raise ValueError(
+            "targets='dense' does not go with a context, which is given for the chunk's start and "
+            f"end alone; the synthesizer has context_size={boundary.synthesizer.context_size}: "
+            "build it with context_size=0, or use targets='boundary'"
+        )

@@ -349,7 +349,7 @@ def test_bfloat16_autocast_trains():
     assert low == pytest.approx(high, rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["tbptt", "dni", "dni-aux"])
+@pytest.mark.parametrize("name", ["tbptt", "dni", "dni-aux", "dni-dense"])
 def test_memory_does_not_grow_with_the_stream(name):
     """In steady state a step frees all that it allocates, and nothing carried has a graph."""
     trainer = make_trainer(make_model("lstm", 2, torch.float32), name, clip=1.0)
@@ -370,7 +370,7 @@ def test_memory_does_not_grow_with_the_stream(name):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", ["tbptt", "dni", "dni-aux"])
+@pytest.mark.parametrize("name", ["tbptt", "dni", "dni-aux", "dni-dense"])
 def test_the_chunk_loop_never_waits_for_the_gpu(name):
     trainer = make_trainer(make_model("lstm", 1, torch.float32).cuda(), name, clip=1.0)
     if trainer.boundary is not None:

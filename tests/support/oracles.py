@@ -163,7 +163,7 @@ def join_after(chunks: list[Chunk], k: int) -> Chunk | None:
 
 
 def make_trainer(model: SequenceModel, name: str, optimizer="adam", **options) -> Trainer:
-    """``tbptt``, ``dni`` and ``dni-...``: ``aux``, ``rls``, ``bounded``, ``zero`` (frozen).
+    """``tbptt``, ``dni``, ``dni-...``: ``aux``, ``rls``, ``dense``, ``bounded``, ``zero`` (frozen).
 
     Rivals of DNI: ``checkpointed``, ``random`` (reweighted), ``overlap``.
     """
@@ -185,4 +185,6 @@ def make_trainer(model: SequenceModel, name: str, optimizer="adam", **options) -
     synthesizer = Synthesizer(size, (7,), aux=name == "dni-aux").to(dtype)
     boundary = Boundary(synthesizer, bound=2.0 if name == "dni-bounded" else None)
     learn = None if name == "dni-zero" else torch.optim.Adam(boundary.parameters(), lr=0.01)
+    if name == "dni-dense":
+        options["targets"] = "dense"
     return Trainer(model, steps, boundary=boundary, synth_optimizer=learn, **options)

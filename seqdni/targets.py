@@ -1,0 +1,94 @@
+r"""What a synthesizer is taught after a chunk: states, and the gradients that arrived there.
+
+Shapes: T steps, B rows, S features of a packed state, N pairs of a state and a gradient.
+
+With :math:`L` the chunk's loss and bootstrap, a chunk has a target at its start and, at the cost
+of the same backward pass, one at every state inside:
+
+.. math:: target(s_t) = \partial L_{\ge t} / \partial s_t, \quad t = 0 \; \text{or} \; 0 \le t < T
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from seqdni.chunk import Rows
+from seqdni.state import State, pack, target_grad
+from seqdni.traced import Trace
+
+
+class Pairs(NamedTuple):
+    """States and the gradients that arrived there; the masks are on the CPU.
+
+    Args:
+        state_NS: packed states, without a graph.
+        grad_NS: the gradients, in the objective's units.
+        valid_N: pairs that count; None counts all.
+        final_N: pairs whose gradient contains no bootstrap; None: no pair.
+    """
+
+    state_NS: Float[Tensor, "N S"]
+    grad_NS: Float[Tensor, "N S"]
+    valid_N: Bool[Tensor, " N"] | None
+    final_N: Bool[Tensor, " N"] | None
+
+
+def boundary_pairs(start: State, restarts: Rows, carried: bool, bootstrapped: bool) -> Pairs:
+    """One pair a row: the chunk's start.
+
+    Args:
+        start: the state a chunk was started from, made by :func:`seqdni.cut`.
+        restarts: of the chunk's rows.
+        carried: whether the chunk continues another one; False for the first of a stream.
+        bootstrapped: whether its end was bridged.
+
+    Returns:
+        N = B pairs, valid where the row does not restart.
+    """
+    state_BS = pack(start).detach()
+    nowhere_B = torch.zeros(len(state_BS), dtype=torch.bool)
+    valid_B = restarts.continued if carried else nowhere_B
+    final_B = restarts.final if bootstrapped else ~nowhere_B
+    return Pairs(state_BS, target_grad(start), valid_B, final_B)
+
+
+def dense_pairs(
+    trace: Trace, should_reset: Bool[Tensor, "Tplus1 B"] | None, carried: bool, bootstrapped: bool
+) -> Pairs:
+    """A pair for every step of every row: the state that enters it.
+
+    Args:
+        trace: from :func:`seqdni.unroll_traced`, after the backward pass.
+        should_reset: the chunk's restarts.
+        carried: whether the chunk continues another one; False for the first of a stream.
+        bootstrapped: whether its end was bridged.
+
+    Returns:
+        N = T * B pairs, step after step, valid where the row does not restart just then. A pair is
+        final if its row restarts at a later step.
+
+    Example:
+        >>> trace = Trace(torch.zeros(3, 1, 2), (torch.zeros(3, 1, 2),))
+        >>> reset = torch.tensor([[False], [True], [False], [False]])
+        >>> pairs = dense_pairs(trace, reset, carried=True, bootstrapped=True)
+        >>> pairs.valid_N, pairs.final_N
+        (tensor([ True, False,  True]), tensor([ True, False, False]))
+    """
+    steps, rows = trace.states_TBS.shape[:2]
+    valid_TB = torch.ones(steps, rows, dtype=torch.bool)
+    final_TB = torch.full((steps, rows), not bootstrapped)
+    if should_reset is not None:
+        valid_TB = ~should_reset[:-1]
+        final_TB = final_TB | (should_reset[1:].flip(0).cumsum(0).flip(0) > 0)
+    if not carried:
+        valid_TB[0] = False
+    return Pairs(
+        trace.states_TBS.flatten(0, 1),
+        trace.grads().flatten(0, 1),
+        None if bool(valid_TB.all()) else valid_TB.flatten(),
+        final_TB.flatten() if bool(final_TB.any()) else None,
+    )
