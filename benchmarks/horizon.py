@@ -107,7 +107,7 @@ def cpu(ptb_tokens: int = 5_000_000) -> list[Experiment]:
     characters = f"Penn Treebank, {ptb_tokens:,} characters"
     rates = {
         f"{arm}, lr {lr:g}": {**PTB_ARMS[arm], "lr": lr}
-        for lr in (2e-3, 4e-3)
+        for lr in (2e-3, 4e-3, 6e-3)
         for arm in ("TBPTT", "DNI, look-ahead")
     }
     minute = {"max_seconds": 60.0, "updates": 1_000_000}
@@ -129,7 +129,14 @@ def cpu(ptb_tokens: int = 5_000_000) -> list[Experiment]:
             minute,
         ),
         Experiment(
-            "ptb-search", f"{characters}, search", "lm", rates, horizons(4), text, "search", (1,)
+            "ptb-search",
+            f"Penn Treebank, {ptb_tokens // 4:,} characters, search",
+            "lm",
+            rates,
+            horizons(4),
+            {**text, "max_tokens": ptb_tokens // 4},
+            "search",
+            (1,),
         ),
         Experiment("ptb", characters, "lm", PTB_ARMS, horizons(4), text),
         Experiment("ptb-8", characters, "lm", part(3), horizons(8), text),
