@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from recipes.errors import RunError, one_line
-from recipes.options import RunOptions, device_of
+from recipes.options import DESCENDED, RunOptions, device_of
 from seqdni import (
     Boundary,
     Checkpointed,
@@ -22,6 +22,7 @@ from seqdni import (
     Synthesizer,
     TorchCore,
     Trainer,
+    Whitening,
     controls,
     state_size,
 )
@@ -144,15 +145,22 @@ def build_trainer(options: RunOptions, model: SequenceModel, loss_scale: float) 
         wide = options.synth_hidden or -(-options.hidden // 2)
         synthesizer = Synthesizer(
             size,
-            hidden_sizes=(wide,) if options.synthesizer == "mlp" else (),
+            hidden_sizes=() if options.synthesizer == "linear" else (wide,),
             aux=options.trainer == "dni-aux",
+            activation=nn.Tanh if options.synthesizer == "whitened" else nn.ReLU,
+            whitening=Whitening(size) if options.synthesizer == "whitened" else None,
         )
     control = CONTROLS[options.control]
     boundary = Boundary(synthesizer, options.grad_scale, options.bound, control)
     boundary.to(device_of(options))
-    if options.synthesizer in ("mlp", "linear"):
+    if options.synthesizer in DESCENDED:
         descent = torch.optim.Adam(boundary.parameters(), lr=options.synth_lr, fused=True)
         common |= {"synth_optimizer": descent, "synth_clip": options.synth_clip}
     return Trainer(
-        model, optimizer, boundary=boundary, warmup_chunks=options.warmup_chunks, **common
+        model,
+        optimizer,
+        boundary=boundary,
+        targets=options.targets,
+        warmup_chunks=options.warmup_chunks,
+        **common,
     )

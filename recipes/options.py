@@ -13,7 +13,8 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # pyri
 
 from recipes.errors import RunError
 
-SYNTHESIZERS = ("rls", "mlp", "linear", "none")
+SYNTHESIZERS = ("rls", "whitened", "mlp", "linear", "none")
+DESCENDED = ("whitened", "mlp", "linear")
 
 
 def option(
@@ -116,10 +117,11 @@ class RunOptions:
     update_every: Literal["episode"] | int = option(
         1, "chunks whose gradients make one update, or 'episode'", at_least=1
     )
-    synthesizer: Literal["rls", "mlp", "linear", "none"] | None = for_dni(
+    synthesizer: Literal["rls", "whitened", "mlp", "linear", "none"] | None = for_dni(
         None,
-        "rls: linear, by recursive least squares; mlp: one hidden ReLU layer on the raw state, by "
-        "Adam (the paper's, and what dni-aux needs); linear: the same without the hidden layer; "
+        "rls: linear, by recursive least squares; whitened: one hidden tanh layer on the whitened "
+        "state, by Adam; mlp: one hidden ReLU layer on the raw state, by Adam (the paper's); "
+        "linear: the same without the hidden layer; "
         "none: nothing beyond the steps of --look-ahead; null: the recipe's choice",
     )
     forgetting: float = for_dni(
@@ -128,19 +130,27 @@ class RunOptions:
     ridge: float = for_dni(
         1e-4, "damping of the solution, relative to each feature's energy", ("rls",), above=0
     )
-    solve_every: int = for_dni(4, "chunks between two solutions", ("rls",), at_least=1)
+    solve_every: int | None = for_dni(
+        None,
+        "chunks between two solutions; null: more of them the wider the state",
+        ("rls",),
+        at_least=1,
+    )
     synth_hidden: int | None = for_dni(
         None,
         "width of the hidden layer; null: half the core's, which costs less and solves no less on "
         "copy (the paper: the core's)",
-        ("mlp",),
+        ("mlp", "whitened"),
         at_least=1,
     )
-    synth_lr: float = for_dni(
-        1e-3, "Adam's learning rate for the synthesizer", ("mlp", "linear"), above=0
-    )
+    synth_lr: float = for_dni(1e-3, "Adam's learning rate for the synthesizer", DESCENDED, above=0)
     synth_clip: float = for_dni(
-        1.0, "largest norm of the synthesizer's gradient", ("mlp", "linear"), above=0
+        1.0, "largest norm of the synthesizer's gradient", DESCENDED, above=0
+    )
+    targets: Literal["boundary", "dense"] = for_dni(
+        "boundary",
+        "what the synthesizer learns from: the gradient at the chunk's start, or also at every "
+        "state inside the chunk (LSTM and GRU; not with dni-aux)",
     )
     grad_scale: float = for_dni(
         1.0, "factor on the synthetic gradient where the model consumes it", at_least=0
@@ -269,11 +279,15 @@ def check(options: Any, synthesizer: str) -> None:
             raise RunError(
                 f"{flag(each.name)} has no effect here; it needs {each.metadata['when']}"
             )
-    if options.trainer == "dni-aux" and options.synthesizer != "mlp":
+    if options.trainer == "dni-aux" and options.synthesizer not in ("mlp", "whitened"):
         raise RunError(
             "--trainer dni-aux shapes a hidden layer of the synthesizer, and --synthesizer "
             f"{options.synthesizer} has none; add --synthesizer mlp"
         )
+    if options.targets == "dense" and options.core == "rnn":
+        raise RunError("--targets dense is for --core lstm or gru")
+    if options.targets == "dense" and (options.trainer != "dni" or options.synthesizer == "none"):
+        raise RunError("--targets dense needs --trainer dni and a synthesizer that learns")
     device_of(options)
 
 

@@ -28,6 +28,7 @@ from seqdni.state import (
 from seqdni.synthesizer import Synthesizer
 from seqdni.traced import Trace
 from seqdni.trainer import Model, Trainer
+from seqdni.whitening import Whitening
 
 __all__ = [
     "Agreement",
@@ -50,6 +51,7 @@ __all__ = [
     "Trace",
     "TraceableCore",
     "Trainer",
+    "Whitening",
     "bootstrap_term",
     "controls",
     "cross_entropy",

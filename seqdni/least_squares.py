@@ -32,7 +32,8 @@ class LeastSquares(nn.Module):
         context_size: K, the width of an optional context (cDNI); 0 for none.
         forgetting: :math:`\lambda`, the weight that the past keeps at each step.
         ridge: :math:`\rho`, relative to each feature's own energy.
-        solve_every: steps between two solutions, each of which costs :math:`O(F^3)`.
+        solve_every: steps between two solutions, each of which costs :math:`O(F^3)`; None: F / 32,
+            so that their share of the cost is about the same at any width.
         accumulate: precision of the moments and of their solution. The ridge is no smaller than F
             times its rounding: about 1e-5 in float32 for F = 100.
 
@@ -56,10 +57,12 @@ class LeastSquares(nn.Module):
         context_size: int = 0,
         forgetting: float = 0.97,
         ridge: float = 1e-4,
-        solve_every: int = 4,
+        solve_every: int | None = None,
         accumulate: torch.dtype = torch.float32,
     ):
         super().__init__()
+        features = state_size + context_size + 1
+        solve_every = max(1, features // 32) if solve_every is None else solve_every
         if state_size < 1 or context_size < 0 or solve_every < 1:
             raise ValueError(
                 "expected state_size >= 1, context_size >= 0 and solve_every >= 1, got "
@@ -74,7 +77,6 @@ class LeastSquares(nn.Module):
         self.ridge = ridge
         self.solve_every = solve_every
         self.steps = 0
-        features = state_size + context_size + 1
         self.normal: Tensor  # [F, F], A
         self.cross: Tensor  # [F, S], C
         self.weight: Tensor  # [F, S]

@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqdni.whitening import Whitening
+
 _TINY = 1e-24  # keeps a division by a mean square that is still zero finite
 
 
@@ -30,11 +32,14 @@ class Synthesizer(nn.Module):
 
     Args:
         state_size: S, the width of a packed state.
-        hidden_sizes: widths of the hidden ReLU layers. One layer as wide as the core is the
+        hidden_sizes: widths of the hidden layers. One layer as wide as the core is the
             paper's choice; none makes the synthesizer linear.
         context_size: K, the width of an optional context (cDNI); 0 for none.
         aux: also learn to predict the synthetic gradient at the *next* boundary, from the same
             hidden layers (DNI+Aux). That second prediction shapes the features; nobody consumes it.
+        activation: of the hidden layers; ``nn.Tanh`` bounds what a far-off state can cause.
+        whitening: coordinates in which the state is read; None reads it raw. When they change, the
+            first layer is changed with them, so that what is predicted stays the same.
         scale_decay: decay a regression step of that running mean, once it has seen 1 / (1 - decay).
 
     Raises:
@@ -53,6 +58,8 @@ class Synthesizer(nn.Module):
         *,
         context_size: int = 0,
         aux: bool = False,
+        activation: type[nn.Module] = nn.ReLU,
+        whitening: Whitening | None = None,
         scale_decay: float = 0.99,
     ):
         super().__init__()
@@ -67,11 +74,12 @@ class Synthesizer(nn.Module):
                 "give hidden_sizes or leave aux out"
             )
         self.context_size = context_size
+        self.whitening = whitening
         self.scale_decay = scale_decay
         layers: list[nn.Module] = []
         width = state_size + context_size
         for hidden in hidden_sizes:
-            layers += [nn.Linear(width, hidden), nn.ReLU()]
+            layers += [nn.Linear(width, hidden), activation()]
             width = hidden
         self.trunk = nn.Sequential(*layers)
         self.head = _zero_linear(width, state_size)
@@ -120,6 +128,8 @@ class Synthesizer(nn.Module):
         Raises:
             ValueError: the context is missing, unwanted or of another width.
         """
+        state_BS = state_BS.to(self.head.weight.dtype)
+        state_BS = state_BS if self.whitening is None else self.whitening(state_BS)
         x = with_context(state_BS, context_BK, self.context_size)
         return self.trunk(x.to(self.head.weight.dtype))
 
@@ -156,6 +166,8 @@ class Synthesizer(nn.Module):
         Raises:
             ValueError: an Aux target for a synthesizer without an Aux head.
         """
+        if self.training:
+            self._update_whitening(state_BS, valid_B)
         features = self.features(state_BS, context_BK)
         target_BS = target_BS.to(features.dtype)
         if self.training:
@@ -168,6 +180,20 @@ class Synthesizer(nn.Module):
             aux_BS = self.aux_head(features)
             loss = loss + _mean_square_error(aux_BS, next_predicted_BS * inverse, next_valid_B)
         return loss
+
+    @torch.no_grad()
+    def _update_whitening(self, state_BS: Tensor, valid_B: Tensor | None) -> None:
+        """Move the coordinates; change the first layer so that what it computes stays the same."""
+        if self.whitening is None:
+            return
+        first = self.trunk[0] if len(self.trunk) else self.head
+        assert isinstance(first, nn.Linear)
+        change = self.whitening.update(state_BS.to(first.weight.dtype), valid_B)
+        if change is not None:
+            turn, shift = change
+            reads_state = first.weight[:, : len(shift)]
+            first.bias.add_(reads_state @ shift)
+            reads_state.copy_(reads_state @ turn)
 
     @torch.no_grad()
     def _update_scale(self, target_BS: Tensor, valid_B: Tensor | None) -> None:

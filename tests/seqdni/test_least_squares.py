@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from oracles import ill_conditioned
 
 from seqdni import Boundary, LeastSquares, Synthesizer, cut
-
-SPREAD = torch.logspace(1, -3, 16)  # the covariance spans eight orders of magnitude
-TURN = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(1)))[0]
-
-
-def ill_conditioned(seed):
-    """States as a recurrent network has them, and a target that lives in a small direction."""
-    generator = torch.Generator().manual_seed(seed)
-    factors = torch.randn(32, 16, generator=generator)
-    return (factors * SPREAD) @ TURN.T, factors[:, 12:13].expand(32, 16)
 
 
 def test_it_is_the_weighted_least_squares_solution():

@@ -45,7 +45,16 @@ restarts = pytest.mark.parametrize("resets", [False, True], ids=["endless", "res
 STEPS, ROWS = 12, 4
 SIZES = [3, 1, 4, 2, 2]
 RIVALS = ["checkpointed", "random", "overlap"]
-TRAINERS = ["tbptt", *RIVALS, "dni", "dni-aux", "dni-rls", "dni-dense", "dni-bounded"]
+TRAINERS = [
+    "tbptt",
+    *RIVALS,
+    "dni",
+    "dni-aux",
+    "dni-rls",
+    "dni-dense",
+    "dni-bounded",
+    "dni-whitened",
+]
 
 
 def never_update(model, **options):

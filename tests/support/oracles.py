@@ -22,6 +22,7 @@ from seqdni import (
     Synthesizer,
     TorchCore,
     Trainer,
+    Whitening,
     leaves,
     map_state,
     pack,
@@ -32,6 +33,17 @@ from seqdni import (
 SYMBOLS = 5
 HIDDEN = 6
 KINDS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+
+
+SPREAD = torch.logspace(1, -3, 16)  # the covariance spans eight orders of magnitude
+TURN = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(1)))[0]
+
+
+def ill_conditioned(seed):
+    """States as a recurrent network has them, and a target that lives in a small direction."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = torch.randn(32, 16, generator=generator)
+    return (factors * SPREAD) @ TURN.T, factors[:, 12:13].expand(32, 16)
 
 
 def make_model(kind: str, layers: int, dtype=torch.float64, seed: int = 0) -> SequenceModel:
@@ -179,6 +191,13 @@ def make_trainer(model: SequenceModel, name: str, optimizer="adam", **options) -
     torch.manual_seed(1)
     size = state_size(model.initial_state(1))
     dtype = next(model.parameters()).dtype
+    if name == "dni-whitened":
+        whitening = Whitening(size, refresh_every=3)
+        synthesizer = Synthesizer(size, (7,), activation=nn.Tanh, whitening=whitening).to(dtype)
+        learn = torch.optim.Adam(synthesizer.parameters(), lr=0.01)
+        return Trainer(
+            model, steps, boundary=Boundary(synthesizer), synth_optimizer=learn, **options
+        )
     if name == "dni-rls":
         boundary = Boundary(LeastSquares(size, solve_every=2).to(dtype), bound=10.0)
         return Trainer(model, steps, boundary=boundary, **options)
