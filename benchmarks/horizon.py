@@ -49,8 +49,12 @@ COPY_ARMS: dict[str, dict[str, Any]] = {
     "TBPTT, lr 0.003": {"trainer": "tbptt", "lr": 3e-3},
     DNI: {"trainer": "dni"},
     "DNI, shuffled": {"trainer": "dni", "control": "shuffled"},
+    "DNI, dense targets": {"trainer": "dni", "targets": "dense"},
+    "DNI, whitened MLP": {"trainer": "dni", "synthesizer": "whitened"},
     "DNI, MLP": {"trainer": "dni", "synthesizer": "mlp"},
     "DNI + Aux, MLP": {"trainer": "dni-aux"},
+    "overlapping chunks": {"trainer": "overlap", "history": 1, "lr": TUNED},
+    "random truncation": {"trainer": "random", "lr": TUNED},
     "full BPTT": {"trainer": "bptt"},
 }
 AHEAD = {"trainer": "dni", "synthesizer": "none", "look_ahead": 4}
@@ -96,11 +100,6 @@ def settings(name: str, trainer: str, changes: Sequence[dict[str, Any]]) -> dict
     }
 
 
-def part(arms: int) -> dict[str, dict[str, Any]]:
-    """The first arms on text."""
-    return dict(list(PTB_ARMS.items())[:arms])
-
-
 def cpu(ptb_tokens: int = 5_000_000) -> list[Experiment]:
     """The study at sizes for two cores and an hour."""
     search = settings("TBPTT", "tbptt", SEARCH_TBPTT) | settings("DNI", "dni", SEARCH_DNI)
@@ -138,9 +137,7 @@ def cpu(ptb_tokens: int = 5_000_000) -> list[Experiment]:
             "search",
             (1,),
         ),
-        Experiment("ptb", characters, "lm", PTB_ARMS, horizons(4), text),
-        Experiment("ptb-8", characters, "lm", part(3), horizons(8), text),
-        Experiment("ptb-long", characters, "lm", part(2), horizons(2, 20), text),
+        Experiment("ptb", characters, "lm", PTB_ARMS, horizons(2, 4, 8, 20), text),
     ]
 
 

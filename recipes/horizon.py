@@ -11,6 +11,8 @@ from recipes.errors import RunError, one_line
 from recipes.options import RunOptions, device_of
 from seqdni import Chunk, Horizon, measure_horizon
 
+SHOWN = 12  # lags in the table
+
 
 def measure(
     directory: RunDirectory, options: RunOptions, chunks: list[Chunk], inputs: int, outputs: int
@@ -62,13 +64,27 @@ def report(directory: RunDirectory, found: Horizon) -> str:
         A table.
     """
     rows = [agreement._asdict() for agreement in found.boundaries]
-    directory.write_json("horizon.json", found._asdict() | {"boundaries": rows})
+    lags = [lag._asdict() for lag in found.lags]
+    directory.write_json("horizon.json", found._asdict() | {"boundaries": rows, "lags": lags})
     lines = ["step  cosine  norm ratio      R2"]
     lines += [
         f"{row['step']:>4}  {row['cosine']:>6.3f}  {row['norm_ratio']:>10.3f}  {row['r2']:>6.3f}"
         for row in rows
     ]
+    lines += ["", "credit for losses up to  share carried  of the gradient's energy"]
     lines += [
+        f"{lag['steps']:>10} steps later  {lag['share']:>13.3f}  {lag['energy']:>24.3f}"
+        for lag in lags[:SHOWN]
+    ]
+    if len(lags) > SHOWN:
+        lines.append(f"{'...':>10} {len(lags) - SHOWN} more in horizon.json")
+    large = found.spectrum[0]
+    lines += [
+        "",
+        f"effective horizon: {found.effective} steps",
+        f"state covariance: eigenvalues from {large:.2g} to {max(found.spectrum[-1], 0):.2g}, "
+        f"{sum(value > 0.01 * large for value in found.spectrum)} of {len(found.spectrum)} above a "
+        "hundredth of the largest",
         "",
         "weight gradient against full BPTT's:  cosine  norm ratio",
         f"  truncated                           {found.tbptt_cosine:>6.3f}"
@@ -76,24 +92,34 @@ def report(directory: RunDirectory, found: Horizon) -> str:
         f"  with synthetic gradients            {found.dni_cosine:>6.3f}"
         f"  {found.dni_norm_ratio:>10.3f}",
     ]
-    if _plot(directory, rows):
+    if _plot(directory, rows, found):
         lines += ["", f"picture in {directory.path}/horizon.png"]
     return "\n".join(lines)
 
 
-def _plot(directory: RunDirectory, rows: list[dict[str, Any]]) -> bool:
+def _plot(directory: RunDirectory, rows: list[dict[str, Any]], found: Horizon) -> bool:
     try:
         figures = importlib.import_module("matplotlib.figure")
     except ImportError:
         return False
-    figure = figures.Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.subplots()
+    figure = figures.Figure(figsize=(11, 3.2), layout="constrained")
+    at_boundary, by_lag, spectrum = figure.subplots(1, 3)
     steps = [row["step"] for row in rows]
     for name, label in (("cosine", "cosine"), ("norm_ratio", "norm ratio"), ("r2", "R²")):
-        axes.plot(steps, [max(row[name], -1.0) for row in rows], "o-", label=label)
-    axes.axhline(0, color="black", linewidth=0.5)
-    axes.set_xlabel("step of the boundary")
-    axes.set_ylabel("synthetic against true state gradient")
-    axes.legend()
+        at_boundary.plot(steps, [max(row[name], -1.0) for row in rows], "o-", label=label)
+    at_boundary.axhline(0, color="black", linewidth=0.5)
+    at_boundary.set_xlabel("step of the boundary")
+    at_boundary.set_title("synthetic against true state gradient", fontsize="medium")
+    at_boundary.legend()
+    lags = [lag.steps for lag in found.lags]
+    by_lag.plot(lags, [lag.share for lag in found.lags], "o-", label="share carried")
+    by_lag.plot(lags, [lag.energy for lag in found.lags], "s--", label="of the energy")
+    by_lag.axhline(0, color="black", linewidth=0.5)
+    by_lag.set_xlabel("steps after the boundary")
+    by_lag.set_title("credit by lag", fontsize="medium")
+    by_lag.legend()
+    spectrum.semilogy([max(value, 1e-16) for value in found.spectrum])
+    spectrum.set_xlabel("direction")
+    spectrum.set_title("state covariance, eigenvalues", fontsize="medium")
     figure.savefig(directory.path / "horizon.png", dpi=150)
     return True

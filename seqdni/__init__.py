@@ -5,7 +5,7 @@ from seqdni.boundary import Boundary, bootstrap_term
 from seqdni.checkpointed import Checkpointed
 from seqdni.chunk import Chunk, whole_episodes
 from seqdni.core import Core, TorchCore, TraceableCore, unroll, unroll_traced
-from seqdni.horizon import Agreement, Horizon, measure_horizon
+from seqdni.horizon import Agreement, Horizon, Lag, measure_horizon
 from seqdni.least_squares import LeastSquares
 from seqdni.look_ahead import look_ahead
 from seqdni.losses import cross_entropy, masked_sum, squared_error, to_bits, to_perplexity
@@ -38,6 +38,7 @@ __all__ = [
     "Core",
     "Horizon",
     "LSTMState",
+    "Lag",
     "LeastSquares",
     "Meter",
     "Model",

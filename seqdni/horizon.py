@@ -9,6 +9,7 @@ so the memory is that of full BPTT over them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,8 @@ from seqdni.look_ahead import ahead_grad
 from seqdni.losses import cross_entropy
 from seqdni.state import State, cut, detach, leaves, map_state, pack, unpack
 from seqdni.trainer import Model
+
+CREDIT = 0.1  # least share of a lag's credit that counts as reached
 
 
 class Agreement(NamedTuple):
@@ -38,11 +41,34 @@ class Agreement(NamedTuple):
     r2: float
 
 
+class Lag(NamedTuple):
+    r"""How much credit for the losses of a later chunk the synthetic gradient carries.
+
+    With :math:`g_j` the true gradient, at a boundary, of the losses of the j-th chunk after it, the
+    shares are the least-squares fit over rows, features and boundaries of
+
+    .. math:: \hat g \approx \sum_j share_j \, g_j
+
+    Args:
+        steps: from the boundary to the end of that chunk.
+        energy: of :math:`g_j`, as a share of all lags'.
+        share: 1 where all its credit arrives, 0 where none does, as in TBPTT.
+    """
+
+    steps: int
+    energy: float
+    share: float
+
+
 class Horizon(NamedTuple):
     """What :func:`measure_horizon` finds.
 
     Args:
         boundaries: one :class:`Agreement` a boundary, in order.
+        lags: one :class:`Lag` a distance in chunks, in order.
+        effective: steps that the training gradient reaches back: T, and beyond it the steps of the
+            last lag up to which every ``share`` is at least ``CREDIT``. T is the first chunk's.
+        spectrum: eigenvalues of the covariance of the states at the boundaries, largest first.
         tbptt_cosine: of the weight gradient of TBPTT with that of full BPTT.
         dni_cosine: of the weight gradient of DNI, as consumed, with that of full BPTT.
         tbptt_norm_ratio: length of TBPTT's weight gradient over full BPTT's.
@@ -50,6 +76,9 @@ class Horizon(NamedTuple):
     """
 
     boundaries: list[Agreement]
+    lags: list[Lag]
+    effective: int
+    spectrum: list[float]
     tbptt_cosine: float
     dni_cosine: float
     tbptt_norm_ratio: float
@@ -92,26 +121,61 @@ def measure_horizon(
         raise ValueError(f"got {len(chunks)} chunk, expected at least 2: one boundary between them")
     weights = list(model.parameters())
     state = model.initial_state(chunks[0][0].shape[1])
-    total, ends = torch.zeros((), device=chunks[0][0].device), []
+    losses, ends = [], []
     for chunk in chunks:
         nats, state, _ = run_chunk(model, chunk, state, loss)
-        total = total + nats
+        losses.append(nats)
         ends.append(state)
     inner = [leaf for end in ends[:-1] for leaf in leaves(end)]
-    grads = torch.autograd.grad(total, [*weights, *inner], allow_unused=True)
+    grads = torch.autograd.grad(
+        torch.stack(losses).sum(), [*weights, *inner], retain_graph=True, allow_unused=True
+    )
     full = _flat(grads[: len(weights)], weights)
     arrived = iter(_or_zero(grads[len(weights) :], inner))
-    boundaries, step = [], 0
+    boundaries, said, step = [], [], 0
     for k, end in enumerate(ends[:-1]):
         step += len(chunks[k][0])
         true_BS = pack(map_state(lambda _: next(arrived), end))
-        said_BS = _said(model, boundary, chunks[k:], end, loss, steps_known)
-        boundaries.append(_agreement(step, said_BS, true_BS))
+        said.append(_said(model, boundary, chunks[k:], end, loss, steps_known))
+        boundaries.append(_agreement(step, said[-1], true_BS))
+    lags = _by_lag(losses, ends, said, len(chunks[0][0]))
+    reached = list(takewhile(lambda lag: lag.share >= CREDIT, lags))
+    states = torch.cat([pack(detach(end)) for end in ends[:-1]]).double()
+    spectrum = torch.linalg.eigvalsh(torch.atleast_2d(torch.cov(states.T))).flip(0).tolist()
     tbptt = _chunked(model, None, chunks, loss, 0)
     dni = _chunked(model, boundary, chunks, loss, steps_known)
     cosines = [torch.cosine_similarity(part, full, dim=0).item() for part in (tbptt, dni)]
     ratios = [(part.norm() / full.norm()).item() for part in (tbptt, dni)]
-    return Horizon(boundaries, *cosines, *ratios)
+    effective = len(chunks[0][0]) + (reached[-1].steps if reached else 0)
+    return Horizon(boundaries, lags, effective, spectrum, *cosines, *ratios)
+
+
+def _by_lag(
+    losses: list[Tensor], ends: list[State], said: list[Tensor], chunk_len: int
+) -> list[Lag]:
+    """Credit by distance in chunks, over all boundaries."""
+    count = len(said)
+    by_lag: list[list[Tensor]] = [[] for _ in said]  # of each boundary, the nearest lag first
+    for later in range(1, count + 1):
+        before = [leaf for end in ends[:later] for leaf in leaves(end)]
+        grads = torch.autograd.grad(losses[later], before, retain_graph=True, allow_unused=True)
+        found = _or_zero(grads, before)
+        parts = len(found) // later
+        for k in range(later):
+            true_BS = pack(tuple(found[k * parts : (k + 1) * parts]))
+            by_lag[k].append(true_BS.flatten())
+    inner = torch.zeros(count, count, dtype=torch.float64)
+    carried = torch.zeros(count, dtype=torch.float64)
+    for said_BS, true in zip(said, by_lag, strict=True):
+        lags_KN = torch.stack(true).double()
+        here = slice(0, len(true))
+        inner[here, here] += (lags_KN @ lags_KN.T).cpu()
+        carried[here] += (lags_KN @ said_BS.flatten().double()).cpu()
+    shares = (torch.linalg.pinv(inner, rtol=1e-9, hermitian=True) @ carried).tolist()
+    energy = inner.diagonal()
+    portions = (energy / energy.sum().clamp_min(1e-300)).tolist()
+    steps = range(chunk_len, chunk_len * (count + 1), chunk_len)
+    return [Lag(*lag) for lag in zip(steps, portions, shares, strict=True)]
 
 
 def _chunked(

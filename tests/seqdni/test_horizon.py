@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracles import ExactSynthesizer, make_model, make_stream, split
 
-from seqdni import Boundary, LeastSquares, measure_horizon, state_size
+from seqdni import Boundary, LeastSquares, measure_horizon, pack, state_size
 
 SIZES = [4, 4, 4]
 
@@ -34,6 +34,10 @@ def test_an_exact_synthesizer_agrees_everywhere(kind):
     assert found.dni_cosine == pytest.approx(1.0)
     assert found.dni_norm_ratio == pytest.approx(1.0)
     assert found.tbptt_cosine < 0.9999
+    assert [lag.steps for lag in found.lags] == [4, 8]
+    assert [lag.share for lag in found.lags] == pytest.approx([1.0, 1.0])
+    assert sum(lag.energy for lag in found.lags) == pytest.approx(1.0)
+    assert found.effective == 12
 
 
 def test_a_synthesizer_of_zeros_is_tbptt():
@@ -43,6 +47,38 @@ def test_a_synthesizer_of_zeros_is_tbptt():
     assert found.dni_cosine == found.tbptt_cosine
     assert found.dni_norm_ratio == found.tbptt_norm_ratio
     assert [agreement[1:] for agreement in found.boundaries] == [(0.0, 0.0, 0.0)] * 2
+    assert [lag.share for lag in found.lags] == [0.0, 0.0]
+    assert found.effective == 4
+
+
+def test_known_steps_reach_their_lag_and_no_further():
+    """Steps that are known are carried whole: one chunk of them is all credit of the first lag."""
+    model = make_model("gru", 1)
+    inputs, targets, _, _ = make_stream(16, 3, resets=False)
+    chunks = split((inputs, targets, None, None), [4, 4, 4, 4])
+    found = measure_horizon(model, Boundary(None), chunks, steps_known=4)
+    assert [lag.share for lag in found.lags] == pytest.approx([1.0, 0.0, 0.0])
+    assert found.effective == 8
+    only_first = split(
+        (inputs, targets, torch.arange(16)[:, None].expand(16, 3) < 8, None), [4] * 4
+    )
+    found = measure_horizon(model, Boundary(None), only_first, steps_known=4)
+    assert [lag.energy for lag in found.lags] == [1.0, 0.0, 0.0]
+    assert [lag.share for lag in found.lags] == pytest.approx([1.0, 0.0, 0.0])
+
+
+def test_the_spectrum_is_that_of_the_states_at_the_boundaries():
+    model = make_model("lstm", 2)
+    chunks = split(make_stream(12, 9, resets=False), SIZES)
+    found = measure_horizon(model, Boundary(None), chunks)
+    state, states = model.initial_state(9), []
+    for chunk in chunks[:-1]:
+        _, state = model(chunk[0], state)
+        states.append(pack(state))
+    expected = torch.cov(torch.cat(states).T)
+    assert len(found.spectrum) == state_size(state)
+    assert sum(found.spectrum) == pytest.approx(expected.trace().item())
+    assert found.spectrum == sorted(found.spectrum, reverse=True)
 
 
 def test_it_leaves_no_trace():
