@@ -20,6 +20,7 @@ from corpora import (
     RepeatCopyTask,
     next_level,
 )
+from recipes import horizon
 from recipes.build import build_model, build_stream, build_trainer, load_model
 from recipes.directory import RunDirectory
 from recipes.errors import RunError
@@ -158,6 +159,7 @@ def run(session: Session) -> dict[str, Any]:
     for row in session.train(_counted(chunks, progress), work=lambda: progress["episodes"]):
         level = stream.level
         row.update(length=level.length, repeats=level.repeats, episodes=progress["episodes"])
+        horizon.log(session, lambda at=level: fresh_chunks(task, at, options.chunk_len), row)
         row["note"] = f"N={level.length}" + (f" R={level.repeats}" if level.repeats > 1 else "")
         stream.level = next_level(task, level, row["train_bits"], options.threshold)
         if stream.level != level:
@@ -251,10 +253,23 @@ def held_out(
     """
     task = task_of(options)
     level = _level(task, directory.load("last")["progress"], length)
-    stream = LockstepEpisodes(task, level, FRESH_EPISODES, options.chunk_len, FRESH_SEED)
+    return fresh_chunks(task, level, options.chunk_len), task.input_size, task.output_size
+
+
+def fresh_chunks(task: EpisodicTask, level: Level, chunk_len: int) -> list[Batch]:
+    """Freshly drawn episodes of one level.
+
+    Args:
+        task: of the run.
+        level: of the episodes.
+        chunk_len: T.
+
+    Returns:
+        The chunks of one lock-step episode.
+    """
+    stream = LockstepEpisodes(task, level, FRESH_EPISODES, chunk_len, FRESH_SEED)
     steps = task.episode(level, 1, torch.Generator()).inputs_LB.shape[0]
-    chunks = list(islice(stream, -(-steps // options.chunk_len)))
-    return chunks, task.input_size, task.output_size
+    return list(islice(stream, -(-steps // chunk_len)))
 
 
 def _level(task: EpisodicTask, progress: dict[str, Any], length: int | None) -> Level:

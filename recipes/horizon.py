@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
+from corpora import Batch
 from recipes.build import build_model, build_trainer
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, one_line
 from recipes.options import RunOptions, device_of
+from recipes.session import Session
 from seqdni import Chunk, Horizon, measure_horizon
 
 SHOWN = 12  # lags in the table
@@ -48,9 +53,39 @@ def measure(
         raise RunError(f"{where} does not fit its config.yaml: {one_line(error)}") from None
     assert trainer.boundary is not None
     device = device_of(options)
-    here = [(x.to(device), y.to(device), mask, reset) for x, y, mask, reset in chunks]
+    here = _on(device, chunks)
     known = getattr(options, "look_ahead", 0)
     return measure_horizon(trainer.model, trainer.boundary, here, steps_known=known)
+
+
+def log(session: Session, chunks: Callable[[], list[Batch]], row: dict[str, Any]) -> None:
+    """Measure a run in training, if that is due, and add the numbers to a row of its metrics.
+
+    Args:
+        session: of a run with synthetic gradients.
+        chunks: gives held-out data, at least two consecutive chunks.
+        row: where to add horizon_cosine and horizon_steps.
+    """
+    every, trainer = session.options.horizon_every, session.trainer
+    last = session.progress.setdefault("horizon_at", 0)
+    if every is None or trainer.updates - last < every:
+        return
+    session.progress["horizon_at"] = trainer.updates
+    assert trainer.boundary is not None
+    data = chunks()
+    if len(data) < 2:
+        return  # all within one chunk: no boundary yet
+    known = getattr(session.options, "look_ahead", 0)
+    with torch.random.fork_rng():  # a control draws
+        found = measure_horizon(
+            trainer.model, trainer.boundary, _on(trainer.device, data), steps_known=known
+        )
+    row["horizon_cosine"] = round(found.dni_cosine, 4)
+    row["horizon_steps"] = found.effective
+
+
+def _on(device: torch.device, chunks: Sequence[Chunk]) -> list[Chunk]:
+    return [(x.to(device), y.to(device), mask, reset) for x, y, mask, reset in chunks]
 
 
 def report(directory: RunDirectory, found: Horizon) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from corpora import (
     ptb_text,
     pydoc_text,
 )
+from recipes import horizon
 from recipes.build import build_model, build_stream, build_trainer, load_model
 from recipes.directory import RunDirectory
 from recipes.errors import RunError
@@ -147,7 +149,9 @@ def run(session: Session) -> dict[str, Any]:
     progress["evaluated"] = min(progress["evaluated"], done)
     steps = session.options.look_ahead
     ahead = (lambda: session.stream.peek(steps)) if steps else (lambda: None)
+    held_out_text = partial(validation_chunks, corpus, session.options.chunk_len, None)
     for row in session.train(session.stream, lambda: trainer.updates, ahead):
+        horizon.log(session, held_out_text, row)
         if session.fraction() * evaluations >= progress["evaluated"] + 1:
             row["valid_bpc"] = round(_validate(session, corpus), 5)
             row["note"] = f"valid {row['valid_bpc']:.3f}"
@@ -317,12 +321,25 @@ def held_out(
     """
     corpus = encode_splits(read_corpus(options))
     _same_text(corpus, directory.load("last")["progress"])
-    split = corpus.valid if corpus.valid is not None else corpus.train
-    count = length or -(-100 // options.chunk_len)
-    rows = max(1, min(EVALUATION_ROWS, (len(split) - 1) // (count * options.chunk_len)))
-    chunks = evaluation_chunks(split, rows, options.chunk_len)
     symbols = len(corpus.vocabulary)
-    return list(islice(chunks, count)), symbols, symbols
+    return validation_chunks(corpus, options.chunk_len, length), symbols, symbols
+
+
+def validation_chunks(corpus: Encoded, chunk_len: int, length: int | None) -> list[Batch]:
+    """The beginning of the validation text, or of the training text where there is none.
+
+    Args:
+        corpus: of the run.
+        chunk_len: T.
+        length: chunks; None takes as many as make about 100 steps.
+
+    Returns:
+        The chunks.
+    """
+    split = corpus.valid if corpus.valid is not None else corpus.train
+    count = length or max(2, -(-100 // chunk_len))
+    rows = max(1, min(EVALUATION_ROWS, (len(split) - 1) // (count * chunk_len)))
+    return list(islice(evaluation_chunks(split, rows, chunk_len), count))
 
 
 def read_corpus(options: Options) -> Text:

@@ -168,6 +168,12 @@ class RunOptions:
     warmup_chunks: int = for_dni(
         0, "chunks during which the synthesizer learns but is not listened to", at_least=0
     )
+    horizon_every: int | None = for_dni(
+        None,
+        "measure every this many updates, on held-out data, how far credit reaches, and log it: "
+        "horizon_cosine (weight gradient against full BPTT's), horizon_steps; null: never",
+        at_least=1,
+    )
     precision: Literal["float32", "bfloat16"] = option(
         "float32", "bfloat16 computes the model under autocast; parameters stay float32"
     )

@@ -49,6 +49,8 @@ class Lag(NamedTuple):
 
     .. math:: \hat g \approx \sum_j share_j \, g_j
 
+    A lag with less than about a millionth of the energy gets no share: there is nothing to carry.
+
     Args:
         steps: from the boundary to the end of that chunk.
         energy: of :math:`g_j`, as a share of all lags'.
@@ -171,7 +173,7 @@ def _by_lag(
         here = slice(0, len(true))
         inner[here, here] += (lags_KN @ lags_KN.T).cpu()
         carried[here] += (lags_KN @ said_BS.flatten().double()).cpu()
-    shares = (torch.linalg.pinv(inner, rtol=1e-9, hermitian=True) @ carried).tolist()
+    shares = (torch.linalg.pinv(inner, rtol=1e-6, hermitian=True) @ carried).tolist()
     energy = inner.diagonal()
     portions = (energy / energy.sum().clamp_min(1e-300)).tolist()
     steps = range(chunk_len, chunk_len * (count + 1), chunk_len)
