@@ -363,3 +363,54 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, capsys, monkeypa
     assert capsys.readouterr().err == "seqdni: error: No space left on device\n"
     assert (out / "last.pt").read_bytes() == before
     assert not list(out.glob(".*part"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--synthesizer", "none", "--look-ahead", 4],
+        ["--synthesizer", "rls", "--look-ahead", 2, "--control", "shuffled"],
+        ["--synthesizer", "whitened", "--targets", "dense"],
+        ["--synthesizer", "rls", "--targets", "dense", "--core", "gru"],
+    ],
+)
+def test_the_synthesizers_of_text_stop_and_go_on(options, verse, tmp_path, capsys):
+    """Look-ahead, dense targets and whitening, with the horizon logged and resumed bit for bit."""
+    words = ["lm", "--corpus", verse, *options, *TINY, "--horizon-every", 10, "--log-every", 10]
+    run(*words, "--updates", 40, "--out", tmp_path / "whole")
+    run(*words, "--updates", 20, "--out", tmp_path / "parts")
+    run("lm", "--resume", tmp_path / "parts", "--updates", 40)
+    whole, parts = (torch.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
+    assert_same(whole["trainer"], parts["trainer"])
+    rows = rows_of(tmp_path / "whole")
+    assert all(-1 <= row["horizon_cosine"] <= 1 and row["horizon_steps"] >= 8 for row in rows)
+    if options[1] == "none":
+        assert {row["horizon_steps"] for row in rows} == {16}
+        assert all(row["horizon_cosine"] > 0.9 for row in rows)
+    capsys.readouterr()
+    assert main(["horizon", str(tmp_path / "whole")]) == 0
+    printed = capsys.readouterr().out
+    assert "effective horizon:" in printed
+    assert "state covariance: eigenvalues from" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["lm", "--synthesizer", "none"], "--synthesizer none without --look-ahead is plain tbptt"),
+        (["copy", "--synthesizer", "none"], "--synthesizer none is for looking ahead in lm"),
+        (
+            ["copy", "--targets", "dense", "--core", "rnn"],
+            "--targets dense is for --core lstm or gru",
+        ),
+        (
+            ["copy", "--targets", "dense", "--trainer", "dni-aux"],
+            "--targets dense needs --trainer dni",
+        ),
+        (["lm", "--trainer", "tbptt", "--look-ahead", 4], "--look-ahead has no effect here"),
+    ],
+)
+def test_synthesizers_that_make_no_sense_are_refused(words, message, tmp_path, capsys):
+    assert main(["run", *map(str, words), "--out", str(tmp_path / "run")]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
