@@ -155,12 +155,17 @@ def build_trainer(options: RunOptions, model: SequenceModel, loss_scale: float) 
     boundary.to(device_of(options))
     if options.synthesizer in DESCENDED:
         descent = torch.optim.Adam(boundary.parameters(), lr=options.synth_lr, fused=True)
-        common |= {"synth_optimizer": descent, "synth_clip": options.synth_clip}
+        common |= {
+            "synth_optimizer": descent,
+            "synth_clip": options.synth_clip,
+            "synth_steps": options.synth_steps,
+        }
     return Trainer(
         model,
         optimizer,
         boundary=boundary,
         targets=options.targets,
+        lessons=options.lessons,
         warmup_chunks=options.warmup_chunks,
         **common,
     )

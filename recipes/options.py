@@ -147,6 +147,18 @@ class RunOptions:
     synth_clip: float = for_dni(
         1.0, "largest norm of the synthesizer's gradient", DESCENDED, above=0
     )
+    lessons: float = for_dni(
+        1.0,
+        "share of the chunks that the synthesizer learns from; less costs less",
+        above=0,
+        at_most=1,
+    )
+    synth_steps: int = for_dni(
+        1,
+        "regression steps a chunk, each on its part of the targets (not with dni-aux)",
+        DESCENDED,
+        at_least=1,
+    )
     targets: Literal["boundary", "dense"] = for_dni(
         "boundary",
         "what the synthesizer learns from: the gradient at the chunk's start, or also at every "
@@ -290,6 +302,8 @@ def check(options: Any, synthesizer: str) -> None:
             "--trainer dni-aux shapes a hidden layer of the synthesizer, and --synthesizer "
             f"{options.synthesizer} has none; add --synthesizer mlp"
         )
+    if options.synth_steps > 1 and options.trainer == "dni-aux":
+        raise RunError("--synth-steps needs --trainer dni")
     if options.targets == "dense" and options.core == "rnn":
         raise RunError("--targets dense is for --core lstm or gru")
     if options.targets == "dense" and (options.trainer != "dni" or options.synthesizer == "none"):

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from seqdni.core import Core, unroll, unroll_traced
+from seqdni.core import Core, TraceableCore, unroll, unroll_traced
 from seqdni.losses import masked_sum
 from seqdni.state import State, leaves
 from seqdni.traced import Trace
@@ -54,8 +54,12 @@ def run_chunk(
     inputs, targets, mask, should_reset = chunk
     device = leaves(start)[0].device
     with torch.autocast(device.type, autocast, enabled=autocast is not None):
-        run = (model, inputs.to(device, non_blocking=True), start, should_reset)
-        outputs, end, trace = unroll_traced(*run) if traced else (*unroll(*run), None)
+        x, trace = inputs.to(device, non_blocking=True), None
+        if traced:
+            assert isinstance(model, TraceableCore)
+            outputs, end, trace = unroll_traced(model, x, start, should_reset)
+        else:
+            outputs, end = unroll(model, x, start, should_reset)
     outputs = outputs[-len(targets) :] if len(outputs) > len(targets) else outputs
     outputs = outputs.float() if autocast else outputs
     mask = None if mask is None else mask.to(device, non_blocking=True)

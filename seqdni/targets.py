@@ -10,6 +10,7 @@ of the same backward pass, one at every state inside:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,18 @@ class Pairs(NamedTuple):
     grad_NS: Float[Tensor, "N S"]
     valid_N: Bool[Tensor, " N"] | None
     final_N: Bool[Tensor, " N"] | None
+
+    def dealt(self, parts: int) -> Iterator[Pairs]:
+        """The pairs in equal parts, dealt out one after the other.
+
+        Args:
+            parts: how many, >= 1.
+
+        Yields:
+            Every ``parts``-th pair.
+        """
+        for first in range(parts):
+            yield Pairs(*(None if field is None else field[first::parts] for field in self))
 
 
 def boundary_pairs(start: State, restarts: Rows, carried: bool, bootstrapped: bool) -> Pairs:

@@ -21,6 +21,8 @@ from seqdni.past import Past
 from seqdni.state import State, cut, detach, leaves, map_state
 from seqdni.targets import boundary_pairs, dense_pairs
 
+GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, fall evenly and never in step
+
 
 @runtime_checkable
 class Model(Core, Protocol):
@@ -57,6 +59,9 @@ class Trainer:
         loss_scale: factor on the batch mean of the summed loss: 1 / T makes it a mean over steps.
         clip: largest norm of the model's gradient; None leaves it alone.
         synth_clip: largest norm of the synthesizer's gradient, apart from the model's.
+        synth_steps: regression steps a chunk: what is learned from is dealt into this many parts.
+        lessons: share of the chunks that the synthesizer learns from, spread evenly but out of step
+            with any period. Most of its cost is learning; 0.5 halves that.
         update_every: chunks whose gradients are summed for one update of the model, or
             ``"episode"`` for all chunks of a lock-step episode. The synthesizer learns every chunk.
         warmup_chunks: chunks during which the synthesizer learns but is not listened to. It
@@ -95,6 +100,8 @@ class Trainer:
         loss_scale: float = 1.0,
         clip: float | None = None,
         synth_clip: float | None = None,
+        synth_steps: int = 1,
+        lessons: float = 1.0,
         update_every: int | Literal["episode"] = 1,
         warmup_chunks: int = 0,
         history: int = 0,
@@ -106,6 +113,14 @@ class Trainer:
             _check_dense(targets, boundary)
         if synth_clip is not None and synth_optimizer is None:
             raise ValueError("synth_clip needs a synth_optimizer")
+        if synth_steps < 1 or (synth_steps > 1 and synth_optimizer is None):
+            raise ValueError(
+                f"synth_steps is {synth_steps}, expected a count >= 1, and 1 without an optimizer"
+            )
+        if not 0 < lessons <= 1:
+            raise ValueError(f"lessons is {lessons}, expected a share 0 < lessons <= 1")
+        if synth_steps > 1 and boundary is not None and (boundary.aux or _context_size(boundary)):
+            raise ValueError("synth_steps > 1 does not go with an Aux head or a context")
         if update_every != "episode" and update_every < 1:
             raise ValueError(f"update_every is {update_every}, expected 'episode' or a count >= 1")
         if history and boundary is not None:
@@ -122,6 +137,8 @@ class Trainer:
         self.loss_scale = loss_scale
         self.clip = clip
         self.synth_clip = synth_clip
+        self.synth_steps = synth_steps
+        self.lessons = lessons
         self.update_every: int | Literal["episode"] = update_every
         self.warmup_chunks = warmup_chunks
         self.autocast = autocast
@@ -178,10 +195,14 @@ class Trainer:
 
         now = (self.carry, inputs, should_reset)
         before, inputs_run, resets_run = self.past.extend(*now) if scored else now
-        start = cut(before) if before is not None else self.model.initial_state(rows)
+        teaches = self._learns and self.chunks * GOLDEN % 1 < self.lessons
+        if before is None:
+            start = self.model.initial_state(rows)
+        else:
+            start = cut(before) if teaches else before
         with torch.set_grad_enabled(bool(scored or bootstraps)):
             run = (inputs_run, targets, mask, resets_run)
-            traced = self.targets == "dense" and self._learns
+            traced = teaches and self.targets == "dense"
             nats, end, trace = run_chunk(self.model, run, start, self.loss, self.autocast, traced)
         predicted_BS = None
         if boundary is not None and (boundary.aux or (bootstraps and ahead is None)):
@@ -198,14 +219,16 @@ class Trainer:
         elif scored:
             (nats * factor).backward()
         self._window_has_gradient |= bool(scored or bootstraps)
-        if boundary is not None and self._learns:
+        if boundary is not None and teaches:
             if trace is not None:
                 pairs = dense_pairs(trace, should_reset, carried, bootstraps)
             else:
                 pairs = boundary_pairs(start, restarts, carried, bootstraps)
-            if not nobody(pairs.valid_N):
+            for part in pairs.dealt(self.synth_steps):
+                if nobody(part.valid_N):
+                    continue
                 synth_loss = boundary.regression(
-                    *map(self._here, pairs),
+                    *map(self._here, part),
                     loss_scale=factor,
                     context_BK=at_start,
                     next_predicted_BS=predicted_BS if boundary.aux else None,
@@ -310,6 +333,10 @@ class Trainer:
         return None if x is None else x.to(self.device, non_blocking=True)
 
 
+def _context_size(boundary: Boundary) -> int:
+    return 0 if boundary.synthesizer is None else boundary.synthesizer.context_size
+
+
 def _check_dense(targets: str, boundary: Boundary | None) -> None:
     if targets != "dense":
         raise ValueError(f"targets is {targets!r}, expected 'boundary' or 'dense'")
@@ -320,9 +347,9 @@ def _check_dense(targets: str, boundary: Boundary | None) -> None:
             "targets='dense' does not go with an Aux head: its target is a chunk ahead, which only "
             "the chunk's start has; build the synthesizer with aux=False, or use 'boundary'"
         )
-    if boundary.synthesizer is not None and boundary.synthesizer.context_size:
+    if size := _context_size(boundary):
         raise ValueError(
             "targets='dense' does not go with a context, which is given for the chunk's start and "
-            f"end alone; the synthesizer has context_size={boundary.synthesizer.context_size}: "
+            f"end alone; the synthesizer has context_size={size}: "
             "build it with context_size=0, or use targets='boundary'"
         )

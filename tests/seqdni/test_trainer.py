@@ -482,3 +482,45 @@ def test_a_checkpoint_of_another_trainer_is_refused():
     saved = make_trainer(make_model("lstm", 1), "tbptt").state_dict()
     with pytest.raises(ValueError, match="one has no boundary"):
         make_trainer(make_model("lstm", 1), "dni").load_state_dict(saved)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
+def test_lessons_are_a_share_of_the_chunks_and_in_step_with_no_period(share):
+    trainer = make_trainer(make_model("gru", 1), "dni-rls", lessons=share)
+    chunks = split(make_stream(12, 4, resets=False), [3, 3, 3, 3]) * 50
+    taught = []
+    for chunk in chunks:
+        before = trainer.boundary.synthesizer.steps
+        trainer.step(chunk)
+        taught.append(trainer.boundary.synthesizer.steps - before)
+    taught = taught[1:]  # the first chunk continues nothing
+    assert sum(taught) / len(taught) == pytest.approx(share, abs=0.03)
+    for period in (2, 3, 4, 5):
+        for phase in range(period):
+            part = taught[phase::period]
+            assert sum(part) / len(part) == pytest.approx(share, abs=0.12)
+
+
+def test_what_is_learned_from_is_dealt_into_steps():
+    """Four steps on a quarter each move the synthesizer four times; one sees all of it at once."""
+    chunks = split(make_stream(8, 4, resets=False), [4, 4])
+    steps = {}
+    for count in (1, 4):
+        model = make_model("lstm", 1)
+        trainer = make_trainer(model, "dni-dense", synth_steps=count)
+        for chunk in chunks:
+            trainer.step(chunk)
+        state = trainer.synth_optimizer.state_dict()["state"]
+        steps[count] = next(iter(state.values()))["step"].item()
+    # in the first chunk of a stream the first of each four pairs has no target
+    assert steps == {1: 2, 4: 8}
+
+
+def test_lessons_and_steps_out_of_range_are_refused():
+    model = make_model("gru", 1)
+    with pytest.raises(ValueError, match="lessons is 0.0, expected a share"):
+        make_trainer(model, "dni", lessons=0.0)
+    with pytest.raises(ValueError, match="synth_steps is 2, expected a count >= 1, and 1 without"):
+        make_trainer(model, "dni-rls", synth_steps=2)
+    with pytest.raises(ValueError, match="synth_steps > 1 does not go with an Aux head"):
+        make_trainer(model, "dni-aux", synth_steps=2)
