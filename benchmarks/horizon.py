@@ -49,6 +49,7 @@ COPY_ARMS: dict[str, dict[str, Any]] = {
     "TBPTT, lr 0.003": {"trainer": "tbptt", "lr": 3e-3},
     DNI: {"trainer": "dni"},
     "DNI, shuffled": {"trainer": "dni", "control": "shuffled"},
+    "DNI, half the lessons": {"trainer": "dni", "lessons": 0.5},
     "DNI, dense targets": {"trainer": "dni", "targets": "dense"},
     "DNI, whitened MLP": {"trainer": "dni", "synthesizer": "whitened"},
     "DNI, MLP": {"trainer": "dni", "synthesizer": "mlp"},
@@ -71,6 +72,7 @@ SEARCH_TBPTT = [
     for bias in (0.0, 1.0)
     for lr in (3e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1e-2)
 ]
+SEARCH_60S = [{"lr": lr, "forget_bias": bias} for bias in (0.0, 1.0) for lr in (3e-4, 1e-3, 3e-3)]
 SEARCH_DNI: list[dict[str, Any]] = [
     *({"lr": lr} for lr in (1e-3, 2e-3, 3e-3, 6e-3)),
     {"forget_bias": 1.0},
@@ -109,6 +111,14 @@ def cpu(ptb_tokens: int = 5_000_000) -> list[Experiment]:
         for lr in (2e-3, 4e-3, 6e-3)
         for arm in ("TBPTT", "DNI, look-ahead")
     }
+    by_the_clock = {
+        arm: COPY_ARMS[arm] for arm in (TBPTT, DNI, "DNI, half the lessons", "full BPTT")
+    }
+    by_the_clock["TBPTT, lr 0.0003, forget bias 1"] = {
+        "trainer": "tbptt",
+        "lr": 3e-4,
+        "forget_bias": 1.0,
+    }
     minute = {"max_seconds": 60.0, "updates": 1_000_000}
     text = {"corpus": "ptb", "max_tokens": ptb_tokens, "updates": 10**9, "evaluations": 2}
     return [
@@ -120,10 +130,20 @@ def cpu(ptb_tokens: int = 5_000_000) -> list[Experiment]:
             "repeat-copy", "Repeat-copy, 4000 updates", "repeat-copy", COPY_ARMS, horizons(4)
         ),
         Experiment(
+            "copy-60s-search",
+            "Copy, 60 s of training on one thread, search",
+            "copy",
+            settings("TBPTT", "tbptt", SEARCH_60S),
+            horizons(4),
+            minute,
+            "search",
+            (1,),
+        ),
+        Experiment(
             "copy-60s",
             "Copy, 60 s of training on one thread",
             "copy",
-            {arm: COPY_ARMS[arm] for arm in (TBPTT, DNI, "full BPTT")},
+            by_the_clock,
             horizons(4),
             minute,
         ),
