@@ -51,7 +51,10 @@ COPY_ARMS: dict[str, dict[str, Any]] = {
     "DNI, shuffled": {"trainer": "dni", "control": "shuffled"},
     "DNI, half the lessons": {"trainer": "dni", "lessons": 0.5},
     "DNI, dense targets": {"trainer": "dni", "targets": "dense"},
-    "DNI, whitened MLP": {"trainer": "dni", "synthesizer": "whitened"},
+    "DNI, whitened MLP": {
+        **{"trainer": "dni", "synthesizer": "whitened", "targets": "dense"},
+        **{"synth_steps": 4, "synth_lr": 3e-3, "synth_hidden": 128},
+    },
     "DNI, MLP": {"trainer": "dni", "synthesizer": "mlp"},
     "DNI + Aux, MLP": {"trainer": "dni-aux"},
     "overlapping chunks": {"trainer": "overlap", "history": 1, "lr": TUNED},
@@ -63,7 +66,7 @@ PTB_ARMS: dict[str, dict[str, Any]] = {
     "TBPTT": {"trainer": "tbptt"},
     "DNI, look-ahead": AHEAD,
     "DNI, look-ahead, shuffled": {**AHEAD, "control": "shuffled"},
-    "DNI, state": {"trainer": "dni"},
+    "DNI, state": {"trainer": "dni", "synthesizer": "mlp", "look_ahead": 0},
     "overlapping chunks": {"trainer": "overlap", "history": 1},
 }
 # As many settings of each: a grid for TBPTT, one change at a time for DNI.
@@ -189,7 +192,9 @@ def paper(ptb_tokens: int = 50_000_000) -> list[Experiment]:
             "DNI, shuffled": {"trainer": "dni", "control": "shuffled"},
         }
     )
-    reading = arms | {arm: {**what, **wide} for arm, what in mlp.items()}
+    ahead = ("DNI, look-ahead", "DNI, look-ahead, shuffled")
+    reading = arms | {arm: PTB_ARMS[arm] for arm in ahead}
+    reading |= {arm: {**what, **wide, "look_ahead": 0} for arm, what in mlp.items()}
     characters = f"Penn Treebank, {ptb_tokens:,} characters"
     return [
         Experiment("copy", "Copy", "copy", copying, horizons(2, 3, 4, 5), copy),

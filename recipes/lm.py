@@ -31,7 +31,7 @@ from recipes import horizon
 from recipes.build import build_model, build_stream, build_trainer, load_model
 from recipes.directory import RunDirectory
 from recipes.errors import RunError
-from recipes.options import RunOptions, check, for_dni, option
+from recipes.options import LEARNING, RunOptions, check, for_dni, option
 from recipes.session import Session
 from seqdni import Model, SequenceModel, cross_entropy, detach, masked_sum, to_bits, unroll
 
@@ -58,14 +58,14 @@ class Options(RunOptions):
         10, "validations during the run, at most one each --log-every", at_least=1
     )
     look_ahead: int = for_dni(
-        0,
+        4,
         "K: steps after a chunk whose gradient is taken by running the model on over them; the "
         "synthesizer is asked for what lies beyond",
         at_least=0,
     )
     # An endless stream: at full scale the bootstrapped targets feed on themselves and diverge.
     grad_scale: float = for_dni(
-        0.1, "factor on the synthetic gradient where the model consumes it", at_least=0
+        0.1, "factor on the synthetic gradient where the model consumes it", LEARNING, at_least=0
     )
     lr: float = option(4e-3, "Adam's learning rate for the model", above=0)
     updates: int = option(8000, "stop after this many weight updates", at_least=1)
@@ -80,7 +80,7 @@ def prepare(options: Options) -> None:
     Raises:
         RunError: naming the option.
     """
-    check(options, synthesizer="mlp")
+    check(options, synthesizer="none")
     if options.synthesizer == "none" and not options.look_ahead:
         raise RunError(
             "--synthesizer none without --look-ahead is plain tbptt; use --trainer tbptt"

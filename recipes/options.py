@@ -13,8 +13,9 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # pyri
 
 from recipes.errors import RunError
 
-SYNTHESIZERS = ("rls", "whitened", "mlp", "linear", "none")
 DESCENDED = ("whitened", "mlp", "linear")
+LEARNING = ("rls", *DESCENDED)
+SYNTHESIZERS = (*LEARNING, "none")
 
 
 def option(
@@ -122,7 +123,8 @@ class RunOptions:
         "rls: linear, by recursive least squares; whitened: one hidden tanh layer on the whitened "
         "state, by Adam; mlp: one hidden ReLU layer on the raw state, by Adam (the paper's); "
         "linear: the same without the hidden layer; "
-        "none: nothing beyond the steps of --look-ahead; null: the recipe's choice",
+        "none: nothing beyond the steps of --look-ahead; null: rls for episodes, none for text, "
+        "mlp for dni-aux",
     )
     forgetting: float = for_dni(
         0.97, "weight that the past keeps from chunk to chunk", ("rls",), above=0, at_most=1
@@ -163,13 +165,15 @@ class RunOptions:
         "boundary",
         "what the synthesizer learns from: the gradient at the chunk's start, or also at every "
         "state inside the chunk (LSTM and GRU; not with dni-aux)",
+        LEARNING,
     )
     grad_scale: float = for_dni(
-        1.0, "factor on the synthetic gradient where the model consumes it", at_least=0
+        1.0, "factor on the synthetic gradient where the model consumes it", LEARNING, at_least=0
     )
     bound: float | None = for_dni(
         1.0,
         "largest synthetic gradient of a row, as a multiple of the usual target; null: no bound",
+        LEARNING,
         above=0,
     )
     control: Literal["shuffled", "batch-mean", "zero"] | None = for_dni(
@@ -306,8 +310,8 @@ def check(options: Any, synthesizer: str) -> None:
         raise RunError("--synth-steps needs --trainer dni")
     if options.targets == "dense" and options.core == "rnn":
         raise RunError("--targets dense is for --core lstm or gru")
-    if options.targets == "dense" and (options.trainer != "dni" or options.synthesizer == "none"):
-        raise RunError("--targets dense needs --trainer dni and a synthesizer that learns")
+    if options.targets == "dense" and options.trainer == "dni-aux":
+        raise RunError("--targets dense needs --trainer dni")
     device_of(options)
 
 

@@ -518,7 +518,7 @@ def test_what_is_learned_from_is_dealt_into_steps():
 
 def test_lessons_and_steps_out_of_range_are_refused():
     model = make_model("gru", 1)
-    with pytest.raises(ValueError, match="lessons is 0.0, expected a share"):
+    with pytest.raises(ValueError, match=r"lessons is 0\.0, expected a share"):
         make_trainer(model, "dni", lessons=0.0)
     with pytest.raises(ValueError, match="synth_steps is 2, expected a count >= 1, and 1 without"):
         make_trainer(model, "dni-rls", synth_steps=2)
