@@ -147,7 +147,7 @@ def run(session: Session) -> dict[str, Any]:
     evaluations = session.options.evaluations
     done = int(session.fraction() * evaluations)  # fewer than before where the run was prolonged
     progress["evaluated"] = min(progress["evaluated"], done)
-    steps = session.options.look_ahead
+    steps = session.options.look_ahead if trainer.boundary is not None else 0
     ahead = (lambda: session.stream.peek(steps)) if steps else (lambda: None)
     held_out_text = partial(validation_chunks, corpus, session.options.chunk_len, None)
     for row in session.train(session.stream, lambda: trainer.updates, ahead):
