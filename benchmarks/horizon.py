@@ -210,8 +210,8 @@ PRESETS: dict[str, Callable[..., list[Experiment]]] = {"cpu": cpu, "quick": quic
 
 # Milliseconds of a chunk by its synthesizer, and of a step; seconds to start, to evaluate.
 CHUNK_MS = {
-    "cpu": {None: 1.2, "none": 1.2, "rls": 2.0, "mlp": 2.0, "linear": 2.0},
-    "cuda": {None: 3, "none": 3, "rls": 6, "mlp": 5, "linear": 5},
+    "cpu": {None: 1.2, "none": 1.2, "rls": 2.0, "whitened": 6.0, "mlp": 2.0, "linear": 2.0},
+    "cuda": {None: 3, "none": 3, "rls": 6, "whitened": 20, "mlp": 5, "linear": 5},
 }
 STEP_MS = {"copy": 0.1, "repeat-copy": 0.1, "lm": 1.0}
 EPISODE = {"copy": 12, "repeat-copy": 20}  # steps, on average over a run

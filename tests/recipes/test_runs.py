@@ -397,7 +397,10 @@ def test_the_synthesizers_of_text_stop_and_go_on(options, verse, tmp_path, capsy
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["lm", "--synthesizer", "none", "--look-ahead", 0], "--synthesizer none without --look-ahead is plain tbptt"),
+        (
+            ["lm", "--synthesizer", "none", "--look-ahead", 0],
+            "--synthesizer none without --look-ahead is plain tbptt",
+        ),
         (["copy", "--synthesizer", "none"], "--synthesizer none is for looking ahead in lm"),
         (
             ["copy", "--targets", "dense", "--core", "rnn"],
