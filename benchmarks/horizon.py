@@ -6,7 +6,8 @@ has a row is not run again: a study that was stopped goes on with the same comma
 with ``--render``, the rows become tables and figures of docs/horizon.md.
 
     python benchmarks/horizon.py --quick
-    python benchmarks/horizon.py --data-dir DIR
+    python benchmarks/horizon.py
+    python benchmarks/horizon.py --preset text --data-dir DIR
     python benchmarks/horizon.py --only copy search --dry-run
     python benchmarks/horizon.py --render --compare copy "DNI" "TBPTT, lr 0.001"
 
@@ -42,7 +43,7 @@ from recipes.errors import RunError
 from recipes.options import RunOptions, device_of
 
 TUNED = 1e-3  # TBPTT's learning rate in ``search``
-TBPTT, DNI = f"TBPTT, lr {TUNED:g}", "DNI"
+TBPTT, DNI, BPTT = f"TBPTT, lr {TUNED:g}", "DNI", "full BPTT"
 
 COPY_ARMS: dict[str, dict[str, Any]] = {
     TBPTT: {"trainer": "tbptt", "lr": TUNED},
@@ -59,7 +60,7 @@ COPY_ARMS: dict[str, dict[str, Any]] = {
     "DNI + Aux, MLP": {"trainer": "dni-aux"},
     "overlapping chunks": {"trainer": "overlap", "history": 1, "lr": TUNED},
     "random truncation": {"trainer": "random", "lr": TUNED},
-    "full BPTT": {"trainer": "bptt"},
+    BPTT: {"trainer": "bptt"},
 }
 AHEAD = {"trainer": "dni", "synthesizer": "none", "look_ahead": 4}
 PTB_ARMS: dict[str, dict[str, Any]] = {
@@ -105,32 +106,27 @@ def settings(name: str, trainer: str, changes: Sequence[dict[str, Any]]) -> dict
     }
 
 
-def cpu(ptb_tokens: int = 5_000_000) -> list[Experiment]:
-    """The study at sizes for two cores and an hour."""
+def cpu() -> list[Experiment]:
+    """Copy tasks, at sizes for two cores and an hour."""
     search = settings("TBPTT", "tbptt", SEARCH_TBPTT) | settings("DNI", "dni", SEARCH_DNI)
-    characters = f"Penn Treebank, {ptb_tokens:,} characters"
-    rates = {
-        f"{arm}, lr {lr:g}": {**PTB_ARMS[arm], "lr": lr}
-        for lr in (2e-3, 4e-3, 6e-3)
-        for arm in ("TBPTT", "DNI, look-ahead")
-    }
-    by_the_clock = {
-        arm: COPY_ARMS[arm] for arm in (TBPTT, DNI, "DNI, half the lessons", "full BPTT")
-    }
-    by_the_clock["TBPTT, lr 0.0003, forget bias 1"] = {
-        "trainer": "tbptt",
-        "lr": 3e-4,
-        "forget_bias": 1.0,
-    }
     minute = {"max_seconds": 60.0, "updates": 1_000_000}
-    text = {"corpus": "ptb", "max_tokens": ptb_tokens, "updates": 10**9, "evaluations": 2}
+    by_length, repeated, timed = (
+        {arm: COPY_ARMS[arm] for arm in arms}
+        for arms in (
+            (TBPTT, DNI, BPTT),
+            (TBPTT, "TBPTT, lr 0.003", DNI, "DNI, shuffled", BPTT),
+            (TBPTT, DNI, "DNI, half the lessons", BPTT),
+        )
+    )
+    timed |= settings("TBPTT", "tbptt", [{"lr": 3e-4, "forget_bias": 1.0}])
     return [
         Experiment(
             "search", "Copy, 4000 updates, search", "copy", search, horizons(4), {}, "search"
         ),
-        Experiment("copy", "Copy, 4000 updates", "copy", COPY_ARMS, horizons(2, 4, 8)),
+        Experiment("copy", "Copy, 4000 updates", "copy", COPY_ARMS, horizons(4)),
+        Experiment("copy-by-T", "Copy, 4000 updates", "copy", by_length, horizons(2, 4, 8)),
         Experiment(
-            "repeat-copy", "Repeat-copy, 4000 updates", "repeat-copy", COPY_ARMS, horizons(4)
+            "repeat-copy", "Repeat-copy, 4000 updates", "repeat-copy", repeated, horizons(4)
         ),
         Experiment(
             "copy-60s-search",
@@ -143,35 +139,41 @@ def cpu(ptb_tokens: int = 5_000_000) -> list[Experiment]:
             (1,),
         ),
         Experiment(
-            "copy-60s",
-            "Copy, 60 s of training on one thread",
-            "copy",
-            by_the_clock,
-            horizons(4),
-            minute,
+            "copy-60s", "Copy, 60 s of training on one thread", "copy", timed, horizons(4), minute
         ),
+    ]
+
+
+def quick() -> list[Experiment]:
+    """Some of the same cells, in five minutes."""
+    of = {experiment.name: experiment for experiment in cpu()}
+    return [
+        of["copy"].part((TBPTT, DNI, "DNI, shuffled"), ["T=4"]),
+        of["repeat-copy"].part(["TBPTT, lr 0.003", DNI], ["T=4"], 1),
+    ]
+
+
+def text(ptb_tokens: int = 5_000_000) -> list[Experiment]:
+    """Penn Treebank characters at sizes for two cores: half a day."""
+    common = {"corpus": "ptb", "max_tokens": ptb_tokens, "updates": 10**9, "evaluations": 2}
+    title = f"Penn Treebank, {ptb_tokens:,} characters"
+    rates = {
+        f"{arm}, lr {lr:g}": {**PTB_ARMS[arm], "lr": lr}
+        for lr in (2e-3, 4e-3, 6e-3)
+        for arm in ("TBPTT", "DNI, look-ahead")
+    }
+    return [
         Experiment(
             "ptb-search",
             f"Penn Treebank, {ptb_tokens // 4:,} characters, search",
             "lm",
             rates,
             horizons(4),
-            {**text, "max_tokens": ptb_tokens // 4},
+            {**common, "max_tokens": ptb_tokens // 4},
             "search",
             (1,),
         ),
-        Experiment("ptb", characters, "lm", PTB_ARMS, horizons(2, 4, 8, 20), text),
-    ]
-
-
-def quick(ptb_tokens: int = 5_000_000) -> list[Experiment]:
-    """Some of the same cells, in five minutes."""
-    of = {experiment.name: experiment for experiment in cpu(ptb_tokens)}
-    arms = (TBPTT, DNI, "DNI, shuffled")
-    return [
-        of["copy"].part(arms, ["T=4"]),
-        of["repeat-copy"].part(["TBPTT, lr 0.003", DNI], ["T=4"], 1),
-        of["ptb"].part(["TBPTT", "DNI, look-ahead"], ["T=4"], 1),
+        Experiment("ptb", title, "lm", PTB_ARMS, horizons(2, 4, 8, 20), common),
     ]
 
 
@@ -206,7 +208,12 @@ def paper(ptb_tokens: int = 50_000_000) -> list[Experiment]:
     ]
 
 
-PRESETS: dict[str, Callable[..., list[Experiment]]] = {"cpu": cpu, "quick": quick, "paper": paper}
+PRESETS: dict[str, Callable[..., list[Experiment]]] = {
+    "cpu": cpu,
+    "quick": quick,
+    "text": text,
+    "paper": paper,
+}
 
 # Milliseconds of a chunk by its synthesizer, and of a step; seconds to start, to evaluate.
 CHUNK_MS = {
@@ -260,6 +267,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     preset = "quick" if given.quick else given.preset
     size = [] if given.ptb_tokens is None else [given.ptb_tokens]
+    if size and preset not in ("text", "paper"):
+        parser.error(f"--ptb-tokens is for --preset text and paper, not {preset}")
     experiments = {each.name: each for each in PRESETS[preset](*size)}
     if unknown := sorted({*(given.only or []), *(given.compare or [])[:1]} - set(experiments)):
         parser.error(

@@ -204,8 +204,9 @@ def test_values_of_each_seed_then_mean_and_error(tmp_path):
 
 def test_the_page_has_a_place_for_every_experiment():
     page = (ROOT / "docs" / "horizon.md").read_text()
-    for experiment in horizon.cpu():
-        assert f"<!-- table cpu/{experiment.name} -->" in page
+    for preset in ("cpu", "text"):
+        for experiment in horizon.PRESETS[preset]():
+            assert f"<!-- table {preset}/{experiment.name} -->" in page
 
 
 @pytest.mark.parametrize("module", [study, render, horizon])
