@@ -127,7 +127,7 @@ class RunOptions:
         "mlp for dni-aux",
     )
     forgetting: float = for_dni(
-        0.97, "weight that the past keeps from chunk to chunk", ("rls",), above=0, at_most=1
+        0.97, "weight that the past keeps from lesson to lesson", ("rls",), above=0, at_most=1
     )
     ridge: float = for_dni(
         1e-4, "damping of the solution, relative to each feature's energy", ("rls",), above=0
@@ -152,6 +152,7 @@ class RunOptions:
     lessons: float = for_dni(
         1.0,
         "share of the chunks that the synthesizer learns from; less costs less",
+        LEARNING,
         above=0,
         at_most=1,
     )
@@ -182,7 +183,7 @@ class RunOptions:
         "a gain that survives is not credit assignment",
     )
     warmup_chunks: int = for_dni(
-        0, "chunks during which the synthesizer learns but is not listened to", at_least=0
+        0, "chunks during which the synthesizer learns but is not listened to", LEARNING, at_least=0
     )
     horizon_every: int | None = for_dni(
         None,
@@ -308,6 +309,8 @@ def check(options: Any, synthesizer: str) -> None:
         )
     if options.synth_steps > 1 and options.trainer == "dni-aux":
         raise RunError("--synth-steps needs --trainer dni")
+    if options.targets == "dense" and options.precision != "float32":
+        raise RunError("--targets dense computes the core in float32; leave --precision at float32")
     if options.targets == "dense" and options.core == "rnn":
         raise RunError("--targets dense is for --core lstm or gru")
     if options.targets == "dense" and options.trainer == "dni-aux":

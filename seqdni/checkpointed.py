@@ -23,7 +23,8 @@ class Checkpointed(nn.Module):
 
     instead of :math:`O(N \cdot activations)`, at the cost of a second forward pass; ``steps`` near
     the square root of N needs the least. Wrap a whole model, not its core alone, so that the
-    outputs are the narrow ones. Dropout draws the same numbers again.
+    outputs are the narrow ones. Dropout draws the same numbers again
+    on the CPU; cuDNN's between layers may not.
 
     Args:
         core: the core, or a whole model under the core's contract.

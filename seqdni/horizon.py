@@ -68,8 +68,9 @@ class Horizon(NamedTuple):
     Args:
         boundaries: one :class:`Agreement` a boundary, in order.
         lags: one :class:`Lag` a distance in chunks, in order.
-        effective: steps that the training gradient reaches back: T, and beyond it the steps of the
-            last lag up to which every ``share`` is at least ``CREDIT``. T is the first chunk's.
+        effective: steps that the training gradient reaches back, in whole chunks: T, and beyond it
+            the steps of the last lag up to which every ``share`` is at least ``CREDIT``. T is the
+            first chunk's. Of the last of these chunks perhaps only a part arrives.
         spectrum: eigenvalues of the covariance of the states at the boundaries, largest first.
         tbptt_cosine: of the weight gradient of TBPTT with that of full BPTT.
         dni_cosine: of the weight gradient of DNI, as consumed, with that of full BPTT.
@@ -102,7 +103,8 @@ def measure_horizon(
         chunks: at least two, from the beginning of a stream or an episode, on the model's device
             but for masks; what follows the last is taken to be no loss.
         loss: as in training.
-        steps_known: steps that the trainer looks ahead.
+        steps_known: steps that the trainer looks ahead. Beyond the data's end the synthesizer is
+            still asked.
 
     Returns:
         Agreement at each boundary between two chunks, and of the weight gradients.
@@ -143,7 +145,9 @@ def measure_horizon(
     lags = _by_lag(losses, ends, said, len(chunks[0][0]))
     reached = list(takewhile(lambda lag: lag.share >= CREDIT, lags))
     states = torch.cat([pack(detach(end)) for end in ends[:-1]]).double()
-    spectrum = torch.linalg.eigvalsh(torch.atleast_2d(torch.cov(states.T))).flip(0).tolist()
+    spectrum = (
+        torch.linalg.eigvalsh(torch.atleast_2d(torch.cov(states.T, correction=0))).flip(0).tolist()
+    )
     tbptt = _chunked(model, None, chunks, loss, 0)
     dni = _chunked(model, boundary, chunks, loss, steps_known)
     cosines = [torch.cosine_similarity(part, full, dim=0).item() for part in (tbptt, dni)]

@@ -35,9 +35,9 @@ def look_ahead(
     .. math:: \hat g(s) = \frac{\partial}{\partial s}
               \Big( \sum_{k=1}^{K} \ell_k + \langle \hat g_{beyond}(s_K), s_K \rangle \Big)
 
-    Exact over those steps; what lies beyond them is left to a synthesizer. It costs about K / T of
-    a chunk, and O(K) memory after the chunk's own. The weights' gradient from these steps is not
-    taken here: it comes with the next chunk.
+    Exact over those steps (with dropout, for one draw of it); what lies beyond them is left to a
+    synthesizer. It costs about K / T of a chunk, and O(K) memory beside the chunk's own. The
+    weights' gradient from these steps is not taken here: it comes with the next chunk.
 
     Args:
         model: in training.
@@ -64,8 +64,10 @@ def look_ahead(
         nats, far, _ = run_chunk(model, ahead, start, loss, autocast)
     roots, given = [nats], [torch.ones_like(nats)]
     if beyond is not None:
-        roots += leaves(far)
-        given += leaves(unpack(beyond(far), like=far))
+        pairs = zip(leaves(far), leaves(unpack(beyond(far), like=far)), strict=True)
+        attached = [(leaf, grad) for leaf, grad in pairs if leaf.requires_grad]
+        roots += [leaf for leaf, _ in attached]
+        given += [grad for _, grad in attached]
     grads = torch.autograd.grad(roots, leaves(start), given, allow_unused=True)
     found = iter(grads)
     return pack(map_state(lambda leaf: _or_zero(next(found), leaf), start))
@@ -101,7 +103,7 @@ def ahead_grad(
         grad_BS = boundary.trusted(boundary.predict(far))
         if goes_on_B is None:
             return grad_BS
-        return grad_BS.masked_fill(~goes_on_B.to(grad_BS.device)[:, None], 0.0)
+        return grad_BS.masked_fill(~goes_on_B.to(grad_BS.device, non_blocking=True)[:, None], 0.0)
 
     further = None if boundary.synthesizer is None else beyond
     grad_BS = look_ahead(model, ahead, end, loss, further, autocast)

@@ -58,7 +58,11 @@ class Past:
         if not self._kept or _begins(carry, should_reset):
             return carry, inputs, should_reset
         _, xs, resets = zip(*self._kept, (carry, inputs, should_reset), strict=True)
-        return self._kept[0][0], torch.cat(xs), join_resets(xs, resets)
+        return (
+            self._kept[0][0],
+            torch.cat([x.to(inputs.device) for x in xs]),
+            join_resets(xs, resets),
+        )
 
     def keep(self, carry: State | None, inputs: Tensor, should_reset: Tensor | None) -> None:
         """Remember a chunk; the oldest one goes.

@@ -72,9 +72,10 @@ class RandomTruncation:
             following = next(self._source, None)
             if following is None:
                 break
-            if len(graph[-1][0]) != len(graph[0][0]):
+            lengths = [len(chunk[0]) for chunk in (*graph, following)]
+            if lengths[-2] != lengths[0] or lengths[-1] > lengths[0]:
                 raise ValueError(
-                    f"a chunk of {len(graph[-1][0])} steps follows one of {len(graph[0][0])} in "
+                    f"chunks of {lengths} steps follow each other in "
                     "the middle of an episode; give chunks of equal length, so that the "
                     "boundaries between them are known"
                 )

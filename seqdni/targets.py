@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seqdni.chunk import Rows
+from seqdni.chunk import Rows, nobody
 from seqdni.state import State, pack, target_grad
 from seqdni.traced import Trace
 
@@ -38,7 +38,7 @@ class Pairs(NamedTuple):
     final_N: Bool[Tensor, " N"] | None
 
     def dealt(self, parts: int) -> Iterator[Pairs]:
-        """The pairs in equal parts, dealt out one after the other.
+        """The pairs in equal parts, dealt out one after the other; a part with nothing is left out.
 
         Args:
             parts: how many, >= 1.
@@ -46,8 +46,14 @@ class Pairs(NamedTuple):
         Yields:
             Every ``parts``-th pair.
         """
-        for first in range(parts):
-            yield Pairs(*(None if field is None else field[first::parts] for field in self))
+        for first in range(min(parts, len(self.state_NS))):
+            state, grad, valid, final = (
+                None if field is None else field[first::parts] for field in self
+            )
+            assert state is not None
+            assert grad is not None
+            if not nobody(valid):
+                yield Pairs(state, grad, valid, None if nobody(final) else final)
 
 
 def boundary_pairs(start: State, restarts: Rows, carried: bool, bootstrapped: bool) -> Pairs:
@@ -95,6 +101,7 @@ def dense_pairs(
     valid_TB = torch.ones(steps, rows, dtype=torch.bool)
     final_TB = torch.full((steps, rows), not bootstrapped)
     if should_reset is not None:
+        should_reset = should_reset.cpu()
         valid_TB = ~should_reset[:-1]
         final_TB = final_TB | (should_reset[1:].flip(0).cumsum(0).flip(0) > 0)
     if not carried:

@@ -60,8 +60,10 @@ class Trainer:
         clip: largest norm of the model's gradient; None leaves it alone.
         synth_clip: largest norm of the synthesizer's gradient, apart from the model's.
         synth_steps: regression steps a chunk: what is learned from is dealt into this many parts.
+            Running scales, levels and whitening count these steps.
         lessons: share of the chunks that the synthesizer learns from, spread evenly but out of step
-            with any period. Most of its cost is learning; 0.5 halves that.
+            with any period. Most of its cost is learning; 0.5 halves that. Forgetting counts
+            lessons.
         update_every: chunks whose gradients are summed for one update of the model, or
             ``"episode"`` for all chunks of a lock-step episode. The synthesizer learns every chunk.
         warmup_chunks: chunks during which the synthesizer learns but is not listened to. It
@@ -117,6 +119,8 @@ class Trainer:
             raise ValueError(
                 f"synth_steps is {synth_steps}, expected a count >= 1, and 1 without an optimizer"
             )
+        if lessons != 1 and (boundary is None or boundary.synthesizer is None):
+            raise ValueError("lessons needs a boundary with a synthesizer")
         if not 0 < lessons <= 1:
             raise ValueError(f"lessons is {lessons}, expected a share 0 < lessons <= 1")
         if synth_steps > 1 and boundary is not None and (boundary.aux or _context_size(boundary)):
@@ -205,7 +209,7 @@ class Trainer:
             traced = teaches and self.targets == "dense"
             nats, end, trace = run_chunk(self.model, run, start, self.loss, self.autocast, traced)
         predicted_BS = None
-        if boundary is not None and (boundary.aux or (bootstraps and ahead is None)):
+        if boundary is not None and ((boundary.aux and teaches) or (bootstraps and ahead is None)):
             predicted_BS = boundary.predict(end, at_end)
         if boundary is not None and bootstraps:
             continues_B = self._here(restarts.continues)
@@ -219,14 +223,12 @@ class Trainer:
         elif scored:
             (nats * factor).backward()
         self._window_has_gradient |= bool(scored or bootstraps)
-        if boundary is not None and teaches:
+        if boundary is not None and teaches and (carried or trace is not None):
             if trace is not None:
                 pairs = dense_pairs(trace, should_reset, carried, bootstraps)
             else:
                 pairs = boundary_pairs(start, restarts, carried, bootstraps)
             for part in pairs.dealt(self.synth_steps):
-                if nobody(part.valid_N):
-                    continue
                 synth_loss = boundary.regression(
                     *map(self._here, part),
                     loss_scale=factor,
@@ -340,8 +342,10 @@ def _context_size(boundary: Boundary) -> int:
 def _check_dense(targets: str, boundary: Boundary | None) -> None:
     if targets != "dense":
         raise ValueError(f"targets is {targets!r}, expected 'boundary' or 'dense'")
-    if boundary is None:
-        raise ValueError("targets='dense' needs a boundary, which learns from them")
+    if boundary is None or boundary.synthesizer is None:
+        raise ValueError(
+            "targets='dense' needs a boundary with a synthesizer, which learns from them"
+        )
     if boundary.aux:
         raise ValueError(
             "targets='dense' does not go with an Aux head: its target is a chunk ahead, which only "

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+EARLY = (10, 30)  # updates; before the layers that read z have learned much
+
 
 class Whitening(nn.Module):
     r"""Mean and covariance of the states seen, recent ones most, and the ZCA that follows.
@@ -21,12 +23,14 @@ class Whitening(nn.Module):
     .. math:: z = Z (s - \mu), \qquad Z = (\Sigma + \rho \, \bar\lambda I)^{-1/2}
 
     with :math:`\bar\lambda` the mean eigenvalue. :math:`Z` and :math:`\mu` change only every
-    ``refresh_every`` updates, and :meth:`update` then says how, so that a layer that reads z can
-    be changed to compute what it did before. It starts as the identity.
+    ``refresh_every`` updates (and a few times before the first), and :meth:`update` then says how,
+    so that a layer that reads z can be changed to compute what it did before. It starts as the
+    identity.
 
     Args:
         state_size: S.
-        refresh_every: updates between two decompositions, each of which costs :math:`O(S^3)`.
+        refresh_every: updates between two decompositions, each of which costs :math:`O(S^3)` and
+            waits for the device.
         decay: of the running moments an update, once they have seen 1 / (1 - decay).
         ridge: :math:`\rho`, what keeps directions that never vary finite.
 
@@ -95,8 +99,8 @@ class Whitening(nn.Module):
             None, or ``(R, d)`` with :math:`z_{old} = R \, z_{new} + d`: a layer :math:`A z + b`
             becomes :math:`A R \, z + (b + A d)` and computes the same.
         """
-        rows = valid_B.sum() if valid_B is not None else torch.tensor(float(len(state_BS)))
-        rows = rows.to(state_BS)
+        rows = state_BS.new_full((), len(state_BS)) if valid_B is None else valid_B.sum()
+        rows = rows.to(state_BS.dtype)
         self.updates += 1
         rate = max(1 - self.decay, 1 / self.updates) * (rows > 0)
         kept_BS = state_BS if valid_B is None else state_BS * valid_B[:, None]
@@ -108,7 +112,8 @@ class Whitening(nn.Module):
         self.running_mean += rate * moved
         self.running_cov += rate * (seen - self.running_cov)
         self.running_cov -= torch.outer(rate * moved, rate * moved)
-        return self._refresh() if self.updates % self.refresh_every == 0 else None
+        due = self.updates % self.refresh_every == 0 or self.updates in EARLY
+        return self._refresh() if due and bool(self.running_cov.isfinite().all()) else None
 
     def _refresh(self) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(self.running_cov.double())

@@ -402,6 +402,9 @@ def test_the_synthesizers_of_text_stop_and_go_on(options, verse, tmp_path, capsy
             "--synthesizer none without --look-ahead is plain tbptt",
         ),
         (["copy", "--synthesizer", "none"], "--synthesizer none is for looking ahead in lm"),
+        (["lm", "--lessons", 0.5], "--lessons has no effect here"),
+        (["lm", "--warmup-chunks", 5], "--warmup-chunks has no effect here"),
+        (["copy", "--targets", "dense", "--precision", "bfloat16"], "leave --precision at float32"),
         (
             ["copy", "--targets", "dense", "--core", "rnn"],
             "--targets dense is for --core lstm or gru",

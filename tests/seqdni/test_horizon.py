@@ -75,7 +75,7 @@ def test_the_spectrum_is_that_of_the_states_at_the_boundaries():
     for chunk in chunks[:-1]:
         _, state = model(chunk[0], state)
         states.append(pack(state))
-    expected = torch.cov(torch.cat(states).T)
+    expected = torch.cov(torch.cat(states).T, correction=0)
     assert len(found.spectrum) == state_size(state)
     assert sum(found.spectrum) == pytest.approx(expected.trace().item())
     assert found.spectrum == sorted(found.spectrum, reverse=True)
@@ -94,3 +94,9 @@ def test_one_chunk_has_no_boundary():
     with pytest.raises(ValueError, match="got 1 chunk, expected at least 2"):
         measure_horizon(model, Boundary(LeastSquares(6)), [make_stream(4, 2, resets=False)])
     assert torch.is_grad_enabled()
+
+
+def test_one_row_and_one_boundary_are_enough():
+    model = make_model("gru", 1)
+    found = measure_horizon(model, Boundary(None), split(make_stream(8, 1, resets=False), [4, 4]))
+    assert found.spectrum == pytest.approx([0.0] * 6)

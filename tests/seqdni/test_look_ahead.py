@@ -111,6 +111,30 @@ def test_the_control_applies_to_what_is_known():
         torch.testing.assert_close(got, expected)
 
 
+@restarts
+def test_what_a_synthesizer_is_taught_beside_it(resets, monkeypatch):
+    """With all steps known its target is the true gradient of all that follows, per example."""
+    model, chunks = make_model("lstm", 1), split(make_stream(STEPS, ROWS, resets), SIZES)
+    trainer = make_trainer(model, "dni-rls", "sgd", loss_scale=0.1, update_every=10**9)
+    synthesizer, taught = trainer.boundary.synthesizer, []
+    monkeypatch.setattr(
+        synthesizer, "loss", lambda *pair, **_: taught.append(pair) or torch.zeros(())
+    )
+    state, expected = model.initial_state(ROWS), []
+    for k, chunk in enumerate(chunks):
+        trainer.step(chunk, ahead=steps_ahead(chunks[k + 1 :], STEPS) if chunks[k + 1 :] else None)
+        if k:
+            rest = steps_ahead(chunks[k:], STEPS)
+            start = type(state)(*(leaf.detach().requires_grad_() for leaf in state))
+            loss = reference_loss(model, rest, start)
+            grads = torch.autograd.grad(loss, leaves(start), allow_unused=True)
+            expected.append([0 * x if g is None else g for x, g in zip(start, grads, strict=True)])
+        _, state = unroll(model, chunk[0], detached(state), chunk[3])
+    assert len(taught) == len(chunks) - 1
+    for (_, target), true in zip(taught, expected, strict=True):
+        torch.testing.assert_close(target, pack(tuple(true)))
+
+
 @pytest.mark.parametrize("name", ["dni", "dni-rls"])
 def test_a_synthesizer_learns_beside_it(name):
     chunks = split(make_stream(STEPS, ROWS, resets=True), SIZES) * 20

@@ -204,9 +204,10 @@ def test_a_random_stream_goes_on_as_if_never_stopped(stop):
 
 
 def test_unequal_chunks_are_refused():
-    chunks = split(make_stream(STEPS, ROWS, resets=False), [3, 2, 3, 4])
-    with pytest.raises(ValueError, match="a chunk of 2 steps follows one of 3"):
-        list(RandomTruncation(chunks, 1e-9, seed=0))
+    for sizes, shown in (([3, 2, 3, 4], "3, 2, 3"), ([3, 3, 6], "3, 3, 6"), ([5, 7], "5, 7")):
+        chunks = split(make_stream(STEPS, ROWS, resets=False), sizes)
+        with pytest.raises(ValueError, match=rf"chunks of \[{shown}\] steps follow each other"):
+            list(RandomTruncation(chunks, 1e-9, seed=0))
 
 
 MODEL = make_model("gru", 1)

@@ -524,3 +524,23 @@ def test_lessons_and_steps_out_of_range_are_refused():
         make_trainer(model, "dni-rls", synth_steps=2)
     with pytest.raises(ValueError, match="synth_steps > 1 does not go with an Aux head"):
         make_trainer(model, "dni-aux", synth_steps=2)
+
+
+def test_more_steps_than_there_is_to_learn_from():
+    """Parts with nothing in them teach nothing, and break nothing."""
+    chunks = split(make_stream(8, 2, resets=False), [4, 4])
+    trainer = make_trainer(make_model("gru", 1), "dni", synth_steps=4)
+    for chunk in chunks * 3:
+        trainer.step(chunk)
+    assert trainer.boundary.synthesizer.scale.isfinite()
+    assert trainer.meter.read()["synth_steps"] == 2 * 5
+
+
+def test_options_of_learning_need_something_that_learns():
+    model = make_model("gru", 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for boundary in (None, Boundary(None)):
+        with pytest.raises(ValueError, match="lessons needs a boundary with a synthesizer"):
+            Trainer(model, optimizer, boundary=boundary, lessons=0.5)
+        with pytest.raises(ValueError, match="needs a boundary with a synthesizer"):
+            Trainer(model, optimizer, boundary=boundary, targets="dense")

@@ -92,3 +92,9 @@ def test_frozen_it_learns_nothing():
     synthesizer.loss(torch.randn(8, 3), torch.randn(8, 3))
     assert whitening.updates == 0
     assert torch.equal(whitening.matrix, torch.eye(3))
+
+
+def test_what_is_not_finite_changes_no_coordinates():
+    whitening = Whitening(3, refresh_every=1)
+    whitening.update(torch.full((4, 3), torch.nan))
+    assert torch.equal(whitening.matrix, torch.eye(3))
