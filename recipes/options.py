@@ -78,7 +78,7 @@ class RunOptions:
         "dni",
         "full BPTT over whole episodes; truncated BPTT; TBPTT cut at random boundaries, reweighted "
         "to be unbiased; TBPTT over overlapping chunks; TBPTT with synthetic gradients at the "
-        "chunk boundaries; the same with the auxiliary task",
+        "chunk boundaries, or those of known steps (--look-ahead); with the auxiliary task",
     )
     recompute: bool = option(
         False,
