@@ -61,11 +61,38 @@ def backward_from(objective: Tensor, state: State, grad_BS: Float[Tensor, "B S"]
         >>> state.grad
         tensor([[5., 6.]])
     """
+    roots, grads = with_grads(state, grad_BS)
+    torch.autograd.backward([objective, *roots], [None, *grads])
+
+
+def with_grads(state: State, grad_BS: Float[Tensor, "B S"]) -> tuple[list[Tensor], list[Tensor]]:
+    """Where a backward pass begins in a state, and with what: constant leaves are left out.
+
+    Args:
+        state: the state at the chunk's end, still attached to the chunk's graph.
+        grad_BS: the gradient to carry on from there, packed.
+
+    Returns:
+        Leaves, and the gradient of each.
+    """
     pairs = zip(leaves(state), leaves(unpack(grad_BS, like=state)), strict=True)
     attached = [(leaf, grad) for leaf, grad in pairs if leaf.requires_grad]
-    torch.autograd.backward(
-        [objective, *(leaf for leaf, _ in attached)], [None, *(grad for _, grad in attached)]
-    )
+    return [leaf for leaf, _ in attached], [grad for _, grad in attached]
+
+
+def where_continues(
+    grad_BS: Float[Tensor, "B S"], continues_B: Bool[Tensor, " B"] | None
+) -> Float[Tensor, "B S"]:
+    """A gradient, 0 in rows whose episode ended.
+
+    Args:
+        grad_BS: packed.
+        continues_B: rows whose episode goes on; None if all do.
+
+    Returns:
+        ``[B, S]``.
+    """
+    return grad_BS if continues_B is None else grad_BS.masked_fill(~continues_B[:, None], 0.0)
 
 
 class Boundary(nn.Module):
@@ -182,7 +209,7 @@ class Boundary(nn.Module):
             A constant, per-example-sum units.
         """
         grad_BS = grad_BS if self.control is None else self.control(grad_BS)
-        return grad_BS if continues_B is None else grad_BS.masked_fill(~continues_B[:, None], 0.0)
+        return where_continues(grad_BS, continues_B)
 
     def synthetic_grad(
         self,

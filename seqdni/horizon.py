@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from seqdni.boundary import Boundary
+from seqdni.boundary import Boundary, with_grads
 from seqdni.chunk import Chunk, nobody, rows_of, run_chunk, steps_ahead
 from seqdni.look_ahead import ahead_grad
 from seqdni.losses import cross_entropy
-from seqdni.state import State, cut, detach, leaves, map_state, pack, unpack
+from seqdni.state import State, cut, detach, leaves, map_state, or_zeros, pack
 from seqdni.trainer import Model
 
 CREDIT = 0.1  # least share of a lag's credit that counts as reached
@@ -135,7 +135,7 @@ def measure_horizon(
         torch.stack(losses).sum(), [*weights, *inner], retain_graph=True, allow_unused=True
     )
     full = _flat(grads[: len(weights)], weights)
-    arrived = iter(_or_zero(grads[len(weights) :], inner))
+    arrived = iter(or_zeros(grads[len(weights) :], inner))
     boundaries, said, step = [], [], 0
     for k, end in enumerate(ends[:-1]):
         step += len(chunks[k][0])
@@ -165,7 +165,7 @@ def _by_lag(
     for later in range(1, count + 1):
         before = [leaf for end in ends[:later] for leaf in leaves(end)]
         grads = torch.autograd.grad(losses[later], before, retain_graph=True, allow_unused=True)
-        found = _or_zero(grads, before)
+        found = or_zeros(grads, before)
         parts = len(found) // later
         for k in range(later):
             true_BS = pack(tuple(found[k * parts : (k + 1) * parts]))
@@ -200,8 +200,8 @@ def _chunked(
         outputs, given = [nats], [torch.ones_like(nats)]
         if boundary is not None and k < len(chunks) - 1 and not nobody(_continues(chunk)):
             said_BS = _said(model, boundary, chunks[k:], end, loss, steps_known)
-            outputs += leaves(end)
-            given += leaves(unpack(said_BS, like=end))
+            states, grads = with_grads(end, said_BS)
+            outputs, given = outputs + states, given + grads
         total += _flat(torch.autograd.grad(outputs, weights, given, allow_unused=True), weights)
         state = detach(end)
     return total
@@ -228,13 +228,8 @@ def _continues(chunk: Chunk) -> Tensor | None:
     return None if mask is None else mask.to(chunk[0].device)
 
 
-def _or_zero(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
-    pairs = zip(grads, like, strict=True)
-    return [torch.zeros_like(x) if grad is None else grad for grad, x in pairs]
-
-
 def _flat(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
-    return torch.cat([grad.flatten() for grad in _or_zero(grads, like)])
+    return torch.cat([grad.flatten() for grad in or_zeros(grads, like)])
 
 
 def _agreement(step: int, said_BS: Tensor, true_BS: Tensor) -> Agreement:

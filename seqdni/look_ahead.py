@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seqdni.boundary import Boundary
+from seqdni.boundary import Boundary, where_continues, with_grads
 from seqdni.chunk import Chunk, rows_of, run_chunk
 from seqdni.core import Core
 from seqdni.losses import cross_entropy
-from seqdni.state import State, cut, leaves, map_state, pack, unpack
+from seqdni.state import State, cut, leaves, or_zeros, pack
 
 
 def look_ahead(
@@ -64,13 +64,11 @@ def look_ahead(
         nats, far, _ = run_chunk(model, ahead, start, loss, autocast)
     roots, given = [nats], [torch.ones_like(nats)]
     if beyond is not None:
-        pairs = zip(leaves(far), leaves(unpack(beyond(far), like=far)), strict=True)
-        attached = [(leaf, grad) for leaf, grad in pairs if leaf.requires_grad]
-        roots += [leaf for leaf, _ in attached]
-        given += [grad for _, grad in attached]
-    grads = torch.autograd.grad(roots, leaves(start), given, allow_unused=True)
-    found = iter(grads)
-    return pack(map_state(lambda leaf: _or_zero(next(found), leaf), start))
+        states, grads = with_grads(far, beyond(far))
+        roots, given = roots + states, given + grads
+    inside = leaves(start)
+    arrived = torch.autograd.grad(roots, inside, given, allow_unused=True)
+    return pack(tuple(or_zeros(arrived, inside)))
 
 
 def ahead_grad(
@@ -100,15 +98,10 @@ def ahead_grad(
 
     def beyond(far: State) -> Tensor:
         goes_on_B = rows_of(ahead[3]).continues
-        grad_BS = boundary.trusted(boundary.predict(far))
-        if goes_on_B is None:
-            return grad_BS
-        return grad_BS.masked_fill(~goes_on_B.to(grad_BS.device, non_blocking=True)[:, None], 0.0)
+        if goes_on_B is not None:
+            goes_on_B = goes_on_B.to(leaves(far)[0].device, non_blocking=True)
+        return where_continues(boundary.trusted(boundary.predict(far)), goes_on_B)
 
     further = None if boundary.synthesizer is None else beyond
     grad_BS = look_ahead(model, ahead, end, loss, further, autocast)
     return boundary.passed_on(grad_BS, continues_B)
-
-
-def _or_zero(grad: Tensor | None, leaf: Tensor) -> Tensor:
-    return torch.zeros_like(leaf) if grad is None else grad

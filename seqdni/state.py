@@ -7,7 +7,7 @@ and in a single cell's ``[B, H]``. Nothing here guesses which axis is the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -119,9 +119,26 @@ def target_grad(start: State) -> Float[Tensor, "B S"]:
         >>> target_grad(cut(torch.ones(2, 3))).sum()
         tensor(0.)
     """
-    return pack(
-        map_state(lambda leaf: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad, start)
-    )
+    inside = leaves(start)
+    return pack(tuple(or_zeros([leaf.grad for leaf in inside], inside)))
+
+
+def or_zeros(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients, and zeros where none arrived.
+
+    Args:
+        grads: as ``torch.autograd.grad`` gives them with ``allow_unused=True``.
+        like: what they are gradients of.
+
+    Returns:
+        A tensor for each.
+
+    Example:
+        >>> or_zeros([None], [torch.ones(2)])
+        [tensor([0., 0.])]
+    """
+    pairs = zip(grads, like, strict=True)
+    return [torch.zeros_like(x) if grad is None else grad for grad, x in pairs]
 
 
 def reset_rows(state: State, rows_B: Bool[Tensor, " B"], initial: State) -> State:

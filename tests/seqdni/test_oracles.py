@@ -19,6 +19,7 @@ from oracles import (
     make_model,
     make_stream,
     make_trainer,
+    never_update,
     reference_loss,
     split,
 )
@@ -29,7 +30,6 @@ from seqdni import (
     LeastSquares,
     Synthesizer,
     TorchCore,
-    Trainer,
     cut,
     leaves,
     map_state,
@@ -55,13 +55,6 @@ TRAINERS = [
     "dni-bounded",
     "dni-whitened",
 ]
-
-
-def never_update(model, **options):
-    """A trainer that only sums gradients."""
-    return Trainer(
-        model, torch.optim.SGD(model.parameters(), lr=0.0), update_every=10**9, **options
-    )
 
 
 # --- 1. One chunk is full BPTT; a frozen zero synthesizer is plain TBPTT
