@@ -1,20 +1,26 @@
-"""Data for the recipes: episodic tasks, and text as streams of characters."""
+"""Data for the recipes: episodic tasks, and text as streams of characters, words or subwords."""
 
 from corpora.batch import Batch
-from corpora.cache import Encoded, encode_splits
-from corpora.characters import CharVocabulary
+from corpora.cache import Encoded, Size, encode_splits
+from corpora.characters import Characters, CharVocabulary
 from corpora.copying import CopyTask, RepeatCopyTask
 from corpora.curriculum import next_level
 from corpora.episodes import BackToBackEpisodes, LockstepEpisodes
 from corpora.errors import CorpusError
+from corpora.penn_treebank import ptb_text
+from corpora.source import Stretch, blocks
 from corpora.stream import TokenStream, evaluation_chunks
+from corpora.subwords import Subwords, SubwordVocabulary
 from corpora.task import Episode, EpisodicTask, Level
-from corpora.text import Text, file_text, ptb_text, pydoc_text
+from corpora.text import Text, own_text, pydoc_text
+from corpora.vocabulary import Tokens, Vocabulary, vocabulary_from
+from corpora.words import Words, WordVocabulary
 
 __all__ = [
     "BackToBackEpisodes",
     "Batch",
     "CharVocabulary",
+    "Characters",
     "CopyTask",
     "CorpusError",
     "Encoded",
@@ -23,12 +29,22 @@ __all__ = [
     "Level",
     "LockstepEpisodes",
     "RepeatCopyTask",
+    "Size",
+    "Stretch",
+    "SubwordVocabulary",
+    "Subwords",
     "Text",
     "TokenStream",
+    "Tokens",
+    "Vocabulary",
+    "WordVocabulary",
+    "Words",
+    "blocks",
     "encode_splits",
     "evaluation_chunks",
-    "file_text",
     "next_level",
+    "own_text",
     "ptb_text",
     "pydoc_text",
+    "vocabulary_from",
 ]

@@ -1,12 +1,42 @@
 """Characters as token ids."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from corpora.errors import CorpusError
+from corpora.source import Source, blocks
+from corpora.text import Text
+
+CODE_POINTS = 0x110000
+
+
+@dataclass(frozen=True)
+class Characters:
+    """Tokens are characters: those of all splits, so that none is unknown.
+
+    Example:
+        >>> Characters().learn(Text("greeting", "hello", "hole", None)).symbols
+        'ehlo'
+    """
+
+    def learn(self, text: Text) -> "CharVocabulary":
+        """The vocabulary of a corpus, in one pass over all of its splits.
+
+        Args:
+            text: the corpus.
+
+        Returns:
+            Its characters.
+        """
+        seen = np.zeros(CODE_POINTS, dtype=np.bool_)
+        for source in text.splits().values():
+            for block in blocks(source):
+                seen[_code_points(block)] = True
+        return CharVocabulary(_text_of(np.flatnonzero(seen)))
 
 
 @dataclass(frozen=True)
@@ -57,18 +87,39 @@ class CharVocabulary:
         Raises:
             CorpusError: a character is not in the vocabulary.
         """
-        symbol_codes, codes = _code_points(self.symbols), _code_points(text)
-        unknown = len(self)
-        table = np.full(0x110000, unknown, dtype=np.min_scalar_type(unknown))
-        table[symbol_codes] = np.arange(len(self))
-        ids = table[codes]
-        if (ids == unknown).any():
-            at = int((ids == unknown).argmax())
-            raise CorpusError(
-                f"character {text[at]!r} at position {at} is not among the {len(self)} symbols of "
-                "the vocabulary; remove it, or build the vocabulary from text that contains it"
-            )
-        return ids.astype(np.min_scalar_type(max(len(self) - 1, 0)), copy=False)
+        parts = list(self.encode_source(text))
+        return np.concatenate(parts) if parts else np.zeros(0, self._dtype)
+
+    def encode_source(self, source: Source) -> Iterator[np.ndarray]:
+        """The ids of a text's characters, block by block.
+
+        Args:
+            source: the text.
+
+        Returns:
+            Arrays of ids.
+
+        Raises:
+            CorpusError: a character is not in the vocabulary, or the text cannot be read.
+        """
+        unknown, done = len(self), 0
+        table = np.full(CODE_POINTS, unknown, dtype=np.min_scalar_type(unknown))
+        table[_code_points(self.symbols)] = np.arange(len(self))
+        for text in blocks(source):
+            ids = table[_code_points(text)]
+            if (strange := ids == unknown).any():
+                at = int(strange.argmax())
+                raise CorpusError(
+                    f"character {text[at]!r} at position {done + at} is not among the {len(self)} "
+                    "symbols of the vocabulary; remove it, or build the vocabulary from text that "
+                    "contains it"
+                )
+            yield ids.astype(self._dtype, copy=False)
+            done += len(text)
+
+    @property
+    def _dtype(self) -> np.dtype:
+        return np.min_scalar_type(max(len(self) - 1, 0))
 
     def decode(self, ids: Sequence[int] | np.ndarray | Tensor) -> str:
         """The text of `ids`.
@@ -82,14 +133,40 @@ class CharVocabulary:
         Raises:
             ValueError: an id is out of range.
         """
-        ids = np.asarray(ids, dtype=np.int64)
-        if ids.size and not 0 <= ids.min() <= ids.max() < len(self):
-            raise ValueError(
-                f"ids are in {ids.min()}..{ids.max()}, expected 0..{len(self) - 1}: "
-                "they are of another vocabulary"
-            )
-        return _code_points(self.symbols)[ids].tobytes().decode("utf-32-le", "surrogatepass")
+        return _text_of(_code_points(self.symbols)[checked_ids(ids, len(self))])
+
+    def to_json(self) -> dict[str, Any]:
+        """Primitives from which :func:`corpora.vocabulary_from` makes it again."""
+        return {"tokens": "char", "symbols": self.symbols}
+
+
+def checked_ids(ids: Sequence[int] | np.ndarray | Tensor, size: int) -> np.ndarray:
+    """The ids as an array.
+
+    Args:
+        ids: [n].
+        size: of their vocabulary.
+
+    Returns:
+        [n] int64.
+
+    Raises:
+        ValueError: one is not in 0..size - 1.
+    """
+    array = np.asarray(ids, dtype=np.int64)
+    if array.size and not 0 <= array.min() <= array.max() < size:
+        raise ValueError(
+            f"ids are in {array.min()}..{array.max()}, expected 0..{size - 1}: "
+            "they are of another vocabulary"
+        )
+    return array
 
 
 def _code_points(text: str) -> np.ndarray:
+    if text.isascii():  # a quarter of the bytes to look up
+        return np.frombuffer(text.encode("ascii"), dtype=np.uint8)
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+def _text_of(code_points: np.ndarray) -> str:
+    return code_points.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")

@@ -1,18 +1,13 @@
-"""Where text comes from: the standard library's manual, Penn Treebank, or a file of one's own."""
+"""A corpus before it is encoded: the standard library's manual, or text of one's own."""
 
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 from corpora.errors import CorpusError
+from corpora.source import Piece, Source, Stretch, cut, whole_file
 
-PTB_LINES = {"train": 42_068, "valid": 3_370, "test": 3_761}
-PTB_CHARACTERS = {"train": 5_017_482, "valid": 393_042, "test": 442_423}
-PTB_SYMBOLS = 50
-PTB_HELP = (
-    "expected the folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt: "
-    "the 'data' folder of Mikolov's simple-examples archive; pass its path as --data-dir"
-)
+OWN_TEXT = "give the path of a UTF-8 text file, or of a folder of .txt files"
 
 
 class Text(NamedTuple):
@@ -23,12 +18,21 @@ class Text(NamedTuple):
         train: text to learn from.
         valid: text to select by, or None.
         test: text to report on, or None.
+
+    Example:
+        >>> list(Text("greeting", "hello", None, "hole").splits())
+        ['train', 'test']
     """
 
     name: str
-    train: str
-    valid: str | None
-    test: str | None
+    train: Source
+    valid: Source | None
+    test: Source | None
+
+    def splits(self) -> dict[str, Source]:
+        """The splits that there are, by name."""
+        parts = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {split: part for split, part in parts.items() if part is not None}
 
 
 def pydoc_text() -> Text:
@@ -56,58 +60,29 @@ def pydoc_text() -> Text:
             "this Python has no pydoc_data.topics; give a text file of your own, "
             "or install a Python with its full standard library"
         ) from None
-    return _split("pydoc", "\n".join(topics[key] for key in sorted(topics)), 0.05, 0.05)
+    whole = "\n".join(topics[key] for key in sorted(topics))
+    part = int(len(whole) * 0.05)
+    return Text("pydoc", whole[: -2 * part], whole[-2 * part : -part], whole[-part:])
 
 
-def ptb_text(data_dir: str | Path) -> Text:
-    """Penn Treebank characters: each line's words joined by `_`, then one newline.
+def own_text(path: str | Path, valid_fraction: float = 0.05, test_fraction: float = 0.05) -> Text:
+    """A UTF-8 file of one's own, or a folder of them, as they are: nothing is normalised.
 
-    Args:
-        data_dir: folder with Mikolov's ptb.train.txt, ptb.valid.txt and ptb.test.txt.
-
-    Returns:
-        5,017,482 / 393,042 / 442,423 characters of 50 types.
-
-    Raises:
-        CorpusError: a file is missing, or is not the one expected.
-
-    Example:
-        >>> ptb_text("nowhere")
-        Traceback (most recent call last):
-            ...
-        corpora.errors.CorpusError: nowhere: no such folder; expected the folder with \
-ptb.train.txt, ptb.valid.txt and ptb.test.txt: the 'data' folder of Mikolov's simple-examples \
-archive; pass its path as --data-dir
-
-    Source: Mikolov et al., Recurrent neural network based language model (2010).
-    """
-    folder = Path(data_dir).expanduser()
-    if not folder.is_dir():
-        problem = "not a folder" if folder.exists() else "no such folder"
-        raise CorpusError(f"{folder}: {problem}; {PTB_HELP}")
-    splits = {split: _ptb_split(folder, split) for split in PTB_LINES}
-    symbols = len(set().union(*splits.values()))
-    if symbols != PTB_SYMBOLS:
-        raise CorpusError(
-            f"{folder}: {symbols} symbol types, expected {PTB_SYMBOLS}; "
-            f"the files are damaged; {PTB_HELP}"
-        )
-    return Text("ptb", **splits)
-
-
-def file_text(path: str | Path, valid_fraction: float = 0.05, test_fraction: float = 0.05) -> Text:
-    """A UTF-8 file of one's own, as it is: its end is the test text, what precedes it validation.
+    A folder with train.txt (and valid.txt, test.txt) has its splits; of any other folder all .txt
+    files are taken, those in its folders too, in the order of their paths, as one text. The end of
+    one text is the test split, what precedes it validation, each beginning with a line where there
+    is one nearby.
 
     Args:
-        path: of the file; nothing in it is normalised.
-        valid_fraction: share of the characters, >= 0; 0 makes no such split.
-        test_fraction: share of the characters, >= 0; 0 makes no such split.
+        path: of the file or folder; the text may be larger than memory.
+        valid_fraction: share of the bytes, >= 0; 0 makes no such split.
+        test_fraction: share of the bytes, >= 0; 0 makes no such split.
 
     Returns:
-        The text, each split contiguous and of at least two characters.
+        The text, not yet read.
 
     Raises:
-        CorpusError: no such file, unreadable, not UTF-8, blank, or too short to split.
+        CorpusError: no such file, unreadable, empty, or too short to split.
         ValueError: the fractions leave nothing to train on.
 
     Example:
@@ -115,9 +90,9 @@ def file_text(path: str | Path, valid_fraction: float = 0.05, test_fraction: flo
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "verse.txt")
         ...     _ = path.write_text("tick tock " * 10)
-        ...     text = file_text(path, test_fraction=0.0)
-        >>> text.name, len(text.train), text.valid, text.test
-        ('verse.txt', 95, 'tock ', None)
+        ...     text = own_text(path, test_fraction=0.0)
+        >>> text.name, text.train.size, text.valid.size, text.test
+        ('verse.txt', 95, 5, None)
     """
     if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
         raise ValueError(
@@ -125,50 +100,48 @@ def file_text(path: str | Path, valid_fraction: float = 0.05, test_fraction: flo
             "expected both >= 0 and their sum < 1"
         )
     path = Path(path).expanduser()
-    text = _read(path, "give the path of a UTF-8 text file")
-    if not text.strip():
-        raise CorpusError(f"{path}: {'only white space' if text else 'empty'}; it has no text")
-    return _split(path.name, text, valid_fraction, test_fraction)
+    if path.is_dir() and (path / "train.txt").exists():
+        files = {split: path / f"{split}.txt" for split in ("train", "valid", "test")}
+        parts = {s: whole_file(f, OWN_TEXT) for s, f in files.items() if f.exists()}
+        return checked(Text(path.name, parts["train"], parts.get("valid"), parts.get("test")))
+    whole = _folder(path) if path.is_dir() else whole_file(path, OWN_TEXT)
+    if not whole.size:
+        raise CorpusError(f"{path}: empty; it has no text")
+    test_at = whole.size - int(whole.size * test_fraction)
+    valid_at = test_at - int(whole.size * valid_fraction)
+    train, valid, test = cut(whole, [valid_at, test_at])
+    return checked(
+        Text(path.name, train, valid if valid_fraction else None, test if test_fraction else None)
+    )
 
 
-def _ptb_split(folder: Path, split: str) -> str:
-    path = folder / f"ptb.{split}.txt"
-    lines = _read(path, PTB_HELP).splitlines()
-    if len(lines) != PTB_LINES[split]:
-        raise CorpusError(f"{path}: {len(lines)} lines, expected {PTB_LINES[split]}; {PTB_HELP}")
-    text = "".join("_".join(line.split()) + "\n" for line in lines)
-    if len(text) != PTB_CHARACTERS[split]:
-        raise CorpusError(
-            f"{path}: {len(text)} characters, expected {PTB_CHARACTERS[split]}; {PTB_HELP}"
-        )
+def checked(text: Text) -> Text:
+    """The text, if none of its splits is empty.
+
+    Args:
+        text: the corpus.
+
+    Returns:
+        The same.
+
+    Raises:
+        CorpusError: a split has less than two bytes.
+    """
+    for split, part in text.splits().items():
+        size = part.size if isinstance(part, Stretch) else len(part)
+        if size < 2:
+            raise CorpusError(
+                f"{text.name}: {size} bytes for {split}, expected at least 2; give a longer text, "
+                "or other fractions (0 makes no such split)"
+            )
     return text
 
 
-def _read(path: Path, remedy: str) -> str:
-    try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{path}: byte {error.start} is not UTF-8 ({error.reason}); save the file as UTF-8"
-        ) from None
-    except OSError as error:
-        raise CorpusError(f"{path}: {error.strerror}; {remedy}") from None
-
-
-def _split(name: str, text: str, valid_fraction: float, test_fraction: float) -> Text:
-    valid_len, test_len = int(len(text) * valid_fraction), int(len(text) * test_fraction)
-    test_at = len(text) - test_len
-    valid_at = test_at - valid_len
-    result = Text(
-        name,
-        text[:valid_at],
-        text[valid_at:test_at] if valid_fraction else None,
-        text[test_at:] if test_fraction else None,
-    )
-    for split, part in result._asdict().items():
-        if part is not None and len(part) < 2:
-            raise CorpusError(
-                f"{name}: {len(text)} characters leave {len(part)} for {split}, expected at "
-                "least 2; give a longer text or other fractions (0 makes no such split)"
-            )
-    return result
+def _folder(path: Path) -> Stretch:
+    files = sorted(file for file in path.rglob("*.txt") if file.is_file())
+    if not files:
+        raise CorpusError(f"{path}: no .txt file in this folder; {OWN_TEXT}")
+    pieces: list[Piece] = []
+    for file in files:
+        pieces += whole_file(file, OWN_TEXT).pieces
+    return Stretch(tuple(pieces))

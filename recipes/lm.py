@@ -16,16 +16,18 @@ from tqdm import tqdm
 
 from corpora import (
     Batch,
-    CharVocabulary,
     CorpusError,
     Encoded,
     Text,
     TokenStream,
+    Vocabulary,
+    blocks,
     encode_splits,
     evaluation_chunks,
-    file_text,
+    own_text,
     ptb_text,
     pydoc_text,
+    vocabulary_from,
 )
 from recipes import horizon
 from recipes.build import build_model, build_stream, build_trainer, load_model
@@ -123,7 +125,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
         chunks /= options.cut_probability
     trainer = build_trainer(options, model, 1 / (options.chunk_len * chunks))
     progress = {
-        "symbols": corpus.vocabulary.symbols,
+        "vocabulary": corpus.vocabulary.to_json(),
         "corpus": corpus.digest,
         "evaluated": 0,
         "best_valid_bpc": math.inf,
@@ -214,7 +216,7 @@ def evaluate(directory: RunDirectory, options: Options, text: str | None) -> dic
     """
     model, vocabulary, progress = _trained(directory, options)
     if text is not None:
-        whole = file_text(text, 0.0, 0.0).train
+        whole = "".join(blocks(own_text(text, 0.0, 0.0).train))
         return {"text": text, "bpc": bits_per_character(model, vocabulary.encode(whole))}
     corpus = encode_splits(read_corpus(options))
     _same_text(corpus, progress)
@@ -270,7 +272,7 @@ def sample(
     model, vocabulary, _ = _trained(directory, options)
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    start = prompt or ("\n" if "\n" in vocabulary.symbols else vocabulary.symbols[0])
+    start = prompt or "\n"
     tokens = torch.from_numpy(vocabulary.encode(start).astype(np.int64))[:, None]
     state = model.initial_state(1)
     sys.stdout.write(prompt)
@@ -298,10 +300,10 @@ def _same_text(corpus: Encoded, progress: dict[str, Any]) -> None:
 
 def _trained(
     directory: RunDirectory, options: Options
-) -> tuple[SequenceModel, CharVocabulary, dict[str, Any]]:
+) -> tuple[SequenceModel, Vocabulary, dict[str, Any]]:
     """The best model of a run, its vocabulary, and the run's progress when it was saved."""
     saved = directory.load("best")
-    vocabulary = CharVocabulary(saved["progress"]["symbols"])
+    vocabulary = vocabulary_from(saved["progress"]["vocabulary"])
     model = load_model(saved, directory.path / "best.pt", options, len(vocabulary), len(vocabulary))
     return model, vocabulary, saved["progress"]
 
@@ -364,4 +366,4 @@ def read_corpus(options: Options) -> Text:
                 "ptb.test.txt (the 'data' folder of Mikolov's simple-examples archive)"
             )
         return ptb_text(options.data_dir)
-    return file_text(options.corpus)
+    return own_text(options.corpus)

@@ -1,0 +1,270 @@
+"""Where text lies: a string, or stretches of files that may be larger than memory.
+
+Everything is read block by block and can be read again, so that a corpus is encoded in passes.
+"""
+
+import codecs
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from corpora.errors import CorpusError
+
+BLOCK = 1 << 22  # bytes, or characters, at a time
+LONGEST_WORD = 1 << 20  # characters
+LINE_WITHIN = 1 << 16  # bytes after a cut in which a line's end is looked for
+
+
+class Piece(NamedTuple):
+    """Bytes ``begin`` to ``end`` of a file."""
+
+    path: Path
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Text in files, one after another; a file that ends inside a line gets the newline it lacks.
+
+    Args:
+        pieces: of files, in order.
+        encoding: of all of them.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "verse.txt")
+        ...     _ = path.write_text("tick tock")
+        ...     list(blocks(Stretch((Piece(path, 0, 4), Piece(path, 5, 9)))))
+        ['tick', '\\n', 'tock']
+    """
+
+    pieces: tuple[Piece, ...]
+    encoding: str = "utf-8"
+
+    @property
+    def size(self) -> int:
+        """Bytes, added newlines not counted."""
+        return sum(piece.end - piece.begin for piece in self.pieces)
+
+
+Source = str | Stretch
+
+
+def whole_file(path: str | Path, remedy: str, encoding: str = "utf-8") -> Stretch:
+    """All of a file.
+
+    Args:
+        path: of the file.
+        remedy: what the message tells the user to do if it cannot be read.
+        encoding: of the text.
+
+    Returns:
+        The stretch, not yet read.
+
+    Raises:
+        CorpusError: no such file, a folder, or not readable.
+
+    Example:
+        >>> whole_file("nowhere.txt", "give a text file")
+        Traceback (most recent call last):
+            ...
+        corpora.errors.CorpusError: nowhere.txt: No such file or directory; give a text file
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            return Stretch((Piece(path, 0, file.seek(0, 2)),), encoding)
+    except OSError as error:
+        raise CorpusError(f"{path}: {error.strerror}; {remedy}") from None
+
+
+def raw(source: Source) -> Iterator[bytes]:
+    """The bytes of a text, block by block; those of a string are its UTF-8.
+
+    Args:
+        source: the text.
+
+    Returns:
+        Blocks of at most 4 MiB.
+
+    Raises:
+        CorpusError: a file cannot be read, or became shorter.
+    """
+    if isinstance(source, str):
+        for at in range(0, len(source), BLOCK):
+            yield source[at : at + BLOCK].encode("utf-8", "surrogatepass")
+        return
+    for _, _, block in _located(source):
+        yield block
+
+
+def blocks(source: Source) -> Iterator[str]:
+    """The characters of a text, block by block.
+
+    Args:
+        source: the text.
+
+    Returns:
+        Strings, none of them empty.
+
+    Raises:
+        CorpusError: a file cannot be read; a byte is not of the encoding, or is NUL.
+
+    Example:
+        >>> list(blocks("hello"))
+        ['hello']
+    """
+    if isinstance(source, str):
+        for at in range(0, len(source), BLOCK):
+            yield source[at : at + BLOCK]
+        return
+    decoder = codecs.getincrementaldecoder(source.encoding)()
+    before: Piece | None = None
+    for piece, offset, block in _located(source):
+        if piece is not before:
+            if before is not None:
+                _decode(decoder, b"", before, before.end, final=True)
+                decoder.reset()
+            before = piece
+        if (nul := block.find(b"\0")) >= 0:
+            raise CorpusError(
+                f"{piece.path}: byte {offset + nul} is NUL; this is no text in "
+                f"{source.encoding.upper()} (UTF-16, or binary?); save it as UTF-8"
+            )
+        text = _decode(decoder, block, piece, offset)
+        if text:
+            yield text
+    if before is not None:
+        _decode(decoder, b"", before, before.end, final=True)
+
+
+def whole_lines(source: Source) -> Iterator[str]:
+    """The text in parts that end with a line, or inside a very long line with a word.
+
+    Args:
+        source: the text.
+
+    Returns:
+        Parts of some megabytes; only the last one may end without white space.
+
+    Raises:
+        CorpusError: as :func:`blocks`; or a word is longer than a million characters.
+
+    Example:
+        >>> list(whole_lines("tick tock\\ntick"))
+        ['tick tock\\n', 'tick']
+    """
+    rest = ""
+    for block in blocks(source):
+        text = rest + block
+        end = text.rfind("\n") + 1
+        if not end and len(text) > LONGEST_WORD:
+            end = max(text.rfind(" "), text.rfind("\t")) + 1
+            if not end:
+                raise CorpusError(
+                    f"a word of more than {LONGEST_WORD} characters, beginning {text[:20]!r}: "
+                    "this text has no white space between words; read it by character"
+                )
+        if end:
+            yield text[:end]
+        rest = text[end:]
+    if rest:
+        yield rest
+
+
+def cut(source: Stretch, at: list[int]) -> list[Stretch]:
+    """A stretch cut into several, at about these bytes.
+
+    A cut moves on to the next line's beginning if that is near, else to the next character.
+
+    Args:
+        source: one file.
+        at: bytes from its beginning, ascending.
+
+    Returns:
+        One stretch more than there are cuts.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "verse.txt")
+        ...     _ = path.write_text("tick\\ntock\\ntick\\ntock\\n")
+        ...     [part.size for part in cut(whole_file(path, ""), [7])]
+        [10, 10]
+    """
+    parts, rest = [], list(source.pieces)
+    ends = [*at[1:], source.size]
+    done = 0
+    for goal, following in zip(at, ends, strict=True):
+        taken: list[Piece] = []
+        while rest and done + (rest[0].end - rest[0].begin) <= goal:
+            done += rest[0].end - rest[0].begin
+            taken.append(rest.pop(0))
+        if rest and goal > done:
+            piece = rest.pop(0)
+            inside = piece.begin + goal - done
+            within = min(LINE_WITHIN, (following - goal) // 2, piece.end - inside)
+            middle = _cut_near(piece, inside, within, source.encoding)
+            taken.append(piece._replace(end=middle))
+            rest.insert(0, piece._replace(begin=middle))
+            done += middle - piece.begin
+        parts.append(Stretch(tuple(taken), source.encoding))
+    return [*parts, Stretch(tuple(rest), source.encoding)]
+
+
+def _cut_near(piece: Piece, at: int, within: int, encoding: str) -> int:
+    with open(piece.path, "rb") as file:
+        file.seek(at - 1)
+        near = file.read(within + 4)
+    line = near.find(b"\n", 0, within + 1)
+    if line >= 0:
+        return at + line
+    for moved in range(1, 5) if encoding == "utf-8" else ():
+        if not near[moved : moved + 1] or near[moved] & 0xC0 != 0x80:  # not inside a character
+            return min(at + moved - 1, piece.end)
+    return at
+
+
+def _located(source: Stretch) -> Iterator[tuple[Piece, int, bytes]]:
+    """Blocks with their piece and the place of their first byte in its file."""
+    ends_line = True
+    for piece in source.pieces:
+        if piece.end == piece.begin:
+            continue
+        if not ends_line:
+            yield piece, piece.begin, b"\n"
+        try:
+            with open(piece.path, "rb") as file:
+                at = file.seek(piece.begin)
+                while at < piece.end:
+                    block = file.read(min(BLOCK, piece.end - at))
+                    if not block:
+                        raise CorpusError(
+                            f"{piece.path}: became shorter while it was read; "
+                            "leave it alone and try again"
+                        )
+                    yield piece, at, block
+                    at += len(block)
+                    ends_line = block.endswith(b"\n")
+        except OSError as error:
+            raise CorpusError(f"{piece.path}: {error.strerror}; make it readable") from None
+
+
+def _decode(
+    decoder: codecs.IncrementalDecoder,
+    block: bytes,
+    piece: Piece,
+    offset: int,
+    final: bool = False,
+) -> str:
+    pending = len(decoder.getstate()[0])
+    try:
+        return decoder.decode(block, final)
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{piece.path}: byte {offset - pending + error.start} is not {error.encoding.upper()} "
+            f"({error.reason}); save the file as UTF-8"
+        ) from None
