@@ -1,5 +1,6 @@
 """seqdni: train RNNs by truncated BPTT with synthetic gradients at the chunk boundaries."""
 
+from seqdni.adaptive import AdaptiveReadout
 from seqdni import controls
 from seqdni.boundary import Boundary, bootstrap_term
 from seqdni.checkpointed import Checkpointed
@@ -25,6 +26,7 @@ from seqdni.state import (
     target_grad,
     unpack,
 )
+from seqdni.stack import LockedDropout, Stack, without_dropout
 from seqdni.synthesizer import Synthesizer
 from seqdni.traced import Trace
 from seqdni.trainer import Model, Trainer
@@ -32,6 +34,7 @@ from seqdni.whitening import Whitening
 
 __all__ = [
     "Agreement",
+    "AdaptiveReadout",
     "Boundary",
     "Checkpointed",
     "Chunk",
@@ -40,12 +43,14 @@ __all__ = [
     "LSTMState",
     "Lag",
     "LeastSquares",
+    "LockedDropout",
     "Meter",
     "Model",
     "OneHot",
     "RandomTruncation",
     "Reweighted",
     "SequenceModel",
+    "Stack",
     "State",
     "Synthesizer",
     "TorchCore",
@@ -74,4 +79,5 @@ __all__ = [
     "unroll",
     "unroll_traced",
     "whole_episodes",
+    "without_dropout",
 ]

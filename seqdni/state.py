@@ -8,13 +8,13 @@ and in a single cell's ``[B, H]``. Nothing here guesses which axis is the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-State: TypeAlias = Tensor | tuple["State", ...]
+State: TypeAlias = Tensor | tuple[Any, ...]  # of states again
 
 
 class LSTMState(NamedTuple):

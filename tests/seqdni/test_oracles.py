@@ -39,7 +39,8 @@ from seqdni import (
     whole_episodes,
 )
 
-cores = pytest.mark.parametrize("kind", KINDS)
+cores = pytest.mark.parametrize("kind", [*KINDS, "stack"])
+torch_cores = pytest.mark.parametrize("kind", KINDS)
 depths = pytest.mark.parametrize("layers", [1, 2])
 restarts = pytest.mark.parametrize("resets", [False, True], ids=["endless", "resets"])
 STEPS, ROWS = 12, 4
@@ -110,7 +111,7 @@ def test_frozen_zero_synthesizer_is_tbptt_bit_for_bit(kind, layers, resets, dtyp
         assert all(torch.equal(a, b) for a, b in zip(tbptt, dni, strict=True))
 
 
-@cores
+@torch_cores
 @depths
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_tbptt_is_the_loop_written_by_hand_bit_for_bit(kind, layers, dtype):
@@ -312,7 +313,7 @@ def numpy_step(kind, x, hidden, cell, w_ih, w_hh, b_ih, b_hh):
     return sigmoid(o) * np.tanh(cell), cell
 
 
-@cores
+@torch_cores
 @depths
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_step_is_its_equations(kind, layers, dtype):
@@ -336,13 +337,13 @@ def test_a_step_is_its_equations(kind, layers, dtype):
         np.testing.assert_allclose(end.cell.detach().numpy(), cells, rtol=1e-4, atol=1e-6)
 
 
-@cores
+@torch_cores
 def test_bidirectional_is_refused_with_the_reason(kind):
     with pytest.raises(ValueError, match=r"starts at the end of the stream.*bidirectional=False"):
         TorchCore(KINDS[kind](2, 3, bidirectional=True))
 
 
-@cores
+@torch_cores
 def test_batch_first_is_refused(kind):
     with pytest.raises(ValueError, match="batch_first=False"):
         TorchCore(KINDS[kind](2, 3, batch_first=True))

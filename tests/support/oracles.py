@@ -19,6 +19,7 @@ from seqdni import (
     OneHot,
     Reweighted,
     SequenceModel,
+    Stack,
     Synthesizer,
     TorchCore,
     Trainer,
@@ -48,7 +49,12 @@ def ill_conditioned(seed):
 
 def make_model(kind: str, layers: int, dtype=torch.float64, seed: int = 0) -> SequenceModel:
     torch.manual_seed(seed)
-    core = TorchCore(KINDS[kind](SYMBOLS, HIDDEN, num_layers=layers))
+    if kind == "stack":
+        sizes = [(SYMBOLS, HIDDEN), (HIDDEN, HIDDEN)][:layers]
+        rnns = [nn.LSTM, nn.GRU][:layers]
+        core = Stack([TorchCore(rnn(*size)) for rnn, size in zip(rnns, sizes, strict=True)])
+    else:
+        core = TorchCore(KINDS[kind](SYMBOLS, HIDDEN, num_layers=layers))
     return SequenceModel(OneHot(SYMBOLS), core, nn.Linear(HIDDEN, SYMBOLS)).to(dtype)
 
 
