@@ -1,5 +1,6 @@
 """Data for the recipes: episodic tasks, and text as streams of characters, words or subwords."""
 
+from corpora.adding import AddingTask
 from corpora.batch import Batch
 from corpora.cache import Encoded, Size, encode_splits
 from corpora.characters import Characters, CharVocabulary
@@ -7,7 +8,10 @@ from corpora.copying import CopyTask, RepeatCopyTask
 from corpora.curriculum import next_level
 from corpora.episodes import BackToBackEpisodes, LockstepEpisodes
 from corpora.errors import CorpusError
+from corpora.mnist import Images, Mnist, MnistTask, pixel_order, read_mnist
 from corpora.penn_treebank import ptb_text
+from corpora.recall import RecallTask
+from corpora.shuffled import ShuffledImages
 from corpora.source import Stretch, blocks
 from corpora.stream import TokenStream, evaluation_chunks
 from corpora.subwords import Subwords, SubwordVocabulary
@@ -17,6 +21,7 @@ from corpora.vocabulary import Tokens, Vocabulary, vocabulary_from
 from corpora.words import Words, WordVocabulary
 
 __all__ = [
+    "AddingTask",
     "BackToBackEpisodes",
     "Batch",
     "CharVocabulary",
@@ -26,9 +31,14 @@ __all__ = [
     "Encoded",
     "Episode",
     "EpisodicTask",
+    "Images",
     "Level",
     "LockstepEpisodes",
+    "Mnist",
+    "MnistTask",
+    "RecallTask",
     "RepeatCopyTask",
+    "ShuffledImages",
     "Size",
     "Stretch",
     "SubwordVocabulary",
@@ -44,7 +54,9 @@ __all__ = [
     "evaluation_chunks",
     "next_level",
     "own_text",
+    "pixel_order",
     "ptb_text",
     "pydoc_text",
+    "read_mnist",
     "vocabulary_from",
 ]

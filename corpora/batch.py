@@ -1,11 +1,11 @@
 """What every stream yields: one chunk of a batch of rows.
 
-Shapes: T steps of the chunk, B rows.
+Shapes: T steps of the chunk, B rows, D features of a step.
 """
 
 from typing import NamedTuple
 
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 
@@ -17,8 +17,8 @@ class Batch(NamedTuple):
     episode ended here and does not bootstrap: it equals row 0 of the next chunk.
 
     Args:
-        inputs: token ids, [T, B].
-        targets: token ids to predict, [T, B]; meaningless where `mask` is False.
+        inputs: token ids, [T, B], or real features, [T, B, D].
+        targets: ids to predict, or real values, [T, B]; meaningless where `mask` is False.
         mask: True where a step is scored, [T, B]; None scores every step.
         should_reset: True where a row restarts, [T + 1, B]; None restarts nobody.
 
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
         (torch.Size([2, 2]), None, None)
     """
 
-    inputs: Int64[Tensor, "T B"]
-    targets: Int64[Tensor, "T B"]
+    inputs: Int64[Tensor, "T B"] | Float32[Tensor, "T B D"]
+    targets: Int64[Tensor, "T B"] | Float32[Tensor, "T B"]
     mask: Bool[Tensor, "T B"] | None = None
     should_reset: Bool[Tensor, "T+1 B"] | None = None

@@ -9,13 +9,13 @@ Sources: Graves et al., Neural Turing Machines (arXiv 1410.5401); Jaderberg et a
 Neural Interfaces using Synthetic Gradients (arXiv 1608.05343).
 """
 
-import string
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from corpora.rendering import aligned, glyph
 from corpora.task import Episode, Level
 
 
@@ -54,6 +54,10 @@ class CopyTask:
     @property
     def output_size(self) -> int:
         return self.symbols + 1
+
+    @property
+    def first(self) -> Level:
+        return Level()
 
     def check(self, level: Level) -> None:
         _at_least_one("level.length", level.length)
@@ -124,6 +128,10 @@ class RepeatCopyTask:
     def output_size(self) -> int:
         return self.symbols + 1
 
+    @property
+    def first(self) -> Level:
+        return Level()
+
     def check(self, level: Level) -> None:
         _at_least_one("level.length", level.length)
         if not 1 <= level.repeats <= self.max_repeats:
@@ -179,10 +187,9 @@ def _episode(
 
 
 def _glyph(symbols: int, token: int, marks: str) -> str:
-    """A digit or letter for a symbol, one of `marks` for what follows, `x3` for a number."""
-    letters = string.digits + string.ascii_letters
+    """The symbol's own, one of `marks` for what follows, `x3` for a number."""
     if token < symbols:
-        return letters[token] if symbols <= len(letters) else f"s{token}"
+        return glyph(token, symbols)
     after = token - symbols
     return marks[after] if after < len(marks) else f"x{after - 1}"
 
@@ -194,22 +201,10 @@ def _render(
     mask_L: Tensor,
     outputs_L: Tensor | None,
 ) -> str:
-    """Aligned lines of input, target, output and a caret under each wrong output."""
-
-    def scored(tokens_L: Tensor) -> list[str]:
-        pairs = zip(tokens_L.tolist(), mask_L.tolist(), strict=True)
-        return [_glyph(symbols, token, "$") if on else "" for token, on in pairs]
-
-    lines = {
-        "input": [_glyph(symbols, token, "|.") for token in inputs_L.tolist()],
-        "target": scored(targets_L),
-    }
-    if outputs_L is not None:
-        lines["output"] = scored(outputs_L)
-        wrong_L = mask_L & (outputs_L != targets_L)
-        lines["error"] = ["^" if wrong else "" for wrong in wrong_L.tolist()]
-    width = max(len(cell) for cells in lines.values() for cell in cells)
-    return "\n".join(
-        " ".join([f"{name:6}", *(f"{cell:>{width}}" for cell in cells)]).rstrip()
-        for name, cells in lines.items()
+    return aligned(
+        [_glyph(symbols, token, "|.") for token in inputs_L.tolist()],
+        lambda token: _glyph(symbols, token, "$"),
+        targets_L,
+        mask_L,
+        outputs_L,
     )

@@ -80,14 +80,14 @@ class LockstepEpisodes:
 
 
 class BackToBackEpisodes:
-    """Each row plays one episode after another, on its own; lengths are uniform in 1..level.
+    """Each row plays one episode after another, on its own; lengths are uniform up to a level.
 
     Row i depends on (`seed`, i) alone: not on the batch size, the chunk length or other rows.
     Assign `stream.level` to change the level of the episodes that start from then on.
 
     Args:
         task: what is played.
-        level: the longest episode; length and repeats are drawn uniformly from 1 up to it.
+        level: the longest episode; length and repeats are drawn uniformly from `task.first` on.
         batch_size: rows, >= 1.
         chunk_len: steps a chunk, >= 1.
         seed: of the rows' own generators; any integer.
@@ -111,7 +111,8 @@ class BackToBackEpisodes:
         def draw(level: Level, generator: torch.Generator) -> Episode:
             task.check(level)
             length, repeats = (
-                int(torch.randint(1, most + 1, (), generator=generator)) for most in level
+                int(torch.randint(least, most + 1, (), generator=generator))
+                for least, most in zip(task.first, level, strict=True)
             )
             return task.episode(Level(length, repeats), 1, generator)
 
@@ -132,8 +133,9 @@ class BackToBackEpisodes:
                 pieces.append(row.read(self.level, self.chunk_len - t))
                 t += len(pieces[-1].inputs_LB)
             should_reset[t, b] = row.position == 0
+        shape_BT = (len(self._rows), self.chunk_len)
         inputs_TB, targets_TB, mask_TB = (
-            torch.cat(field).view(len(self._rows), self.chunk_len).t().contiguous()
+            torch.cat(field).squeeze(1).unflatten(0, shape_BT).transpose(0, 1).contiguous()
             for field in zip(*pieces, strict=True)
         )
         return Batch(inputs_TB, targets_TB, mask_TB, torch.from_numpy(should_reset))

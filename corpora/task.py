@@ -1,12 +1,12 @@
-"""What an episodic task is: levels, episodes, and the four things a task can do.
+"""What an episodic task is: levels, episodes, and the things a task can do.
 
-Shapes: L steps of an episode, B rows.
+Shapes: L steps of an episode, B rows, D features of a step.
 """
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 
@@ -14,8 +14,8 @@ class Level(NamedTuple):
     """How long an episode is.
 
     Args:
-        length: symbols to remember, >= 1.
-        repeats: times that they are emitted, >= 1.
+        length: what the task makes longer, >= 1: symbols to remember, a delay, steps.
+        repeats: times that the symbols are emitted, >= 1.
 
     Example:
         >>> Level(5)
@@ -30,13 +30,13 @@ class Episode(NamedTuple):
     """B whole episodes of the same level, time-major.
 
     Args:
-        inputs_LB: token ids, [L, B].
-        targets_LB: token ids to emit, [L, B]; 0 where unscored.
+        inputs_LB: token ids, [L, B], or real features, [L, B, D].
+        targets_LB: ids to answer with, or real values, [L, B]; 0 where unscored.
         mask_LB: True where a step is scored, [L, B].
     """
 
-    inputs_LB: Int64[Tensor, "L B"]
-    targets_LB: Int64[Tensor, "L B"]
+    inputs_LB: Int64[Tensor, "L B"] | Float32[Tensor, "L B D"]
+    targets_LB: Int64[Tensor, "L B"] | Float32[Tensor, "L B"]
     mask_LB: Bool[Tensor, "L B"]
 
 
@@ -46,12 +46,17 @@ class EpisodicTask(Protocol):
 
     @property
     def input_size(self) -> int:
-        """Number of input token types."""
+        """Number of input token types, or of features."""
         ...
 
     @property
     def output_size(self) -> int:
-        """Number of output token types."""
+        """Number of output token types, or 1 for a real value."""
+        ...
+
+    @property
+    def first(self) -> Level:
+        """The shortest level: where a curriculum begins."""
         ...
 
     def check(self, level: Level) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recipes.errors import RunError, one_line
 from recipes.options import DESCENDED, RunOptions, device_of
@@ -24,6 +25,8 @@ from seqdni import (
     Trainer,
     Whitening,
     controls,
+    cross_entropy,
+    squared_error,
     state_size,
 )
 
@@ -36,13 +39,16 @@ CONTROLS = {
 CORES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
-def build_model(options: RunOptions, inputs: int, outputs: int) -> SequenceModel:
-    """One-hot tokens, the recurrent core, a linear readout; initialised from the seed.
+def build_model(
+    options: RunOptions, inputs: int, outputs: int, tokens: bool = True
+) -> SequenceModel:
+    """One-hot tokens or real features, the recurrent core, a linear readout, from the seed.
 
     Args:
         options: core, sizes, seed, device.
-        inputs: number of input symbols.
-        outputs: number of output symbols.
+        inputs: number of input symbols, or of features.
+        outputs: number of output symbols, or of real values.
+        tokens: whether the inputs are symbols.
 
     Returns:
         The model on its device.
@@ -55,11 +61,17 @@ def build_model(options: RunOptions, inputs: int, outputs: int) -> SequenceModel
                 bias = getattr(rnn, f"bias_hh_l{layer}")
                 bias[options.hidden : 2 * options.hidden] += options.forget_bias
     readout = nn.Linear(options.hidden, outputs)
-    return SequenceModel(OneHot(inputs), TorchCore(rnn), readout).to(device_of(options))
+    encoder = OneHot(inputs) if tokens else nn.Identity()
+    return SequenceModel(encoder, TorchCore(rnn), readout).to(device_of(options))
 
 
 def load_model(
-    saved: dict[str, Any], path: Path, options: RunOptions, inputs: int, outputs: int
+    saved: dict[str, Any],
+    path: Path,
+    options: RunOptions,
+    inputs: int,
+    outputs: int,
+    tokens: bool = True,
 ) -> SequenceModel:
     """A trained model.
 
@@ -67,8 +79,9 @@ def load_model(
         saved: a checkpoint of its run.
         path: of that checkpoint, for the message.
         options: of its run.
-        inputs: number of input symbols.
-        outputs: number of output symbols.
+        inputs: number of input symbols, or of features.
+        outputs: number of output symbols, or of real values.
+        tokens: whether the inputs are symbols.
 
     Returns:
         The model on its device.
@@ -76,7 +89,7 @@ def load_model(
     Raises:
         RunError: the checkpoint does not fit the options.
     """
-    model = build_model(options, inputs, outputs)
+    model = build_model(options, inputs, outputs, tokens)
     try:
         _wrapped(options, model).load_state_dict(saved["trainer"]["model"])
     except (KeyError, TypeError, RuntimeError) as error:
@@ -109,18 +122,39 @@ def build_stream(options: RunOptions, chunks: Any) -> Any:
     return chunks
 
 
-def build_trainer(options: RunOptions, model: SequenceModel, loss_scale: float) -> Trainer:
+def loss_for(targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss that targets are for.
+
+    Args:
+        targets: ids, or real values ``[T, B]``.
+
+    Returns:
+        Cross-entropy; for real values the squared error of the one output.
+    """
+    if targets.is_floating_point():
+        return lambda outputs_TB1, targets_TB: squared_error(outputs_TB1, targets_TB[..., None])
+    return cross_entropy
+
+
+def build_trainer(
+    options: RunOptions,
+    model: SequenceModel,
+    loss_scale: float,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+) -> Trainer:
     """The trainer that the options ask for; full BPTT is TBPTT on whole episodes.
 
     Args:
         options: trainer, synthesizer and optimiser settings.
         model: what is trained.
         loss_scale: see :class:`seqdni.Trainer`.
+        loss: per step, of the model's outputs and the targets.
 
     Returns:
         The trainer.
     """
     common = {
+        "loss": loss,
         "loss_scale": loss_scale,
         "clip": options.clip,
         "update_every": options.update_every,

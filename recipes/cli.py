@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from corpora import CorpusError
-from recipes import copying, horizon, lm
+from recipes import copying, horizon, lm, long_dependency
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, RunStopped
 from recipes.options import RESUMABLE, flag, parse, recipe_parser
@@ -30,6 +30,13 @@ class Recipe(NamedTuple):
 RECIPES = {
     "copy": Recipe(copying.SUMMARY, copying.CopyOptions, copying),
     "repeat-copy": Recipe(copying.REPEAT_SUMMARY, copying.RepeatCopyOptions, copying),
+    "adding": Recipe(
+        long_dependency.ADDING_SUMMARY, long_dependency.AddingOptions, long_dependency
+    ),
+    "recall": Recipe(
+        long_dependency.RECALL_SUMMARY, long_dependency.RecallOptions, long_dependency
+    ),
+    "mnist": Recipe(long_dependency.MNIST_SUMMARY, long_dependency.MnistOptions, long_dependency),
     "lm": Recipe(lm.SUMMARY, lm.Options, lm),
 }
 
@@ -91,7 +98,7 @@ def run(recipe_name: str, words: Sequence[str]) -> int:
         session.directory.close()
     session.directory.write_json("result.json", result)
     print(table(_short(result)))
-    print(f"\nA sample (more: seqdni sample {path} --length 1000):\n")
+    print(f"\nA sample (another: seqdni sample {path} --seed 1):\n")
     recipe.file.sample(session.directory, session.options, None, 0, 1.0, "")
     print(f"\nAll of it is in {path}; compute the result again with: seqdni eval {path}")
     return 0
@@ -225,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     eval_ = commands.add_parser("eval", help="recompute a run's result from its checkpoint")
     eval_.add_argument("dir", metavar="DIR", help="folder of the run")
     eval_.add_argument("--text", metavar="FILE", help="lm: score this text instead")
-    eval_.add_argument("--data-dir", metavar="DIR", help="lm on ptb: where the corpus is now")
+    eval_.add_argument("--data-dir", metavar="DIR", help="mnist, lm on ptb: where the data is now")
     eval_.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
     eval_.set_defaults(command=_eval)
 
@@ -234,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     horizon_.add_argument("dir", metavar="DIR", help="folder of the run")
     horizon_.add_argument(
-        "--length", type=int, help="symbols to copy, or chunks of text (default: the recipe's)"
+        "--length", type=int, help="of the episode, or chunks of text (default: the recipe's)"
     )
     horizon_.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
     horizon_.set_defaults(command=_horizon)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from corpora import Batch
-from recipes.build import build_model, build_trainer
+from recipes.build import build_model, build_trainer, loss_for
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, one_line
 from recipes.options import RunOptions, device_of
@@ -28,8 +28,8 @@ def measure(
         directory: of the run.
         options: its options.
         chunks: held-out data, consecutive.
-        inputs: number of input symbols.
-        outputs: number of output symbols.
+        inputs: number of input symbols, or of features.
+        outputs: number of output symbols, or of real values.
 
     Returns:
         Agreement of synthetic with true gradients.
@@ -45,7 +45,9 @@ def measure(
             "give a greater --length"
         )
     saved = directory.load("last")
-    trainer = build_trainer(options, build_model(options, inputs, outputs), 1.0)
+    first = chunks[0]
+    model = build_model(options, inputs, outputs, tokens=not first[0].is_floating_point())
+    trainer = build_trainer(options, model, 1.0, loss_for(first[1]))
     try:
         trainer.load_state_dict(saved["trainer"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -55,7 +57,7 @@ def measure(
     device = device_of(options)
     here = _on(device, chunks)
     known = getattr(options, "look_ahead", 0)
-    return measure_horizon(trainer.model, trainer.boundary, here, steps_known=known)
+    return measure_horizon(trainer.model, trainer.boundary, here, trainer.loss, steps_known=known)
 
 
 def log(session: Session, chunks: Callable[[], list[Batch]], row: dict[str, Any]) -> None:
@@ -78,7 +80,11 @@ def log(session: Session, chunks: Callable[[], list[Batch]], row: dict[str, Any]
     known = getattr(session.options, "look_ahead", 0)
     with torch.random.fork_rng():  # a control draws
         found = measure_horizon(
-            trainer.model, trainer.boundary, _on(trainer.device, data), steps_known=known
+            trainer.model,
+            trainer.boundary,
+            _on(trainer.device, data),
+            trainer.loss,
+            steps_known=known,
         )
     row["horizon_cosine"] = round(found.dni_cosine, 4)
     row["horizon_steps"] = found.effective

@@ -28,6 +28,7 @@ class Session:
         stream: what it trains on; has ``state_dict`` and ``load_state_dict``.
         progress: the recipe's own numbers, primitives only.
         data: what the recipe read and need not read again.
+        unit: of the training error in the log: bits, or the loss itself under another name.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Session:
         stream: Any,
         progress: dict[str, Any],
         data: Any = None,
+        unit: str = "bits",
     ):
         self.directory = directory
         self.options = options
@@ -45,6 +47,7 @@ class Session:
         self.stream = stream
         self.progress = progress
         self.data = data
+        self.unit = unit
         self.seconds = 0.0  # of training, evaluations not counted
         self.reported = 0.0  # work at the last report
 
@@ -66,8 +69,8 @@ class Session:
             ahead: the steps after the chunk that was drawn last, if they are known.
 
         Yields:
-            A row: update, tokens, seconds, train_bits, synth_loss (1: no better than
-            zero; with the auxiliary task the two losses are added).
+            A row: update, tokens, seconds, train_bits (or the unit's), synth_loss (1: no better
+            than zero; with the auxiliary task the two losses are added).
 
         Raises:
             RunStopped: Ctrl-C or SIGTERM; the run is saved.
@@ -192,11 +195,12 @@ class Session:
         self.trainer.meter.clear()
         if not math.isfinite(sums["nats"]) or not math.isfinite(sums.get("synth_loss", 0.0)):
             raise self._diverged("the loss")
+        error = sums["nats"] / max(sums["scored"], 1)
         row = {
             "update": self.trainer.updates,
             "tokens": self.trainer.tokens,
             "seconds": round(self.seconds, 3),
-            "train_bits": round(to_bits(sums["nats"] / max(sums["scored"], 1)), 5),
+            f"train_{self.unit}": round(to_bits(error) if self.unit == "bits" else error, 5),
         }
         if "synth_loss" in sums:
             row["synth_loss"] = round(sums["synth_loss"] / sums["synth_steps"], 5)
@@ -220,7 +224,7 @@ class Session:
         )
 
     def _show(self, bar: tqdm, note: str, row: dict[str, Any]) -> None:
-        now = f"update {row['update']}, {row['train_bits']:.3f} bits"
+        now = f"update {row['update']}, {row[f'train_{self.unit}']:.3f} {self.unit}"
         bar.set_postfix_str(f"{now}, {note}" if note else now, refresh=False)
         bar.update(max(0.0, min(100.0, 100 * self.fraction()) - bar.n))
 
