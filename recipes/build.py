@@ -20,6 +20,7 @@ from seqdni import (
     RandomTruncation,
     Reweighted,
     SequenceModel,
+    Stack,
     Synthesizer,
     TorchCore,
     Trainer,
@@ -54,24 +55,41 @@ def build_model(
         The model on its device.
     """
     torch.manual_seed(options.seed)
-    rnn = CORES[options.core](inputs, options.hidden, num_layers=options.layers)
-    if options.forget_bias:
-        with torch.no_grad():
-            for layer in range(options.layers):
-                bias = getattr(rnn, f"bias_hh_l{layer}")
-                bias[options.hidden : 2 * options.hidden] += options.forget_bias
+    core = build_core(options, inputs)
     readout = nn.Linear(options.hidden, outputs)
     encoder = OneHot(inputs) if tokens else nn.Identity()
-    return SequenceModel(encoder, TorchCore(rnn), readout).to(device_of(options))
+    return SequenceModel(encoder, core, readout).to(device_of(options))
+
+
+def build_core(options: RunOptions, inputs: int, dropout: float = 0.0) -> TorchCore | Stack:
+    """The recurrent layers, initialised from torch's random state.
+
+    Args:
+        options: core, sizes.
+        inputs: features that it takes.
+        dropout: between the layers.
+
+    Returns:
+        The core, in one piece where there is no dropout between layers.
+    """
+    rnn, hidden = CORES[options.core], options.hidden
+    if dropout and options.layers > 1:
+        sizes = [inputs, *[hidden] * (options.layers - 1)]
+        rnns = [rnn(size, hidden) for size in sizes]
+        core = Stack([TorchCore(each) for each in rnns], dropout)
+    else:
+        rnns = [rnn(inputs, hidden, num_layers=options.layers)]
+        core = TorchCore(rnns[0])
+    if options.forget_bias:
+        with torch.no_grad():
+            for each in rnns:
+                for layer in range(each.num_layers):
+                    getattr(each, f"bias_hh_l{layer}")[hidden : 2 * hidden] += options.forget_bias
+    return core
 
 
 def load_model(
-    saved: dict[str, Any],
-    path: Path,
-    options: RunOptions,
-    inputs: int,
-    outputs: int,
-    tokens: bool = True,
+    saved: dict[str, Any], path: Path, options: RunOptions, model: SequenceModel
 ) -> SequenceModel:
     """A trained model.
 
@@ -79,17 +97,14 @@ def load_model(
         saved: a checkpoint of its run.
         path: of that checkpoint, for the message.
         options: of its run.
-        inputs: number of input symbols, or of features.
-        outputs: number of output symbols, or of real values.
-        tokens: whether the inputs are symbols.
+        model: built by these; takes the weights.
 
     Returns:
-        The model on its device.
+        The model.
 
     Raises:
         RunError: the checkpoint does not fit the options.
     """
-    model = build_model(options, inputs, outputs, tokens)
     try:
         _wrapped(options, model).load_state_dict(saved["trainer"]["model"])
     except (KeyError, TypeError, RuntimeError) as error:
@@ -136,6 +151,23 @@ def loss_for(targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     return cross_entropy
 
 
+def optimizer_of(options: RunOptions, model: nn.Module) -> torch.optim.Optimizer:
+    """The model's optimiser.
+
+    Args:
+        options: optimiser settings.
+        model: what it moves.
+
+    Returns:
+        The optimiser.
+    """
+    settings = {"lr": options.lr, "weight_decay": options.weight_decay, "fused": True}
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), momentum=options.momentum, **settings)
+    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    return kind(model.parameters(), **settings)
+
+
 def build_trainer(
     options: RunOptions,
     model: SequenceModel,
@@ -160,7 +192,7 @@ def build_trainer(
         "update_every": options.update_every,
         "autocast": torch.bfloat16 if options.precision == "bfloat16" else None,
     }
-    optimizer = torch.optim.Adam(model.parameters(), lr=options.lr, fused=True)
+    optimizer = optimizer_of(options, model)
     if options.trainer == "overlap":
         return Trainer(model, optimizer, history=options.history, **common)
     if options.trainer in ("bptt", "tbptt", "random"):

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ from corpora import CorpusError
 from recipes import copying, horizon, lm, long_dependency
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, RunStopped
-from recipes.options import RESUMABLE, flag, parse, recipe_parser
+from recipes.export import export
+from recipes.options import RESUMABLE, Sampling, flag, parse, recipe_parser
 from recipes.session import Session, table
 
 
@@ -99,7 +101,7 @@ def run(recipe_name: str, words: Sequence[str]) -> int:
     session.directory.write_json("result.json", result)
     print(table(_short(result)))
     print(f"\nA sample (another: seqdni sample {path} --seed 1):\n")
-    recipe.file.sample(session.directory, session.options, None, 0, 1.0, "")
+    recipe.file.sample(session.directory, session.options, Sampling())
     print(f"\nAll of it is in {path}; compute the result again with: seqdni eval {path}")
     return 0
 
@@ -168,7 +170,11 @@ def _run(options: argparse.Namespace) -> int:
 
 def _eval(given: argparse.Namespace) -> int:
     directory, recipe, options = _existing(given)
-    print(table(_short(recipe.file.evaluate(directory, options, given.text))))
+    asked = {name: getattr(given, name) for name in ("text", "split") if getattr(given, name)}
+    if asked and recipe.file is not lm:
+        flags = " and ".join(map(flag, asked))
+        raise RunError(f"{flags}: only for runs of lm; {given.dir} is a run of {options.recipe}")
+    print(table(_short(recipe.file.evaluate(directory, options, **asked))))
     return 0
 
 
@@ -178,8 +184,10 @@ def _sample(given: argparse.Namespace) -> int:
         raise RunError(f"--length is {given.length}, expected at least 1")
     if not given.temperature >= 0:
         raise RunError(f"--temperature is {given.temperature}, expected at least 0")
-    words = (given.length, given.seed, given.temperature, given.prompt)
-    recipe.file.sample(directory, options, *words)
+    if given.top_k is not None and given.top_k < 1:
+        raise RunError(f"--top-k is {given.top_k}, expected at least 1")
+    asked = Sampling(given.length, given.seed, given.temperature, given.top_k, given.prompt)
+    recipe.file.sample(directory, options, asked)
     return 0
 
 
@@ -187,9 +195,19 @@ def _horizon(given: argparse.Namespace) -> int:
     directory, recipe, options = _existing(given)
     if given.length is not None and given.length < 1:
         raise RunError(f"--length is {given.length}, expected at least 1")
-    chunks, inputs, outputs = recipe.file.held_out(directory, options, given.length)
-    found = horizon.measure(directory, options, chunks, inputs, outputs)
+    found = horizon.measure(
+        directory, options, recipe.file.held_out(directory, options, given.length)
+    )
     print(horizon.report(directory, found))
+    return 0
+
+
+def _export(given: argparse.Namespace) -> int:
+    directory, recipe, options = _existing(given)
+    model, files = recipe.file.exported(directory, options)
+    out = directory.path / "export" if given.out is None else Path(given.out)
+    for path in export(model, files, directory.path / "config.yaml", out):
+        print(path)
     return 0
 
 
@@ -232,9 +250,20 @@ def _parser() -> argparse.ArgumentParser:
     eval_ = commands.add_parser("eval", help="recompute a run's result from its checkpoint")
     eval_.add_argument("dir", metavar="DIR", help="folder of the run")
     eval_.add_argument("--text", metavar="FILE", help="lm: score this text instead")
+    eval_.add_argument(
+        "--split", choices=["train", "valid", "test"], help="lm: score this split only"
+    )
     eval_.add_argument("--data-dir", metavar="DIR", help="mnist, lm on ptb: where the data is now")
     eval_.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
     eval_.set_defaults(command=_eval)
+
+    export_ = commands.add_parser(
+        "export", help="write a run's weights as safetensors, with its config and vocabulary"
+    )
+    export_.add_argument("dir", metavar="DIR", help="folder of the run")
+    export_.add_argument("--out", metavar="DIR", help="folder to write (default: DIR/export)")
+    export_.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
+    export_.set_defaults(command=_export)
 
     horizon_ = commands.add_parser(
         "horizon", help="compare a run's synthetic gradients with the true ones"
@@ -251,6 +280,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--length", type=int, help="symbols (default: the recipe's)")
     sample.add_argument("--seed", type=int, default=0, help="of the choices (default: 0)")
     sample.add_argument("--temperature", type=float, default=1.0, help="lm (default: 1)")
+    sample.add_argument("--top-k", type=int, help="lm: among the k likeliest (default: all)")
     sample.add_argument("--prompt", default="", help="lm: text to continue")
     sample.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
     sample.set_defaults(command=_sample)

@@ -24,7 +24,8 @@ from recipes import horizon
 from recipes.build import build_model, build_stream, build_trainer, load_model
 from recipes.directory import RunDirectory
 from recipes.errors import RunError
-from recipes.options import RunOptions, check, option
+from recipes.horizon import HeldOut
+from recipes.options import RunOptions, Sampling, check, check_no_text, option
 from recipes.session import Session
 from seqdni import (
     Chunk,
@@ -54,7 +55,7 @@ class CopyOptions(RunOptions):
         when="a trainer that truncates, or --recompute true",
     )
     hidden: int = option(64, "units of a layer", at_least=1)
-    lr: float = option(3e-3, "Adam's learning rate for the model", above=0)
+    lr: float = option(3e-3, "learning rate for the model", above=0)
     update_every: Literal["episode"] | int = option(
         "episode",
         "chunks whose gradients make one update, or 'episode'",
@@ -62,7 +63,7 @@ class CopyOptions(RunOptions):
         only=lambda options: options.trainer != "bptt",
         when="a trainer that truncates",
     )
-    updates: int = option(4000, "stop after this many weight updates", at_least=1)
+    updates: int | None = option(4000, "stop after this many weight updates", at_least=1)
     log_every: int = option(10, "episodes between two decisions of the curriculum", at_least=1)
     symbols: int = option(2, "kinds of symbols", at_least=1)
     threshold: float = option(0.15, "bits per symbol below which a level is solved", above=0)
@@ -183,54 +184,38 @@ def finish(session: Session) -> dict[str, Any]:
     return session.result() | held_out
 
 
-def evaluate(directory: RunDirectory, options: CopyOptions, text: str | None) -> dict[str, Any]:
+def evaluate(directory: RunDirectory, options: CopyOptions) -> dict[str, Any]:
     """Recompute the result of a run from its last checkpoint.
 
     Args:
         directory: of the run.
         options: its options.
-        text: not for this recipe.
 
     Returns:
         Solved levels and errors on fresh episodes.
-
-    Raises:
-        RunError: a text was given.
     """
-    if text is not None:
-        raise RunError(f"--text is for runs of lm; {directory.path} is a run of {options.recipe}")
     model, progress = _trained(directory, options)
     return _held_out(model, options, progress)
 
 
 @torch.no_grad()
-def sample(
-    directory: RunDirectory,
-    options: CopyOptions,
-    length: int | None,
-    seed: int,
-    temperature: float,
-    prompt: str,
-) -> None:
+def sample(directory: RunDirectory, options: CopyOptions, asked: Sampling) -> None:
     """Print an episode with what the model makes of it.
 
     Args:
         directory: of the run.
         options: its options.
-        length: symbols to remember; None takes the level that was in training.
-        seed: of the episode.
-        temperature: not for this recipe, whose model answers with the likeliest symbol.
-        prompt: not for this recipe.
+        asked: length (symbols to remember; None takes the level that was in training) and seed of
+            the episode; the model answers with the likeliest symbol.
 
     Raises:
-        RunError: a prompt or a temperature was given.
+        RunError: a prompt, a temperature or a top-k was given.
     """
-    if prompt or temperature != 1.0:
-        raise RunError("--prompt and --temperature are for runs of lm")
+    check_no_text(asked)
     model, progress = _trained(directory, options)
     task = task_of(options)
-    level = _level(task, progress, length)
-    episode = task.episode(level, 1, torch.Generator().manual_seed(seed))
+    level = _level(task, progress, asked.length)
+    episode = task.episode(level, 1, torch.Generator().manual_seed(asked.seed))
     device = next(model.parameters()).device
     logits, _ = model(episode.inputs_LB.to(device), model.initial_state(1))
     outputs_L = logits.argmax(-1)[:, 0].cpu()
@@ -238,9 +223,23 @@ def sample(
     print(task.render(inputs_L, targets_L, mask_L, outputs_L))
 
 
-def held_out(
-    directory: RunDirectory, options: CopyOptions, length: int | None
-) -> tuple[list[Batch], int, int]:
+def exported(
+    directory: RunDirectory, options: CopyOptions
+) -> tuple[SequenceModel, dict[str, dict[str, Any]]]:
+    """What others need to use the model.
+
+    Args:
+        directory: of the run.
+        options: its options.
+
+    Returns:
+        The last model; it needs nothing else.
+    """
+    model, _ = _trained(directory, options)
+    return model, {}
+
+
+def held_out(directory: RunDirectory, options: CopyOptions, length: int | None) -> HeldOut:
     """Fresh episodes in chunks, for the horizon.
 
     Args:
@@ -249,11 +248,12 @@ def held_out(
         length: symbols to remember; None takes the level that was in training.
 
     Returns:
-        The chunks of one lock-step episode, and the numbers of input and output symbols.
+        The chunks of one lock-step episode, and what the model is built and judged by.
     """
     task = task_of(options)
     level = _level(task, directory.load("last")["progress"], length)
-    return fresh_chunks(task, level, options.chunk_len), task.input_size, task.output_size
+    model = build_model(options, task.input_size, task.output_size)
+    return HeldOut(fresh_chunks(task, level, options.chunk_len), model, cross_entropy)
 
 
 def fresh_chunks(task: EpisodicTask, level: Level, chunk_len: int) -> list[Batch]:
@@ -283,10 +283,8 @@ def _trained(directory: RunDirectory, options: CopyOptions) -> tuple[SequenceMod
     """The last model of a run, and the run's progress."""
     task = task_of(options)
     saved = directory.load("last")
-    model = load_model(
-        saved, directory.path / "last.pt", options, task.input_size, task.output_size
-    )
-    return model, saved["progress"]
+    model = build_model(options, task.input_size, task.output_size)
+    return load_model(saved, directory.path / "last.pt", options, model), saved["progress"]
 
 
 def _held_out(model: Model, options: CopyOptions, progress: dict[str, Any]) -> dict[str, Any]:

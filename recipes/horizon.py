@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from corpora import Batch
-from recipes.build import build_model, build_trainer, loss_for
+from recipes.build import build_trainer
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, one_line
 from recipes.options import RunOptions, device_of
 from recipes.session import Session
-from seqdni import Chunk, Horizon, measure_horizon
+from seqdni import Chunk, Horizon, SequenceModel, measure_horizon, without_dropout
 
 SHOWN = 12  # lags in the table
 
 
-def measure(
-    directory: RunDirectory, options: RunOptions, chunks: list[Chunk], inputs: int, outputs: int
-) -> Horizon:
+class HeldOut(NamedTuple):
+    """Data that was not trained on, and what is measured there.
+
+    Args:
+        chunks: consecutive, from the beginning of a stream or an episode.
+        model: built by the run's options, its weights not yet those of the run.
+        loss: per step, of the model's outputs and the targets.
+    """
+
+    chunks: list[Batch]
+    model: SequenceModel
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+
+def measure(directory: RunDirectory, options: RunOptions, held_out: HeldOut) -> Horizon:
     """Measure a run's last checkpoint on held-out chunks.
 
     Args:
         directory: of the run.
         options: its options.
-        chunks: held-out data, consecutive.
-        inputs: number of input symbols, or of features.
-        outputs: number of output symbols, or of real values.
+        held_out: data and model.
 
     Returns:
         Agreement of synthetic with true gradients.
@@ -39,15 +50,14 @@ def measure(
     """
     if options.trainer not in ("dni", "dni-aux"):
         raise RunError(f"{directory.path} is a run of {options.trainer}: it has no synthesizer")
+    chunks, model, loss = held_out
     if len(chunks) < 2:
         raise RunError(
             f"the data is one chunk of {options.chunk_len} steps: no boundary to look at; "
             "give a greater --length"
         )
     saved = directory.load("last")
-    first = chunks[0]
-    model = build_model(options, inputs, outputs, tokens=not first[0].is_floating_point())
-    trainer = build_trainer(options, model, 1.0, loss_for(first[1]))
+    trainer = build_trainer(options, model, 1.0, loss)
     try:
         trainer.load_state_dict(saved["trainer"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -57,7 +67,8 @@ def measure(
     device = device_of(options)
     here = _on(device, chunks)
     known = getattr(options, "look_ahead", 0)
-    return measure_horizon(trainer.model, trainer.boundary, here, trainer.loss, steps_known=known)
+    with without_dropout(model):
+        return measure_horizon(model, trainer.boundary, here, loss, steps_known=known)
 
 
 def log(session: Session, chunks: Callable[[], list[Batch]], row: dict[str, Any]) -> None:
@@ -78,9 +89,11 @@ def log(session: Session, chunks: Callable[[], list[Batch]], row: dict[str, Any]
     if len(data) < 2:
         return  # all within one chunk: no boundary yet
     known = getattr(session.options, "look_ahead", 0)
-    with torch.random.fork_rng():  # a control draws
+    model = trainer.model
+    assert isinstance(model, torch.nn.Module)
+    with torch.random.fork_rng(), without_dropout(model):  # a control draws
         found = measure_horizon(
-            trainer.model,
+            model,
             trainer.boundary,
             _on(trainer.device, data),
             trainer.loss,

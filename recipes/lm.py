@@ -1,45 +1,47 @@
-"""Recipe ``lm``: a character language model, trained chunk by chunk along a text."""
+"""Recipe ``lm``: a language model by character, word or subword, trained along a text."""
 
 from __future__ import annotations
 
 import math
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
-import torch
 from tqdm import tqdm
 
 from corpora import (
     Batch,
     CorpusError,
     Encoded,
-    Text,
     TokenStream,
     Vocabulary,
     blocks,
     encode_splits,
     evaluation_chunks,
     own_text,
-    ptb_text,
-    pydoc_text,
     vocabulary_from,
 )
-from recipes import horizon
-from recipes.build import build_model, build_stream, build_trainer, load_model
+from recipes import horizon, lm_sample
+from recipes.build import build_stream, build_trainer, load_model
 from recipes.directory import RunDirectory
 from recipes.errors import RunError
-from recipes.options import LEARNING, RunOptions, check, for_dni, option
+from recipes.horizon import HeldOut
+from recipes.lm_data import DOWNLOADED, NAMED, figures, read_corpus, size_of, tokens_of, unit
+from recipes.lm_model import EVALUATION_ROWS, build, loss_of, score
+from recipes.options import LEARNING, RunOptions, Sampling, check, for_dni, option
 from recipes.session import Session
-from seqdni import Model, SequenceModel, cross_entropy, detach, masked_sum, to_bits, unroll
+from seqdni import Chunk, SequenceModel
 
-SUMMARY = "character language model on Penn Treebank, your own text, or Python's manual"
-EVALUATION_ROWS, EVALUATION_STEPS = 64, 200
-SAMPLE_LENGTH = 300
+SUMMARY = "language model on Penn Treebank, WikiText, enwik8, text8, your text, or Python's manual"
+UPDATES = 8000  # where nothing else says when to stop
+SAMPLE_LENGTH = {"char": 300, "word": 80, "subword": 120}
+
+
+def _own(options: Options) -> bool:
+    return options.corpus not in NAMED
 
 
 @dataclass
@@ -47,17 +49,92 @@ class Options(RunOptions):
     """Options of ``seqdni run lm``."""
 
     recipe: Literal["lm"] = "lm"
-    corpus: str = option("pydoc", "pydoc (comes with Python), ptb (needs --data-dir), or a file")
-    tokens: Literal["char"] = option("char", "what a symbol is")
+    corpus: str = option(
+        "pydoc",
+        "pydoc (comes with Python), ptb, wikitext-2, wikitext-103, enwik8, text8 (from --data-dir, "
+        "else downloaded), or the path of your own text file or folder of .txt files",
+    )
+    tokens: Literal["char", "word", "subword"] = option(
+        "char", "what a symbol is: a character, a word or line end, a piece of a word"
+    )
+    max_words: int | None = option(
+        None,
+        "keep this many of the most frequent words, the others are <unk>; null: all",
+        at_least=2,
+        only=lambda options: options.tokens == "word",
+        when="--tokens word",
+    )
+    subword_size: int = option(
+        4000,
+        "pieces in the vocabulary",
+        at_least=260,
+        at_most=65536,
+        only=lambda options: options.tokens == "subword",
+        when="--tokens subword",
+    )
     data_dir: str | None = option(
         None,
-        "folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt",
-        only=lambda options: options.corpus == "ptb",
-        when="--corpus ptb",
+        "folder with the corpus's files, e.g. ptb.train.txt; null: download it once",
+        only=lambda options: options.corpus in DOWNLOADED,
+        when=f"--corpus {', '.join(DOWNLOADED)}",
     )
-    max_tokens: int | None = option(None, "stop after this many training characters", at_least=1)
+    valid_fraction: float = option(
+        0.05,
+        "share of your own text that validates",
+        at_least=0,
+        only=_own,
+        when="your own text as --corpus",
+    )
+    test_fraction: float = option(
+        0.05,
+        "share of your own text that tests",
+        at_least=0,
+        only=_own,
+        when="your own text as --corpus",
+    )
+    embedding: int | None = option(
+        None,
+        "width of the token embedding; 0: one-hot; null: one-hot for up to 512 symbols, else as "
+        "wide as the core",
+        at_least=0,
+    )
+    tie: bool = option(False, "the readout's weights are the embedding's")
+    dropout: float = option(
+        0.0,
+        "after the embedding, between layers and before the readout; one mask a row and chunk",
+        at_least=0,
+        at_most=0.99,
+    )
+    cutoffs: tuple[int, ...] | None = option(
+        None,
+        "adaptive softmax for large vocabularies of words: ids at which groups of rarer words "
+        "begin, e.g. [20000,60000]; null: plain softmax",
+        only=lambda options: options.tokens == "word",
+        when="--tokens word",
+    )
+    max_tokens: int | None = option(None, "stop after this many training tokens", at_least=1)
+    epochs: float | None = option(None, "stop after this many passes over the text", above=0)
     evaluations: int = option(
         10, "validations during the run, at most one each --log-every", at_least=1
+    )
+    patience: int | None = option(
+        None, "stop after this many validations without a new best; null: never", at_least=1
+    )
+    schedule: Literal["constant", "cosine", "plateau"] = option(
+        "constant",
+        "of the learning rate: constant; down to 0 along half a cosine; times --decay after each "
+        "validation without a new best",
+    )
+    decay: float = option(
+        0.5,
+        "factor on the learning rate",
+        above=0,
+        at_most=1,
+        only=lambda options: options.schedule == "plateau",
+        when="--schedule plateau",
+    )
+    warmup_updates: int = option(
+        0, "updates during which the learning rate rises from 0 in a straight line", at_least=0
     )
     look_ahead: int = for_dni(
         4,
@@ -69,8 +146,24 @@ class Options(RunOptions):
     grad_scale: float = for_dni(
         0.1, "factor on the synthetic gradient where the model consumes it", LEARNING, at_least=0
     )
-    lr: float = option(4e-3, "Adam's learning rate for the model", above=0)
-    updates: int = option(8000, "stop after this many weight updates", at_least=1)
+    lr: float = option(4e-3, "learning rate for the model", above=0)
+    updates: int | None = option(
+        None,
+        f"stop after this many weight updates; null: {UPDATES}, or when another limit is reached",
+        at_least=1,
+    )
+
+
+class Material(NamedTuple):
+    """What a run works on, beside its trainer.
+
+    Args:
+        corpus: encoded.
+        model: as evaluated; what the trainer trains may be a wrapper around it.
+    """
+
+    corpus: Encoded
+    model: SequenceModel
 
 
 def prepare(options: Options) -> None:
@@ -82,6 +175,9 @@ def prepare(options: Options) -> None:
     Raises:
         RunError: naming the option.
     """
+    limits = (options.updates, options.max_tokens, options.epochs, options.max_seconds)
+    if limits == (None,) * 4:
+        options.updates = UPDATES
     check(options, synthesizer="none")
     if options.synthesizer == "none" and not options.look_ahead:
         raise RunError(
@@ -94,9 +190,21 @@ def prepare(options: Options) -> None:
         )
     if options.update_every == "episode":
         raise RunError("--update-every episode: a text has no episodes; give a number of chunks")
+    if options.tie and options.embedding not in (None, options.hidden):
+        raise RunError(
+            f"--tie needs an embedding as wide as the core: --embedding is {options.embedding}, "
+            f"--hidden {options.hidden}; leave --embedding out"
+        )
+    if options.tie and options.cutoffs:
+        raise RunError("--tie does not go with --cutoffs: there the readout is in groups")
+    if _own(options) and not options.valid_fraction + options.test_fraction < 1:
+        raise RunError(
+            "--valid-fraction and --test-fraction leave nothing to train on: their sum is "
+            f"{options.valid_fraction + options.test_fraction:g}, expected less than 1"
+        )
     if options.data_dir is not None:
         options.data_dir = str(Path(options.data_dir).expanduser().resolve())
-    if options.corpus not in ("pydoc", "ptb"):
+    if _own(options):
         options.corpus = str(Path(options.corpus).expanduser().resolve())
 
 
@@ -112,27 +220,33 @@ def start(options: Options, directory: RunDirectory) -> Session:
 
     Raises:
         CorpusError: the corpus is missing or damaged.
+        RunError: the options do not fit the corpus.
     """
-    corpus = encode_splits(read_corpus(options))
+    corpus = encode_splits(read_corpus(options), tokens_of(options))
     try:
         stream = TokenStream(corpus.train, options.batch, options.chunk_len)
     except CorpusError as error:
         raise RunError(f"--batch {options.batch}: {error}") from None
-    symbols = len(corpus.vocabulary)
-    model = build_model(options, symbols, symbols)
+    model = build(options, len(corpus.vocabulary))
     chunks = float(options.update_every)  # of an update, on average
     if options.trainer == "random":
         chunks /= options.cut_probability
-    trainer = build_trainer(options, model, 1 / (options.chunk_len * chunks))
+    trainer = build_trainer(options, model, 1 / (options.chunk_len * chunks), loss_of(model))
     progress = {
         "vocabulary": corpus.vocabulary.to_json(),
         "corpus": corpus.digest,
         "evaluated": 0,
-        "best_valid_bpc": math.inf,
-        "valid_bpc": [],  # [updates, tokens, BPC] of each validation
+        "best_nats": math.inf,
+        "since_best": 0,  # validations
+        "lr_factor": 1.0,
+        "curve": [],  # [updates, tokens, nats per token] of each validation
     }
-    stream = build_stream(options, stream)
-    return Session(directory, options, trainer, stream, progress, data=corpus)
+    data = Material(corpus, model)
+    session = Session(directory, options, trainer, build_stream(options, stream), progress, data)
+    if options.epochs is not None:
+        limit = round(options.epochs * stream.tokens_per_epoch)
+        session.most_tokens = min(limit, options.max_tokens or limit)
+    return session
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -144,150 +258,159 @@ def run(session: Session) -> dict[str, Any]:
     Returns:
         What result.json holds.
     """
-    corpus, progress, trainer = session.data, session.progress, session.trainer
+    corpus, progress = session.data.corpus, session.progress
+    trainer, options = session.trainer, session.options
     _same_text(corpus, progress)
-    evaluations = session.options.evaluations
+    evaluations, name = options.evaluations, unit(options)
     done = int(session.fraction() * evaluations)  # fewer than before where the run was prolonged
     progress["evaluated"] = min(progress["evaluated"], done)
-    steps = session.options.look_ahead if trainer.boundary is not None else 0
+    steps = options.look_ahead if trainer.boundary is not None else 0
     ahead = (lambda: session.stream.peek(steps)) if steps else (lambda: None)
-    held_out_text = partial(validation_chunks, corpus, session.options.chunk_len, None)
-    for row in session.train(session.stream, lambda: trainer.updates, ahead):
+    held_out_text = partial(validation_chunks, corpus, options.chunk_len, None)
+
+    def finished() -> bool:
+        return options.patience is not None and progress["since_best"] >= options.patience
+
+    for row in session.train(_scheduled(session), lambda: trainer.updates, ahead, finished):
         horizon.log(session, held_out_text, row)
         if session.fraction() * evaluations >= progress["evaluated"] + 1:
-            row["valid_bpc"] = round(_validate(session, corpus), 5)
-            row["note"] = f"valid {row['valid_bpc']:.3f}"
+            row |= {f"valid_{k}": round(v, 5) for k, v in _validate(session).items()}
+            shown = row[f"valid_{name}"]
+            row["note"] = f"valid {shown:.3f}"
             tqdm.write(
-                f"{trainer.updates:>8} updates {trainer.tokens:>11,} characters  "
-                f"train {row['train_bits']:.3f}  valid {row['valid_bpc']:.3f} bits per character"
+                f"{trainer.updates:>8} updates {trainer.tokens:>11,} tokens  "
+                f"train {row['train_bits']:.3f} bits a token  valid {shown:.3f} {name}"
             )
-    if not progress["valid_bpc"] or progress["valid_bpc"][-1][0] != trainer.updates:
-        _validate(session, corpus)
+    if not progress["curve"] or progress["curve"][-1][0] != trainer.updates:
+        _validate(session)
         session.save("last")
-    return finish(session, corpus)
+    return finish(session)
 
 
-def _validate(session: Session, corpus: Encoded) -> float:
-    progress = session.progress
-    split = corpus.valid if corpus.valid is not None else corpus.train
-    bpc = bits_per_character(session.trainer.model, split)
-    progress["evaluated"] = int(session.fraction() * session.options.evaluations)
-    progress["valid_bpc"].append([session.trainer.updates, session.trainer.tokens, bpc])
-    if bpc < progress["best_valid_bpc"]:
-        progress["best_valid_bpc"] = bpc
+def _scheduled(session: Session) -> Iterator[Chunk]:
+    """The stream's chunks, the learning rate set before each."""
+    options, trainer = session.options, session.trainer
+    for chunk in session.stream:
+        factor = session.progress["lr_factor"]
+        if options.schedule == "cosine":
+            factor *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, session.fraction()))
+        if trainer.updates < options.warmup_updates:
+            factor *= (trainer.updates + 1) / options.warmup_updates
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = options.lr * factor
+        yield chunk
+
+
+def _validate(session: Session) -> dict[str, float]:
+    progress, options, trainer = session.progress, session.options, session.trainer
+    corpus, model = session.data
+    split = "train" if corpus.valid is None else "valid"
+    nats = score(model, getattr(corpus, split), len(corpus.vocabulary))
+    progress["evaluated"] = int(session.fraction() * options.evaluations)
+    progress["curve"].append([trainer.updates, trainer.tokens, nats])
+    if nats < progress["best_nats"]:
+        progress["best_nats"], progress["since_best"] = nats, 0
         session.save("best")
-    return bpc
+    else:
+        progress["since_best"] += 1
+        if options.schedule == "plateau":
+            progress["lr_factor"] *= options.decay
+    return figures(options, nats, corpus.sizes[split])
 
 
-def finish(session: Session, corpus: Encoded) -> dict[str, Any]:
+def finish(session: Session) -> dict[str, Any]:
     """The result, with the best model's test error.
 
     Args:
         session: at the end of the run.
-        corpus: its corpus.
 
     Returns:
         What result.json holds.
     """
-    model, _, _ = _trained(session.directory, session.options)
-    result = session.result()
-    result["corpus"] = corpus.name
-    result["valid_bpc"] = session.progress["best_valid_bpc"]
-    result["final_valid_bpc"] = session.progress["valid_bpc"][-1][2]
+    options, curve, corpus = session.options, session.progress["curve"], session.data.corpus
+    model, _, _ = _trained(session.directory, options)
+    size = corpus.sizes["train" if corpus.valid is None else "valid"]
+    result = session.result() | {"corpus": corpus.name, "symbols": len(corpus.vocabulary)}
+    for when, nats in (("valid", session.progress["best_nats"]), ("final_valid", curve[-1][2])):
+        result |= {f"{when}_{k}": v for k, v in figures(options, nats, size).items()}
     if corpus.test is not None:
-        result["test_bpc"] = bits_per_character(model, corpus.test)
-    result["valid_curve"] = session.progress["valid_bpc"]
+        result |= _split_figures(model, options, corpus, "test")
+    name = unit(options)
+    result["valid_curve"] = [[u, t, figures(options, nats, size)[name]] for u, t, nats in curve]
     return result
 
 
-def evaluate(directory: RunDirectory, options: Options, text: str | None) -> dict[str, Any]:
+def _split_figures(
+    model: SequenceModel, options: Options, corpus: Encoded, split: str
+) -> dict[str, float]:
+    nats = score(model, getattr(corpus, split), len(corpus.vocabulary))
+    found = figures(options, nats, corpus.sizes[split])
+    return {f"{split}_{k}": v for k, v in found.items()}
+
+
+def evaluate(
+    directory: RunDirectory, options: Options, text: str | None = None, split: str | None = None
+) -> dict[str, Any]:
     """Recompute the result of a run from its best checkpoint, or score another text with it.
 
     Args:
         directory: of the run.
         options: its options.
         text: path of a text to score; None takes the run's own corpus.
+        split: of the run's corpus; None takes validation and test.
 
     Returns:
-        Bits per character.
+        Bits per character, perplexity per word, or both.
 
     Raises:
         CorpusError: the text has a character that the model does not know.
+        RunError: a text and a split were given, or the corpus has no such split.
     """
     model, vocabulary, progress = _trained(directory, options)
     if text is not None:
+        if split is not None:
+            raise RunError("give --text or --split, not both")
         whole = "".join(blocks(own_text(text, 0.0, 0.0).train))
-        return {"text": text, "bpc": bits_per_character(model, vocabulary.encode(whole))}
-    corpus = encode_splits(read_corpus(options))
+        nats = score(model, vocabulary.encode(whole), len(vocabulary))
+        return {"text": text, **figures(options, nats, size_of(vocabulary, whole))}
+    corpus = encode_splits(read_corpus(options), tokens_of(options))
     _same_text(corpus, progress)
-    result = {"updates": progress["valid_bpc"][-1][0]}
-    for split in ("valid", "test"):
-        tokens = getattr(corpus, split)
-        if tokens is not None:
-            result[f"{split}_bpc"] = bits_per_character(model, tokens)
+    if split is not None and split not in corpus.sizes:
+        raise RunError(f"--split {split}: the corpus has {', '.join(corpus.sizes)}")
+    result: dict[str, Any] = {"updates": progress["curve"][-1][0]}
+    for each in (split,) if split else ("valid", "test"):
+        if each in corpus.sizes:
+            result |= _split_figures(model, options, corpus, each)
     return result
 
 
-@torch.no_grad()
-def bits_per_character(model: Model, tokens: np.ndarray) -> float:
-    """Mean over every next-character prediction of a text, state carried along.
-
-    Args:
-        model: the language model.
-        tokens: ``[n]`` ids.
-
-    Returns:
-        Bits per character.
-    """
-    device = next(model.parameters()).device
-    nats, scored, state = torch.zeros((), dtype=torch.float64, device=device), 0, None
-    for inputs, targets, mask, _ in evaluation_chunks(tokens, EVALUATION_ROWS, EVALUATION_STEPS):
-        state = model.initial_state(inputs.shape[1]) if state is None else state
-        logits, state = unroll(model, inputs.to(device), state)
-        mask = None if mask is None else mask.to(device)
-        nats += masked_sum(cross_entropy(logits, targets.to(device)), mask)
-        scored += targets.numel() if mask is None else int(mask.sum())
-    return to_bits(nats.item() / scored)
-
-
-@torch.no_grad()
-def sample(
-    directory: RunDirectory,
-    options: Options,
-    length: int | None,
-    seed: int,
-    temperature: float,
-    prompt: str,
-) -> None:
+def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:
     """Print text that the best model makes up, as it comes.
 
     Args:
         directory: of the run.
         options: its options.
-        length: characters to print after the prompt; None prints 300.
-        seed: of the choices.
-        temperature: below 1 is more careful, above 1 more daring; 0 always takes the likeliest.
-        prompt: text to continue; its characters must be known to the model.
+        asked: length in tokens, and how they are chosen.
     """
     model, vocabulary, _ = _trained(directory, options)
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    start = prompt or "\n"
-    tokens = torch.from_numpy(vocabulary.encode(start).astype(np.int64))[:, None]
-    state = model.initial_state(1)
-    sys.stdout.write(prompt)
-    for _ in range(SAMPLE_LENGTH if length is None else length):
-        logits, state = model(tokens.to(device), detach(state))
-        scores = logits[-1, 0].double().cpu()
-        if temperature == 0:
-            token = scores.argmax()
-        else:
-            probabilities = (scores / temperature).softmax(0)
-            token = torch.multinomial(probabilities, 1, generator=generator)[0]
-        tokens = token.view(1, 1)
-        sys.stdout.write(vocabulary.decode(tokens[0]))
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    length = SAMPLE_LENGTH[options.tokens] if asked.length is None else asked.length
+    lm_sample.write(model, vocabulary, asked._replace(length=length), options.corpus == "enwik8")
+
+
+def exported(
+    directory: RunDirectory, options: Options
+) -> tuple[SequenceModel, dict[str, dict[str, Any]]]:
+    """What others need to use the model.
+
+    Args:
+        directory: of the run.
+        options: its options.
+
+    Returns:
+        The best model, and JSON files by name: the vocabulary.
+    """
+    model, vocabulary, _ = _trained(directory, options)
+    return model, {"vocabulary.json": vocabulary.to_json()}
 
 
 def _same_text(corpus: Encoded, progress: dict[str, Any]) -> None:
@@ -303,14 +426,15 @@ def _trained(
 ) -> tuple[SequenceModel, Vocabulary, dict[str, Any]]:
     """The best model of a run, its vocabulary, and the run's progress when it was saved."""
     saved = directory.load("best")
-    vocabulary = vocabulary_from(saved["progress"]["vocabulary"])
-    model = load_model(saved, directory.path / "best.pt", options, len(vocabulary), len(vocabulary))
+    try:
+        vocabulary = vocabulary_from(saved["progress"]["vocabulary"])
+    except (KeyError, ValueError) as error:
+        raise RunError(f"{directory.path}/best.pt does not fit: {error}") from None
+    model = load_model(saved, directory.path / "best.pt", options, build(options, len(vocabulary)))
     return model, vocabulary, saved["progress"]
 
 
-def held_out(
-    directory: RunDirectory, options: Options, length: int | None
-) -> tuple[list[Batch], int, int]:
+def held_out(directory: RunDirectory, options: Options, length: int | None) -> HeldOut:
     """Validation text in chunks, for the horizon.
 
     Args:
@@ -319,12 +443,12 @@ def held_out(
         length: chunks; None takes as many as make about 100 steps.
 
     Returns:
-        The chunks, and the numbers of input and output symbols.
+        The chunks, and what the model is built and judged by.
     """
-    corpus = encode_splits(read_corpus(options))
+    corpus = encode_splits(read_corpus(options), tokens_of(options))
     _same_text(corpus, directory.load("last")["progress"])
-    symbols = len(corpus.vocabulary)
-    return validation_chunks(corpus, options.chunk_len, length), symbols, symbols
+    model = build(options, len(corpus.vocabulary))
+    return HeldOut(validation_chunks(corpus, options.chunk_len, length), model, loss_of(model))
 
 
 def validation_chunks(corpus: Encoded, chunk_len: int, length: int | None) -> list[Batch]:
@@ -342,28 +466,3 @@ def validation_chunks(corpus: Encoded, chunk_len: int, length: int | None) -> li
     count = length or max(2, -(-100 // chunk_len))
     rows = max(1, min(EVALUATION_ROWS, (len(split) - 1) // (count * chunk_len)))
     return list(islice(evaluation_chunks(split, rows, chunk_len), count))
-
-
-def read_corpus(options: Options) -> Text:
-    """The text that ``--corpus`` names.
-
-    Args:
-        options: of the run.
-
-    Returns:
-        Its splits.
-
-    Raises:
-        CorpusError: it is missing or damaged.
-        RunError: Penn Treebank without a folder.
-    """
-    if options.corpus == "pydoc":
-        return pydoc_text()
-    if options.corpus == "ptb":
-        if options.data_dir is None:
-            raise RunError(
-                "--corpus ptb needs --data-dir, the folder with ptb.train.txt, ptb.valid.txt and "
-                "ptb.test.txt (the 'data' folder of Mikolov's simple-examples archive)"
-            )
-        return ptb_text(options.data_dir)
-    return own_text(options.corpus)

@@ -25,7 +25,8 @@ from recipes import horizon
 from recipes.build import build_model, build_stream, build_trainer, load_model, loss_for
 from recipes.directory import RunDirectory
 from recipes.errors import RunError
-from recipes.options import RunOptions, check, option
+from recipes.horizon import HeldOut
+from recipes.options import RunOptions, Sampling, check, check_no_text, option
 from recipes.session import Session
 from seqdni import Model, SequenceModel, cross_entropy, to_bits, whole_episodes
 
@@ -48,7 +49,7 @@ class LongOptions(RunOptions):
         when="a trainer that truncates, or --recompute true",
     )
     hidden: int = option(64, "units of a layer", at_least=1)
-    lr: float = option(3e-3, "Adam's learning rate for the model", above=0)
+    lr: float = option(3e-3, "learning rate for the model", above=0)
     update_every: Literal["episode"] | int = option(
         "episode",
         "chunks whose gradients make one update, or 'episode'",
@@ -56,7 +57,7 @@ class LongOptions(RunOptions):
         only=lambda options: options.trainer != "bptt",
         when="a trainer that truncates",
     )
-    updates: int = option(5000, "stop after this many weight updates", at_least=1)
+    updates: int | None = option(5000, "stop after this many weight updates", at_least=1)
     evaluate_every: int = option(
         500, "updates between two looks at held-out data, in steps of --log-every", at_least=1
     )
@@ -233,55 +234,39 @@ def run(session: Session) -> dict[str, Any]:
     return result | {"curve": progress["curve"]}
 
 
-def evaluate(directory: RunDirectory, options: Options, text: str | None) -> dict[str, Any]:
+def evaluate(directory: RunDirectory, options: Options) -> dict[str, Any]:
     """Recompute the result of a run from its last checkpoint.
 
     Args:
         directory: of the run.
         options: its options.
-        text: not for this recipe.
 
     Returns:
         Chance level and errors on held-out episodes.
-
-    Raises:
-        RunError: a text was given.
     """
-    if text is not None:
-        raise RunError(f"--text is for runs of lm; {directory.path} is a run of {options.recipe}")
     problem = problem_of(options)
     return _measured(_trained(directory, options, problem), problem)
 
 
 @torch.no_grad()
-def sample(
-    directory: RunDirectory,
-    options: Options,
-    length: int | None,
-    seed: int,
-    temperature: float,
-    prompt: str,
-) -> None:
+def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:
     """Print an episode with what the model makes of it.
 
     Args:
         directory: of the run.
         options: its options.
-        length: of the episode; None takes the run's.
-        seed: of the choice among the held-out episodes, or the test images.
-        temperature: not for this recipe, whose model answers with the likeliest symbol.
-        prompt: not for this recipe.
+        asked: length of the episode (None takes the run's) and seed of the choice among the
+            held-out episodes, or the test images; the model answers with the likeliest symbol.
 
     Raises:
-        RunError: a prompt or a temperature was given, or a length that the task does not have.
+        RunError: a prompt, a temperature or a top-k was given, or the task has no such length.
     """
-    if prompt or temperature != 1.0:
-        raise RunError("--prompt and --temperature are for runs of lm")
-    problem = problem_of(options, length)
+    check_no_text(asked)
+    problem = problem_of(options, asked.length)
     model = _trained(directory, options, problem)
     unseen = problem.held_out if problem.test is None else problem.test
     chosen = torch.randint(
-        unseen.mask_LB.shape[1], (1,), generator=torch.Generator().manual_seed(seed)
+        unseen.mask_LB.shape[1], (1,), generator=torch.Generator().manual_seed(asked.seed)
     )
     episode = Episode(*(field_LB[:, chosen] for field_LB in unseen))
     device = next(model.parameters()).device
@@ -291,9 +276,22 @@ def sample(
     print(problem.task.render(*(field_LB[:, 0] for field_LB in (*episode, outputs_LB))))
 
 
-def held_out(
-    directory: RunDirectory, options: Options, length: int | None
-) -> tuple[list[Batch], int, int]:
+def exported(
+    directory: RunDirectory, options: Options
+) -> tuple[SequenceModel, dict[str, dict[str, Any]]]:
+    """What others need to use the model.
+
+    Args:
+        directory: of the run.
+        options: its options.
+
+    Returns:
+        The last model; it needs nothing else.
+    """
+    return _trained(directory, options, problem_of(options)), {}
+
+
+def held_out(directory: RunDirectory, options: Options, length: int | None) -> HeldOut:
     """Held-out episodes in chunks, for the horizon.
 
     Args:
@@ -302,11 +300,12 @@ def held_out(
         length: of the episodes; None takes the run's.
 
     Returns:
-        The chunks of one lock-step episode, and the numbers of inputs and outputs.
+        The chunks of one lock-step episode, and what the model is built and judged by.
     """
     problem = problem_of(options, length)
-    inputs, outputs, _ = _sizes(problem)
-    return _chunks(problem.held_out, options.chunk_len), inputs, outputs
+    loss = loss_for(problem.held_out.targets_LB)
+    chunks = _chunks(problem.held_out, options.chunk_len)
+    return HeldOut(chunks, build_model(options, *_sizes(problem)), loss)
 
 
 @torch.no_grad()
@@ -356,7 +355,8 @@ def _trained(directory: RunDirectory, options: Options, problem: Problem) -> Seq
     """The last model of a run."""
     saved = directory.load("last")
     _same_data(options, problem, saved["progress"])
-    return load_model(saved, directory.path / "last.pt", options, *_sizes(problem))
+    model = build_model(options, *_sizes(problem))
+    return load_model(saved, directory.path / "last.pt", options, model)
 
 
 def _same_data(options: Options, problem: Problem, progress: dict[str, Any]) -> None:

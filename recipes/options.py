@@ -6,7 +6,7 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 import torch
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # pyright: ignore[reportPrivateImportUsage]
@@ -113,7 +113,20 @@ class RunOptions:
         when="--core lstm",
     )
     batch: int = option(32, "B: rows that are trained side by side", at_least=1)
-    lr: float = option(1e-3, "Adam's learning rate for the model", above=0)
+    lr: float = option(1e-3, "learning rate for the model", above=0)
+    optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "of the model")
+    weight_decay: float = option(
+        0.0,
+        "of the model's optimiser; decoupled with adamw, else added to the gradient",
+        at_least=0,
+    )
+    momentum: float = option(
+        0.0,
+        "of sgd",
+        at_least=0,
+        only=lambda options: options.optimizer == "sgd",
+        when="--optimizer sgd",
+    )
     clip: float = option(1.0, "largest norm of the model's gradient", above=0)
     update_every: Literal["episode"] | int = option(
         1, "chunks whose gradients make one update, or 'episode'", at_least=1
@@ -195,7 +208,7 @@ class RunOptions:
         "float32", "bfloat16 computes the model under autocast; parameters stay float32"
     )
     seed: int = option(0, "of the initial weights and of the data", at_least=0, at_most=2**63 - 1)
-    updates: int = option(10_000, "stop after this many weight updates", at_least=1)
+    updates: int | None = option(10_000, "stop after this many weight updates", at_least=1)
     max_seconds: float | None = option(None, "stop after this much training time", above=0)
     device: str = option("auto", "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
     threads: int | None = option(None, "CPU threads; null leaves it to torch", at_least=1)
@@ -204,8 +217,42 @@ class RunOptions:
     out: str | None = option(None, "folder of the run; null: runs/RECIPE/TIME")
 
 
+class Sampling(NamedTuple):
+    """What ``seqdni sample`` was asked for.
+
+    Args:
+        length: symbols; None takes the recipe's.
+        seed: of the choices.
+        temperature: below 1 is more careful, above 1 more daring; 0 always takes the likeliest.
+        top_k: choose among this many of the likeliest; None among all.
+        prompt: text to continue.
+    """
+
+    length: int | None = None
+    seed: int = 0
+    temperature: float = 1.0
+    top_k: int | None = None
+    prompt: str = ""
+
+
 # What may differ when a run is resumed: where it stops and how it is watched, not what it computes.
-RESUMABLE = {"updates", "max_seconds", "max_tokens", "threads", "checkpoint_seconds", "data_dir"}
+RESUMABLE = {
+    *("updates", "max_seconds", "max_tokens", "epochs", "patience"),
+    *("threads", "checkpoint_seconds", "data_dir"),
+}
+
+
+def check_no_text(asked: Sampling) -> None:
+    """Refuse what only a language model can be asked for.
+
+    Args:
+        asked: by the user.
+
+    Raises:
+        RunError: a prompt, a temperature or a top-k was given.
+    """
+    if asked != Sampling(asked.length, asked.seed):
+        raise RunError("--prompt, --temperature and --top-k are for runs of lm")
 
 
 def flag(name: str) -> str:
@@ -302,6 +349,9 @@ def check(options: Any, synthesizer: str) -> None:
             raise RunError(
                 f"{flag(each.name)} has no effect here; it needs {each.metadata['when']}"
             )
+    limits = ("updates", "max_seconds", "max_tokens", "epochs")
+    if all(getattr(options, name, None) is None for name in limits):
+        raise RunError("nothing says when to stop; give --updates or --max-seconds")
     if options.trainer == "dni-aux" and options.synthesizer not in ("mlp", "whitened"):
         raise RunError(
             "--trainer dni-aux shapes a hidden layer of the synthesizer, and --synthesizer "

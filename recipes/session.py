@@ -48,6 +48,7 @@ class Session:
         self.progress = progress
         self.data = data
         self.unit = unit
+        self.most_tokens: int | None = getattr(options, "max_tokens", None)  # to train on
         self.seconds = 0.0  # of training, evaluations not counted
         self.reported = 0.0  # work at the last report
 
@@ -56,6 +57,7 @@ class Session:
         chunks: Iterable[Chunk],
         work: Callable[[], float],
         ahead: Callable[[], Chunk | None] = lambda: None,
+        finished: Callable[[], bool] = lambda: False,
     ) -> Iterator[dict[str, Any]]:
         """Train until a limit is reached, and hand out a row of metrics every ``log_every``.
 
@@ -67,6 +69,7 @@ class Session:
             chunks: the stream, or an iterator over it.
             work: what ``log_every`` counts, so far: updates, episodes.
             ahead: the steps after the chunk that was drawn last, if they are known.
+            finished: whether to stop before the limits, asked before each chunk.
 
         Yields:
             A row: update, tokens, seconds, train_bits (or the unit's), synth_loss (1: no better
@@ -83,7 +86,7 @@ class Session:
             self.save("last")  # so that there is something to resume from, however early it ends
         with _stop_requests() as stopping, self._bar() as bar:
             clock = time.perf_counter()
-            while not self._done():
+            while self.fraction() < 1 and not finished():
                 trainer.step(next(source), ahead=ahead())
                 reporting = work() - self.reported >= options.log_every
                 sums = trainer.meter.read() if reporting else {}  # waits for the device
@@ -174,9 +177,6 @@ class Session:
             "torch": torch.__version__,
         }
 
-    def _done(self) -> bool:
-        return self.fraction() >= 1
-
     def fraction(self) -> float:
         """How much of the run is done.
 
@@ -184,11 +184,13 @@ class Session:
             0 at the start, 1 or more where the first of its limits is reached.
         """
         options = self.options
-        parts = [self.trainer.updates / options.updates]
+        parts = [0.0]
+        if options.updates is not None:
+            parts.append(self.trainer.updates / options.updates)
         if options.max_seconds is not None:
             parts.append(self.seconds / options.max_seconds)
-        if getattr(options, "max_tokens", None) is not None:
-            parts.append(self.trainer.tokens / options.max_tokens)
+        if self.most_tokens is not None:
+            parts.append(self.trainer.tokens / self.most_tokens)
         return max(parts)
 
     def _metrics(self, sums: dict[str, float]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """seqdni: train RNNs by truncated BPTT with synthetic gradients at the chunk boundaries."""
 
-from seqdni.adaptive import AdaptiveReadout
 from seqdni import controls
+from seqdni.adaptive import AdaptiveReadout
 from seqdni.boundary import Boundary, bootstrap_term
 from seqdni.checkpointed import Checkpointed
 from seqdni.chunk import Chunk, whole_episodes
@@ -13,6 +13,7 @@ from seqdni.losses import cross_entropy, masked_sum, squared_error, to_bits, to_
 from seqdni.meter import Meter
 from seqdni.model import OneHot, SequenceModel
 from seqdni.random_truncation import RandomTruncation, Reweighted
+from seqdni.stack import LockedDropout, Stack, without_dropout
 from seqdni.state import (
     LSTMState,
     State,
@@ -26,15 +27,14 @@ from seqdni.state import (
     target_grad,
     unpack,
 )
-from seqdni.stack import LockedDropout, Stack, without_dropout
 from seqdni.synthesizer import Synthesizer
 from seqdni.traced import Trace
 from seqdni.trainer import Model, Trainer
 from seqdni.whitening import Whitening
 
 __all__ = [
-    "Agreement",
     "AdaptiveReadout",
+    "Agreement",
     "Boundary",
     "Checkpointed",
     "Chunk",

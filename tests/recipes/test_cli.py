@@ -100,7 +100,27 @@ MISTAKES = {
     "bptt back to back": ("copy --episodes back-to-back --trainer bptt", "--episodes lockstep"),
     "episode back to back": ("copy --episodes back-to-back", "give a number of chunks"),
     "no such device": ("copy --device tpu9", "--device tpu9"),
-    "no PTB folder": ("lm --corpus ptb", "--corpus ptb needs --data-dir"),
+    "tied widths": ("lm --tie true --embedding 8", "--tie needs an embedding as wide as the core"),
+    "tied groups": (
+        "lm --tokens word --tie true --cutoffs [2]",
+        "--tie does not go with --cutoffs",
+    ),
+    "groups of characters": ("lm --cutoffs [2]", "--cutoffs has no effect here; it needs --tokens"),
+    "groups too rare": ("lm --corpus words.txt --tokens word --cutoffs [99]", "--cutoffs: cutoffs"),
+    "words of characters": ("lm --max-words 9", "--max-words has no effect here"),
+    "pieces of words": ("lm --tokens word --subword-size 999", "--subword-size has no effect here"),
+    "few pieces": (
+        "lm --tokens subword --subword-size 9",
+        "--subword-size is 9, expected at least",
+    ),
+    "fractions of pydoc": ("lm --valid-fraction 0.1", "--valid-fraction has no effect here"),
+    "nothing to train on": (
+        "lm --corpus small.txt --valid-fraction 0.5 --test-fraction 0.5",
+        "leave nothing to train on",
+    ),
+    "decay of what": ("lm --decay 0.1", "--decay has no effect here; it needs --schedule plateau"),
+    "momentum of adam": ("lm --momentum 0.9", "--momentum has no effect here"),
+    "no end": ("copy --updates null", "nothing says when to stop; give --updates or --max-seconds"),
     "missing PTB folder": ("lm --corpus ptb --data-dir nowhere", "no such folder"),
     "data dir of pydoc": ("lm --data-dir nowhere", "--data-dir has no effect here"),
     "empty text": ("lm --corpus empty.txt", "empty.txt: empty"),
@@ -118,6 +138,7 @@ MISTAKES = {
 def test_a_mistake_is_one_clear_line(mistake, capsys):
     Path("empty.txt").touch()
     Path("small.txt").write_text("ab" * 500)
+    Path("words.txt").write_text("tick tock\n" * 500)
     Path("bad.yaml").write_text("chunk_lenght: 3\n")
     Path("lm.yaml").write_text("recipe: lm\n")
     Path("full").mkdir()

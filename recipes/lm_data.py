@@ -1,0 +1,106 @@
+"""Which text recipe ``lm`` reads, what its tokens are, and in which units its errors are told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from corpora import (
+    Characters,
+    Size,
+    Subwords,
+    Text,
+    Tokens,
+    Vocabulary,
+    Words,
+    own_text,
+    ptb_text,
+    pydoc_text,
+)
+from corpora.source import Source
+from seqdni import to_bits, to_perplexity
+
+DOWNLOADED = ("ptb", "wikitext-2", "wikitext-103", "enwik8", "text8")
+NAMED = ("pydoc", *DOWNLOADED)
+
+
+def read_corpus(options: Any) -> Text:
+    """The text that ``--corpus`` names.
+
+    Args:
+        options: of the run.
+
+    Returns:
+        Its splits.
+
+    Raises:
+        CorpusError: it is missing or damaged, or cannot be downloaded.
+    """
+    if options.corpus == "pydoc":
+        return pydoc_text()
+    if options.corpus == "ptb":
+        return ptb_text(options.data_dir, by_character=options.tokens == "char")
+    return own_text(options.corpus, options.valid_fraction, options.test_fraction)
+
+
+def tokens_of(options: Any) -> Tokens:
+    """What ``--tokens`` names.
+
+    Args:
+        options: of the run.
+
+    Returns:
+        The kind of tokens.
+    """
+    if options.tokens == "word":
+        return Words(options.max_words)
+    return Subwords(options.subword_size) if options.tokens == "subword" else Characters()
+
+
+def size_of(vocabulary: Vocabulary, text: Source) -> Size:
+    """How long a short text is.
+
+    Args:
+        vocabulary: of the run.
+        text: all of it, in memory.
+
+    Returns:
+        In tokens, characters and words.
+    """
+    assert isinstance(text, str)
+    words = len(text.split()) + text.count("\n")
+    return Size(len(vocabulary.encode(text)), len(text), words)
+
+
+def unit(options: Any) -> str:
+    """What a run is judged by.
+
+    Args:
+        options: of the run.
+
+    Returns:
+        ``bpc``, or ``ppl`` for words.
+    """
+    return "ppl" if options.tokens == "word" else "bpc"
+
+
+def figures(options: Any, nats: float, size: Size) -> dict[str, float]:
+    """An error in the units of the original text, so that kinds of tokens can be compared.
+
+    bpc: nats / ln 2 per character of the text; ppl: exp of the nats per word of the text, a line's
+    end counted as a word. Both of the text as the corpus defines it, whatever the tokens are.
+
+    Args:
+        options: of the run.
+        nats: per token.
+        size: of the text.
+
+    Returns:
+        ``bpc`` for characters, ``ppl`` for words, both for subwords.
+    """
+    found = {}
+    if options.tokens != "word":
+        found["bpc"] = to_bits(nats * size.tokens / size.characters)
+    if options.tokens != "char":
+        assert size.words is not None
+        found["ppl"] = to_perplexity(nats * size.tokens / size.words)
+    return found

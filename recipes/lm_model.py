@@ -1,0 +1,130 @@
+"""The language model of recipe ``lm``, its loss and its score.
+
+Shapes: T steps, B rows, V symbols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from corpora import evaluation_chunks
+from recipes.build import build_core
+from recipes.errors import RunError
+from recipes.options import device_of
+from seqdni import (
+    AdaptiveReadout,
+    LockedDropout,
+    OneHot,
+    SequenceModel,
+    cross_entropy,
+    masked_sum,
+    unroll,
+    without_dropout,
+)
+
+ONE_HOT_UP_TO = 512  # symbols
+EMBEDDING_RANGE = 0.1  # of the initial weights, so that a tied readout starts nearly even
+EVALUATION_ROWS, EVALUATION_STEPS = 64, 200
+EVALUATION_SCORES = 1 << 24  # in memory at once
+
+
+def build(options: Any, symbols: int) -> SequenceModel:
+    """Embedding or one-hot, the recurrent core, a readout; initialised from the seed.
+
+    Args:
+        options: of the run.
+        symbols: V.
+
+    Returns:
+        The model on its device.
+
+    Raises:
+        RunError: the options do not fit each other or the vocabulary.
+    """
+    width = options.embedding
+    if width is None:
+        width = options.hidden if options.tie or symbols > ONE_HOT_UP_TO else 0
+    torch.manual_seed(options.seed)
+    core = build_core(options, width or symbols, options.dropout)
+    readout: nn.Module
+    if options.cutoffs:
+        try:
+            readout = AdaptiveReadout(options.hidden, symbols, options.cutoffs)
+        except ValueError as error:
+            raise RunError(f"--cutoffs: {error}") from None
+    else:
+        readout = nn.Linear(options.hidden, symbols)
+    encoder: nn.Module = OneHot(symbols)
+    if width:
+        encoder = nn.Embedding(symbols, width)
+        nn.init.uniform_(encoder.weight, -EMBEDDING_RANGE, EMBEDDING_RANGE)
+        if options.tie:
+            assert isinstance(readout, nn.Linear)
+            readout.weight = encoder.weight
+            nn.init.zeros_(readout.bias)
+    if options.dropout:
+        if width:
+            encoder = nn.Sequential(encoder, LockedDropout(options.dropout))
+        readout = nn.Sequential(LockedDropout(options.dropout), readout)
+    return SequenceModel(encoder, core, readout).to(device_of(options))
+
+
+def loss_of(model: SequenceModel) -> Callable[[Tensor, Tensor], Tensor]:
+    """What the model is trained on.
+
+    Args:
+        model: from :func:`build`.
+
+    Returns:
+        ``(outputs, targets) -> [T, B]`` nats.
+    """
+    last = _last(model)
+    return last.loss if isinstance(last, AdaptiveReadout) else cross_entropy
+
+
+def scores_of(model: SequenceModel, outputs_TBD: Tensor) -> Tensor:
+    """Scores of all symbols: logits, or log-probabilities.
+
+    Args:
+        model: from :func:`build`.
+        outputs_TBD: of the model.
+
+    Returns:
+        ``[T, B, V]``.
+    """
+    last = _last(model)
+    return last.log_prob(outputs_TBD) if isinstance(last, AdaptiveReadout) else outputs_TBD
+
+
+def _last(model: SequenceModel) -> nn.Module:
+    return model.readout[-1] if isinstance(model.readout, nn.Sequential) else model.readout
+
+
+@torch.no_grad()
+def score(model: SequenceModel, tokens: np.ndarray, symbols: int) -> float:
+    """Mean over every next-token prediction of a text, state carried along, dropout off.
+
+    Args:
+        model: from :func:`build`.
+        tokens: ``[n]`` ids.
+        symbols: V.
+
+    Returns:
+        Nats per token.
+    """
+    device, loss = next(model.parameters()).device, loss_of(model)
+    steps = max(1, min(EVALUATION_STEPS, EVALUATION_SCORES // (EVALUATION_ROWS * symbols)))
+    nats, scored, state = torch.zeros((), dtype=torch.float64, device=device), 0, None
+    with without_dropout(model):
+        for inputs, targets, mask, _ in evaluation_chunks(tokens, EVALUATION_ROWS, steps):
+            state = model.initial_state(inputs.shape[1]) if state is None else state
+            outputs, state = unroll(model, inputs.to(device), state)
+            mask = None if mask is None else mask.to(device)
+            nats += masked_sum(loss(outputs, targets.to(device)), mask)
+            scored += targets.numel() if mask is None else int(mask.sum())
+    return nats.item() / scored
