@@ -25,7 +25,7 @@ from seqdni.state import (
     target_grad,
     unpack,
 )
-from seqdni.synthesizer import Synthesizer
+from seqdni.synthesizer import Predictor, Synthesizer
 from seqdni.traced import Trace
 from seqdni.trainer import Model, Trainer
 from seqdni.whitening import Whitening
@@ -43,6 +43,7 @@ __all__ = [
     "Meter",
     "Model",
     "OneHot",
+    "Predictor",
     "RandomTruncation",
     "Reweighted",
     "SequenceModel",
