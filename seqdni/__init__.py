@@ -11,6 +11,7 @@ from seqdni.look_ahead import look_ahead
 from seqdni.losses import cross_entropy, masked_sum, squared_error, to_bits, to_perplexity
 from seqdni.meter import Meter
 from seqdni.model import OneHot, SequenceModel
+from seqdni.predictor import Predictor
 from seqdni.random_truncation import RandomTruncation, Reweighted
 from seqdni.state import (
     LSTMState,
@@ -25,7 +26,7 @@ from seqdni.state import (
     target_grad,
     unpack,
 )
-from seqdni.synthesizer import Predictor, Synthesizer
+from seqdni.synthesizer import Synthesizer
 from seqdni.traced import Trace
 from seqdni.trainer import Model, Trainer
 from seqdni.whitening import Whitening

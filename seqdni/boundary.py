@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from seqdni.level import Level
+from seqdni.predictor import Predictor
 from seqdni.state import State, leaves, pack, target_grad, unpack
-from seqdni.synthesizer import Predictor
 
 
 def bootstrap_term(state: State, synthetic_grad_BS: Float[Tensor, "B S"]) -> Float[Tensor, ""]:
@@ -102,9 +102,9 @@ class Boundary(nn.Module):
     the synthesizer to per-example-sum units, independent of batch size and normalisation.
 
     Args:
-        synthesizer: predicts the gradient from the packed state: :class:`Synthesizer`,
-            :class:`LeastSquares`, or any :class:`Predictor`. None predicts zero, for a trainer that
-            only looks ahead.
+        synthesizer: predicts the gradient from the packed state: :class:`seqdni.Synthesizer`,
+            :class:`seqdni.LeastSquares`, or any :class:`Predictor`. None predicts zero, for a
+            trainer that only looks ahead.
         grad_scale: factor on the synthetic gradient where it is consumed. 1 trusts the prediction;
             on an endless stream a factor below 1 keeps bootstrapped targets from growing.
         bound: largest root mean square of a row's synthetic gradient where it is consumed, as a

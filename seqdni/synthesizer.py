@@ -8,7 +8,6 @@ Source: Jaderberg et al., Decoupled Neural Interfaces using Synthetic Gradients,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,35 +17,6 @@ from torch.nn import functional
 from seqdni.whitening import Whitening
 
 _TINY = 1e-24  # keeps a division by a mean square that is still zero finite
-
-
-@runtime_checkable
-class Predictor(Protocol):
-    """The contract: any ``nn.Module`` with these can stand in for a :class:`Synthesizer`.
-
-    Called with a packed state (and a context, if ``context_size`` is not 0) it gives the predicted
-    gradient, per-example-sum units; ``loss`` is what it learns from, see :meth:`Synthesizer.loss`.
-    Without parameters it learns inside ``loss``. ``aux_head`` is None without the auxiliary task.
-    """
-
-    @property
-    def context_size(self) -> int: ...
-
-    @property
-    def aux_head(self) -> nn.Module | None: ...
-
-    def __call__(self, state_BS: Tensor, context_BK: Tensor | None = None, /) -> Tensor: ...
-
-    def loss(
-        self,
-        state_BS: Tensor,
-        target_BS: Tensor,
-        *,
-        valid_B: Tensor | None = None,
-        context_BK: Tensor | None = None,
-        next_predicted_BS: Tensor | None = None,
-        next_valid_B: Tensor | None = None,
-    ) -> Tensor: ...
 
 
 class Synthesizer(nn.Module):
