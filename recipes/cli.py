@@ -1,4 +1,4 @@
-"""The command line: ``seqdni ls``, ``run``, ``eval``, ``sample``, ``horizon``."""
+"""The command line: ``seqdni ls``, ``run``, ``eval``, ``sample``, ``horizon``, ``plot``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from corpora import CorpusError
-from recipes import copying, horizon, lm, long_dependency
+from recipes import copying, curves, horizon, lm, long_dependency, plot
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, RunStopped
 from recipes.export import export
@@ -211,19 +211,32 @@ def _export(given: argparse.Namespace) -> int:
     return 0
 
 
+def _plot(given: argparse.Namespace) -> int:
+    runs = {}
+    for path in given.dirs:
+        directory, _, options = _saved(path)
+        runs[directory.path.resolve()] = curves.read(directory.path, options)
+    print(plot.plot(list(runs.values()), given.metric, given.against, given.out))
+    return 0
+
+
 def _existing(given: argparse.Namespace) -> tuple[RunDirectory, Recipe, Any]:
-    directory, saved = RunDirectory.open(given.dir)
-    if saved["recipe"] not in RECIPES:
-        raise RunError(f"{given.dir} is a run of {saved['recipe']!r}, which is no recipe here")
-    recipe = RECIPES[saved["recipe"]]
-    options = _options(recipe, saved)
+    directory, recipe, options = _saved(given.dir)
     options.device = given.device
     if getattr(given, "data_dir", None):
         if not hasattr(options, "data_dir"):
-            raise RunError(f"--data-dir has no effect: {given.dir} is a run of {saved['recipe']}")
+            raise RunError(f"--data-dir has no effect: {given.dir} is a run of {options.recipe}")
         options.data_dir = given.data_dir
     recipe.file.prepare(options)
     return directory, recipe, options
+
+
+def _saved(path: str) -> tuple[RunDirectory, Recipe, Any]:
+    directory, saved = RunDirectory.open(path)
+    if saved["recipe"] not in RECIPES:
+        raise RunError(f"{path} is a run of {saved['recipe']!r}, which is no recipe here")
+    recipe = RECIPES[saved["recipe"]]
+    return directory, recipe, _options(recipe, saved)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -274,6 +287,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     horizon_.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
     horizon_.set_defaults(command=_horizon)
+
+    plot_ = commands.add_parser(
+        "plot",
+        help="draw learning curves of several runs",
+        description="Learning curves from the runs' metrics. Runs that differ in their seed alone "
+        "become one line, their mean, in a band from the least to the greatest.",
+    )
+    plot_.add_argument("dirs", metavar="DIR", nargs="+", help="folders of runs")
+    plot_.add_argument("--metric", help="a name in metrics.jsonl (default: what all the runs have)")
+    plot_.add_argument(
+        "--against", choices=list(plot.AXES), default="updates", help="default: updates"
+    )
+    plot_.add_argument(
+        "--out", metavar="FILE", help=".png or .svg (default: METRIC-by-AGAINST.png, here)"
+    )
+    plot_.set_defaults(command=_plot)
 
     sample = commands.add_parser("sample", help="print what a trained model generates")
     sample.add_argument("dir", metavar="DIR", help="folder of the run")

@@ -12,6 +12,7 @@ from seqdni.look_ahead import look_ahead
 from seqdni.losses import cross_entropy, masked_sum, squared_error, to_bits, to_perplexity
 from seqdni.meter import Meter
 from seqdni.model import OneHot, SequenceModel
+from seqdni.predictor import Predictor
 from seqdni.random_truncation import RandomTruncation, Reweighted
 from seqdni.stack import LockedDropout, Stack, without_dropout
 from seqdni.state import (
@@ -47,6 +48,7 @@ __all__ = [
     "Meter",
     "Model",
     "OneHot",
+    "Predictor",
     "RandomTruncation",
     "Reweighted",
     "SequenceModel",

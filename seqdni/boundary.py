@@ -17,10 +17,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from seqdni.least_squares import LeastSquares
 from seqdni.level import Level
+from seqdni.predictor import Predictor
 from seqdni.state import State, leaves, pack, target_grad, unpack
-from seqdni.synthesizer import Synthesizer
 
 
 def bootstrap_term(state: State, synthetic_grad_BS: Float[Tensor, "B S"]) -> Float[Tensor, ""]:
@@ -103,8 +102,9 @@ class Boundary(nn.Module):
     the synthesizer to per-example-sum units, independent of batch size and normalisation.
 
     Args:
-        synthesizer: predicts the gradient from the packed state; None predicts zero, for a trainer
-            that only looks ahead.
+        synthesizer: predicts the gradient from the packed state: :class:`seqdni.Synthesizer`,
+            :class:`seqdni.LeastSquares`, or any :class:`Predictor`. None predicts zero, for a
+            trainer that only looks ahead.
         grad_scale: factor on the synthetic gradient where it is consumed. 1 trusts the prediction;
             on an endless stream a factor below 1 keeps bootstrapped targets from growing.
         bound: largest root mean square of a row's synthetic gradient where it is consumed, as a
@@ -126,7 +126,7 @@ class Boundary(nn.Module):
 
     def __init__(
         self,
-        synthesizer: Synthesizer | LeastSquares | None,
+        synthesizer: Predictor | None,
         grad_scale: float = 1.0,
         bound: float | None = None,
         control: Callable[[Tensor], Tensor] | None = None,

@@ -27,6 +27,7 @@ from seqdni.state import State, leaves
 from seqdni.traced import Trace
 
 Chunk: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""``(inputs, targets, mask, should_reset)``; any such tuple will do."""
 
 
 def run_chunk(

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 State: TypeAlias = Tensor | tuple[Any, ...]  # of states again
+"""A tensor ``[..., B, H]``, or a (named) tuple of states."""
 
 
 class LSTMState(NamedTuple):

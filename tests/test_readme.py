@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-import shlex
-from pathlib import Path
 
 import pytest
 import torch
+from pages import ROOT, check_command, commands
 
 from corpora import pydoc_text
-from recipes.cli import RECIPES, _parser
-from recipes.options import parse, recipe_parser
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
@@ -59,15 +55,12 @@ def test_both_loops_run_and_learn():
     )
 
 
-COMMANDS = re.findall(r"^    (seqdni .*)$", README, re.MULTILINE)
+COMMANDS = commands(README)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_commands_parse(command):
-    given = _parser().parse_args(shlex.split(command)[1:])
-    if hasattr(given, "recipe"):
-        recipe = RECIPES[given.recipe]
-        parse(recipe_parser(given.recipe, recipe.summary, recipe.options), given.options)
+    check_command(command)
 
 
 def test_the_set_up_commands_are_the_ones_that_the_gate_reads():

@@ -1,0 +1,32 @@
+"""What the tests of the README and of the docs share: their code and their commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from recipes.cli import RECIPES, _parser
+from recipes.options import parse, recipe_parser
+
+ROOT = Path(__file__).parents[2]
+
+
+def python_blocks(page: str) -> list[str]:
+    """The ```python blocks of a page, in order."""
+    return re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+
+
+def commands(page: str) -> list[str]:
+    """The ``seqdni`` commands of a page's indented blocks."""
+    return re.findall(r"^    (seqdni .*)$", page, re.MULTILINE)
+
+
+def check_command(command: str) -> None:
+    """Parse a command, and a recipe's options with that recipe's parser."""
+    given = _parser().parse_args(shlex.split(command)[1:])
+    if hasattr(given, "recipe"):
+        recipe = RECIPES[given.recipe]
+        parser = recipe_parser(given.recipe, recipe.summary, recipe.options)
+        words = [word for word in given.options if word != "--print_config"]  # prints and leaves
+        parse(parser, words)

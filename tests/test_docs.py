@@ -1,0 +1,78 @@
+"""What the docs show is run, what they link is there, and their docstrings are converted."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+
+import pytest
+import torch
+from pages import ROOT, check_command, commands, python_blocks
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+SHOWN = {page: page.read_text() for page in PAGES}
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path, monkeypatch):
+    """A page may write files, and draws without moving the generator of the other tests."""
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        yield
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if python_blocks(SHOWN[p])], ids=lambda p: p.stem
+)
+def test_the_code_of_a_page_runs_in_order(page):
+    names = {"__name__": page.stem}
+    for number, block in enumerate(python_blocks(SHOWN[page]), 1):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+
+
+@pytest.mark.parametrize("command", [c for text in SHOWN.values() for c in commands(text)])
+def test_the_commands_parse(command):
+    check_command(command)
+
+
+def test_there_is_code_and_there_are_commands():
+    assert len(python_blocks(SHOWN[ROOT / "docs/tutorial.md"])) >= 6
+    assert len(commands(SHOWN[ROOT / "docs/command-line.md"])) >= 10
+
+
+def hook(name):
+    """A file of docs/hooks, which no package holds; it needs what builds the docs."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs/hooks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_public_module_has_an_api_page():
+    pages = hook("api_pages").pages()
+    assert pages["api/seqdni/boundary.md"] == "seqdni.boundary"
+    assert pages["api/corpora/index.md"] == "corpora"
+    files = [path for package in ("seqdni", "corpora") for path in (ROOT / package).glob("*.py")]
+    assert len(pages) == len(files)
+
+
+def test_roles_and_maths_become_markdown():
+    text = (
+        "See :class:`seqdni.Chunk` and :meth:`loss` with :math:`x_t \\cdot\ny`.\n\n"
+        ".. math:: a \\big(\n          + b \\big)\n\nMore.\n\nExample:\n    >>> 1\n    1"
+    )
+    assert hook("sphinx_roles").converted(text) == (
+        "See [`seqdni.Chunk`][seqdni.Chunk] and [`loss`][loss] with \\(x_t \\cdot\ny\\).\n\n"
+        "\\[\na \\big(\n+ b \\big)\n\\]\n\nMore.\n\nExamples:\n    >>> 1\n    1"
+    )
+
+
+def test_no_docstring_keeps_a_role_that_the_docs_do_not_know():
+    converted = hook("sphinx_roles").converted
+    for path in (p for package in ("seqdni", "corpora") for p in (ROOT / package).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                text = converted(ast.get_docstring(node) or "")
+                assert ":`" not in text, f"{path}, line {getattr(node, 'lineno', 1)}"
+                assert not re.search(r"^ *\.\. \w+::", text, re.MULTILINE), path
