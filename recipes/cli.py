@@ -17,7 +17,7 @@ from recipes import copying, curves, horizon, lm, long_dependency, plot
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, RunStopped
 from recipes.export import export
-from recipes.options import RESUMABLE, Sampling, flag, parse, recipe_parser
+from recipes.options import CONFIGS, RESUMABLE, Sampling, flag, parse, recipe_parser
 from recipes.session import Session, table
 
 
@@ -161,6 +161,10 @@ def _ls(_options: argparse.Namespace) -> int:
     width = max(map(len, RECIPES))
     for name, recipe in RECIPES.items():
         print(f"{name:<{width}}  {recipe.summary}")
+    print("\nConfigs that come with it, for seqdni run RECIPE --config NAME:")
+    for path in sorted(CONFIGS.glob("*.yaml")):
+        what, measured = path.read_text().splitlines()[:2]
+        print(f"{path.stem}\n  {what.removeprefix('# ')}\n  {measured.removeprefix('# ')}")
     return 0
 
 

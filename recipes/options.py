@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_type_hints
 
 import torch
@@ -13,6 +14,7 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # pyri
 
 from recipes.errors import RunError
 
+CONFIGS = Path(__file__).parent / "configs"  # shipped; known by their names
 DESCENDED = ("whitened", "mlp", "linear")
 LEARNING = ("rls", *DESCENDED)
 SYNTHESIZERS = (*LEARNING, "none")
@@ -284,7 +286,11 @@ def recipe_parser(recipe: str, summary: str, options_type: type) -> ArgumentPars
         allow_abbrev=False,
         exit_on_error=False,
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="read options from a YAML file")
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help="read options from a YAML file, or from a shipped one by its name (see seqdni ls)",
+    )
     parser.add_argument(
         "--resume", metavar="DIR", type=str, default=None, help="continue the run in this folder"
     )
@@ -313,8 +319,13 @@ def parse(parser: ArgumentParser, words: Sequence[str], defaults: bool = True) -
     Raises:
         RunError: one line that names the option.
     """
+    words = list(words)
+    for i, word in enumerate(words[1:], 1):
+        shipped = CONFIGS / f"{word}.yaml"
+        if words[i - 1] == "--config" and not Path(word).exists() and shipped.exists():
+            words[i] = str(shipped)
     try:
-        return vars(parser.parse_args(list(words), defaults=defaults))
+        return vars(parser.parse_args(words, defaults=defaults))
     except ArgumentError as error:
         reason = " ".join(str(error).split())
         reason = re.sub(r'Parser key "(\w+)":', lambda found: f"{flag(found[1])}:", reason)
