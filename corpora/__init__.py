@@ -7,6 +7,7 @@ from corpora.copying import CopyTask, RepeatCopyTask
 from corpora.curriculum import next_level
 from corpora.episodes import BackToBackEpisodes, LockstepEpisodes
 from corpora.errors import CorpusError
+from corpora.from_torchtext import from_torchtext, import_torchtext, torchtext_vocabulary
 from corpora.penn_treebank import ptb_text
 from corpora.source import Stretch, blocks
 from corpora.stream import TokenStream, evaluation_chunks
@@ -14,6 +15,7 @@ from corpora.subwords import Subwords, SubwordVocabulary
 from corpora.task import Episode, EpisodicTask, Level
 from corpora.text import Text, own_text, pydoc_text
 from corpora.vocabulary import Tokens, Vocabulary, vocabulary_from
+from corpora.wikipedia import enwik8_text, text8_text, wikitext_text
 from corpora.words import Words, WordVocabulary
 
 __all__ = [
@@ -41,10 +43,16 @@ __all__ = [
     "Words",
     "blocks",
     "encode_splits",
+    "enwik8_text",
     "evaluation_chunks",
+    "from_torchtext",
+    "import_torchtext",
     "next_level",
     "own_text",
     "ptb_text",
     "pydoc_text",
+    "text8_text",
+    "torchtext_vocabulary",
     "vocabulary_from",
+    "wikitext_text",
 ]

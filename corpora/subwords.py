@@ -8,7 +8,7 @@ import base64
 import importlib
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from corpora.characters import checked_ids
 from corpora.errors import CorpusError
-from corpora.source import LONGEST_WORD, Source, whole_lines
+from corpora.source import Source, whole_lines
 from corpora.text import Text
 
-LEARN_FROM = 100_000_000  # characters: the beginning of the training split
+LEARN_FROM = 20_000_000  # characters: the beginning of the training split (half a gigabyte)
 SENTENCE = 1000  # characters; longer lines are learned from in parts (sentencepiece skips them)
 
 
@@ -111,7 +111,7 @@ class SubwordVocabulary:
         corpora.errors.CorpusError: 7 bytes are no sentencepiece model; use Subwords().learn
     """
 
-    model: bytes
+    model: bytes = field(repr=False)
 
     def __post_init__(self):
         if self._processor.eos_id() != 1:
@@ -157,17 +157,17 @@ class SubwordVocabulary:
         Raises:
             CorpusError: the text cannot be read.
         """
+        inside = False  # a line that began in the part before
         for part in whole_lines(source):
-            *lines, last = part.split("\n")
+            # sentencepiece adds a space before all that it encodes: here the one that is there
+            *lines, last = part[inside:].split("\n")
             ids: list[int] = []
             for line in self._processor.encode(lines):
                 ids += line
                 ids.append(1)
-            if not lines and len(last) > LONGEST_WORD // 2:
-                # Inside a very long line, cut after a space; the next part's first piece is it.
-                last = last.removesuffix(" ")
             ids += self._processor.encode(last)
             yield np.array(ids, dtype=np.uint16)
+            inside = not part.endswith("\n")
 
     def decode(self, ids: Sequence[int] | np.ndarray | Tensor) -> str:
         """The text of `ids`.
