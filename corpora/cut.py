@@ -28,9 +28,8 @@ def cut(source: Stretch, at: list[int]) -> list[Stretch]:
         [10, 10]
     """
     parts, rest = [], list(source.pieces)
-    ends = [*at[1:], source.size]
     done = 0
-    for goal, following in zip(at, ends, strict=True):
+    for goal, following in zip(at, [*at[1:], source.size], strict=False):
         taken: list[Piece] = []
         while rest and done + (rest[0].end - rest[0].begin) <= goal:
             done += rest[0].end - rest[0].begin
