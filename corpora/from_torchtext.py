@@ -100,7 +100,7 @@ def from_torchtext(
         >>> from_torchtext(iter(["tick tock", "tick tack"]), vocab=vocab).train
         array([2, 3, 1, 2, 0, 1], dtype=uint16)
     """
-    train, valid, test = (getattr(split, "dataset", split) for split in (train, valid, test))
+    train, valid, test = (_own(split, "dataset") or split for split in (train, valid, test))
     vocab = _vocab_of(train) if vocab is None else vocab
     if vocab is None:
         raise ValueError(
@@ -122,18 +122,23 @@ def from_torchtext(
     return Encoded(name, digest.hexdigest(), vocabulary, *splits, sizes)
 
 
+def _own(thing: Any, name: str) -> Any:
+    """An attribute, or None; hasattr is True for all names where 0.6.0's data sets are asked."""
+    return getattr(thing, "__dict__", {}).get(name)
+
+
 def _vocab_of(dataset: Any) -> Any:
     """The vocabulary that a data set of torchtext knows, or None."""
-    if hasattr(dataset, "get_vocab"):
-        return dataset.get_vocab()
-    return getattr(getattr(dataset, "fields", {}).get("text"), "vocab", None)
+    if fields := _own(dataset, "fields"):
+        return getattr(fields.get("text"), "vocab", None)
+    return dataset.get_vocab() if hasattr(dataset, "get_vocab") else None
 
 
 def _ids(dataset: Any, vocabulary: WordVocabulary) -> np.ndarray:
-    if hasattr(dataset, "get_vocab"):  # torchtext.experimental: ids already
+    if examples := _own(dataset, "examples"):  # torchtext.datasets of 0.6.0: one, all of the text
+        words = chain.from_iterable(example.text for example in examples)
+    elif hasattr(dataset, "get_vocab"):  # torchtext.experimental: ids already
         return checked_ids(dataset.data, len(vocabulary)).astype(vocabulary.dtype)
-    if hasattr(dataset, "examples"):  # torchtext.datasets of 0.6.0: one example, all of the text
-        words = chain.from_iterable(example.text for example in dataset.examples)
     elif isinstance(dataset, Iterable) and not isinstance(dataset, str):
         words = _words_of_lines(dataset, ends=END in vocabulary.words)
     else:

@@ -1,3 +1,6 @@
+import re
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,19 +119,18 @@ def test_whole_lines_add_up_and_cut_before_spaces(text, block):
         patch.setattr(source_module, "LONGEST_WORD", 61)
         assert "".join(whole_lines(text)) == text
         patch.setattr(source_module, "LONGEST_WORD", 3)
-        parts = []
+        parts, refused = [], None
         try:
-            for part in whole_lines(text):
-                parts.append(part)
+            parts.extend(whole_lines(text))
         except CorpusError as error:
-            rest = text[len("".join(parts)) :]
-            assert "without a space or a line's end" in str(error)
-            assert " " not in rest[1:4]
-            assert "\n" not in rest[:4]
-        else:
-            assert "".join(parts) == text
-        for part, following in zip(parts, parts[1:], strict=False):
+            refused = str(error)
+    if refused is None:
+        assert "".join(parts) == text
+        for part, following in pairwise(parts):
             assert part.endswith("\n") or following.startswith(" ")
+    else:
+        assert "the text: more than 3 characters without a space or a line's end" in refused
+        assert re.search("[^ \n]{3}", text)
 
 
 def test_a_file_that_becomes_shorter(folder):
