@@ -8,16 +8,18 @@ from corpora.copying import CopyTask, RepeatCopyTask
 from corpora.curriculum import next_level
 from corpora.episodes import BackToBackEpisodes, LockstepEpisodes
 from corpora.errors import CorpusError
+from corpora.from_torchtext import from_torchtext, import_torchtext, torchtext_vocabulary
 from corpora.mnist import Images, Mnist, MnistTask, pixel_order, read_mnist
 from corpora.penn_treebank import ptb_text
 from corpora.recall import RecallTask
 from corpora.shuffled import ShuffledImages
-from corpora.source import Stretch, blocks
+from corpora.source import Source, Stretch, blocks
 from corpora.stream import TokenStream, evaluation_chunks
 from corpora.subwords import Subwords, SubwordVocabulary
 from corpora.task import Episode, EpisodicTask, Level
 from corpora.text import Text, own_text, pydoc_text
 from corpora.vocabulary import Tokens, Vocabulary, vocabulary_from
+from corpora.wikipedia import enwik8_text, text8_text, wikitext_text
 from corpora.words import Words, WordVocabulary
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "RepeatCopyTask",
     "ShuffledImages",
     "Size",
+    "Source",
     "Stretch",
     "SubwordVocabulary",
     "Subwords",
@@ -51,12 +54,18 @@ __all__ = [
     "Words",
     "blocks",
     "encode_splits",
+    "enwik8_text",
     "evaluation_chunks",
+    "from_torchtext",
+    "import_torchtext",
     "next_level",
     "own_text",
     "pixel_order",
     "ptb_text",
     "pydoc_text",
     "read_mnist",
+    "text8_text",
+    "torchtext_vocabulary",
     "vocabulary_from",
+    "wikitext_text",
 ]

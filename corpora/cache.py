@@ -8,17 +8,18 @@ import shutil
 import uuid
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from corpora.characters import Characters, CharVocabulary
 from corpora.errors import CorpusError
-from corpora.source import BLOCK, Source, blocks, raw
+from corpora.source import BLOCK, Source, Stretch, blocks, characters_and_words, raw
 from corpora.text import Text
 from corpora.vocabulary import Tokens, Vocabulary, vocabulary_from
+from corpora.words import WordVocabulary
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 ATTEMPTS = 3  # a further one is needed only where other processes replace the same damaged cache
 
 
@@ -42,7 +43,7 @@ class Encoded(NamedTuple):
 
     Args:
         name: of the text.
-        digest: of the splits and the kind of tokens; equal only for the same ids.
+        digest: of the vocabulary and the ids; equal only for the same ones.
         vocabulary: ids to text and back.
         train: [n] ids.
         valid: ids, or None where the text has no such split.
@@ -53,9 +54,9 @@ class Encoded(NamedTuple):
     name: str
     digest: str
     vocabulary: Vocabulary
-    train: np.memmap
-    valid: np.memmap | None
-    test: np.memmap | None
+    train: np.ndarray
+    valid: np.ndarray | None
+    test: np.ndarray | None
     sizes: dict[str, Size]
 
 
@@ -79,8 +80,8 @@ def encode_splits(
         The ids, in the smallest unsigned type that holds the vocabulary.
 
     Raises:
-        CorpusError: a split is empty or only white space, or cannot be read, or the cache cannot
-            be written.
+        CorpusError: a split is empty or only white space, or cannot be read, or is not complete;
+            the tokens do not suit the text; or the cache cannot be written.
 
     Example:
         >>> import tempfile
@@ -93,6 +94,11 @@ def encode_splits(
     """
     tokens = tokens or Characters()
     for split, part in text.splits().items():
+        if isinstance(part, Stretch) and part.encoding == "latin-1" and tokens != Characters():
+            raise CorpusError(
+                f"{text.name} is read as bytes and has no words in that form; "
+                "read it by character (a character is a byte)"
+            )
         if not any(block.strip() for block in blocks(part)):
             empty = next(raw(part), None) is None
             raise CorpusError(
@@ -100,7 +106,7 @@ def encode_splits(
                 "give text, or None"
             )
     parent = cache_folder() if cache_dir is None else Path(cache_dir)
-    folder = parent / f"tokens-{_digest(text, tokens)}"
+    folder = parent / _folder_name(text, tokens)
     for _ in range(ATTEMPTS):
         encoded = _load(text, folder)
         if encoded is not None:
@@ -127,20 +133,24 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seqdni"
 
 
-def _digest(text: Text, tokens: Tokens) -> str:
+def _folder_name(text: Text, tokens: Tokens) -> str:
     sha = hashlib.sha256(f"version {FORMAT_VERSION} {tokens!r}".encode())
     for split, part in text.splits().items():
         own = hashlib.sha256()
         for block in raw(part):
             own.update(block)
-        sha.update(f" {split} {own.hexdigest()}".encode())
-    return sha.hexdigest()
+        encoding = part.encoding if isinstance(part, Stretch) else "utf-8"
+        sha.update(f" {split} {encoding} {own.hexdigest()}".encode())
+    return f"tokens-{sha.hexdigest()}"
 
 
 def _load(text: Text, folder: Path) -> Encoded | None:
     """The cache in `folder`, or None where it is missing or damaged."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        digest = meta.pop("digest")
+        if digest != _digest_of(meta):
+            return None
         arrays, sizes = {}, {}
         for split in text.splits():
             about = meta["splits"][split]
@@ -153,7 +163,11 @@ def _load(text: Text, folder: Path) -> Encoded | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     splits = (arrays["train"], arrays.get("valid"), arrays.get("test"))
-    return Encoded(text.name, folder.name, vocabulary, *splits, sizes)
+    return Encoded(text.name, digest, vocabulary, *splits, sizes)
+
+
+def _digest_of(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta).encode()).hexdigest()
 
 
 def _checksum(path: Path) -> int:
@@ -171,7 +185,16 @@ def _build(text: Text, tokens: Tokens, folder: Path) -> None:
     try:
         meta = {"vocabulary": vocabulary.to_json(), "splits": {}}
         for split, part in text.splits().items():
-            meta["splits"][split] = _write(vocabulary, part, building / f"{split}.bin")
+            about = meta["splits"][split] = _write(vocabulary, part, building / f"{split}.bin")
+            expected = None if text.words is None else text.words[split]
+            if expected and about["words"] not in (None, expected):
+                raise CorpusError(
+                    f"{text.name}: {about['words']} words in the {split} split, expected "
+                    f"{expected}: its file is damaged or of another version; get it again"
+                )
+        if folder.name != _folder_name(text, tokens):
+            raise CorpusError(f"{text.name}: changed while it was read; leave it alone, try again")
+        meta["digest"] = _digest_of(meta)
         (building / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         for path in (*building.iterdir(), building):
             _sync(path)
@@ -200,20 +223,13 @@ def _write(vocabulary: Vocabulary, source: Source, path: Path) -> dict[str, str 
             file.write(ids.data)
             tokens += len(ids)
             about["dtype"] = ids.dtype.name
-    by_character = isinstance(vocabulary, CharVocabulary)
-    characters, words = (tokens, None) if by_character else _count(source)
+    if isinstance(vocabulary, CharVocabulary):
+        characters, words = tokens, None
+    elif isinstance(vocabulary, WordVocabulary):
+        characters, words = sum(map(len, blocks(source))), tokens
+    else:
+        characters, words = characters_and_words(source)
     return {**about, "tokens": tokens, "crc32": crc, "characters": characters, "words": words}
-
-
-def _count(source: Source) -> tuple[int, int]:
-    """Characters and words of a text; a line's end is a word too."""
-    characters = words = 0
-    inside = False  # a word
-    for block in blocks(source):
-        characters += len(block)
-        words += len(block.split()) + block.count("\n") - (inside and not block[0].isspace())
-        inside = not block[-1].isspace()
-    return characters, words
 
 
 def _put(text: Text, building: Path, folder: Path) -> None:

@@ -1,8 +1,11 @@
 """Corpora that can be downloaded: once, checked, into the cache."""
 
+import os
+import shutil
+import uuid
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import pooch
 
@@ -17,12 +20,12 @@ class Remote(NamedTuple):
 
     Args:
         url: where it is.
-        checksum: as pooch writes it, ``"sha256:..."``.
+        checksum: as pooch writes it, ``"sha256:..."``; None where it is not known.
         members: what to take out of it where it is a zip archive.
     """
 
     url: str
-    checksum: str
+    checksum: str | None
     members: tuple[str, ...] = ()
 
 
@@ -35,28 +38,43 @@ def fetch(name: str, files: tuple[Remote, ...], remedy: str) -> Path:
         remedy: what the message tells the user to do without a network.
 
     Returns:
-        A folder in the cache.
+        A folder in the cache; the members of archives keep the folders that they have in them.
 
     Raises:
-        CorpusError: no network, or the file there is not the one expected.
+        CorpusError: no network, or the file there is not the one expected, or cannot be stored.
     """
     folder = cache_folder() / "downloads" / name
     downloader = pooch.HTTPDownloader(progressbar=True, timeout=SECONDS)
     for file in files:
-        file_name = file.url.rsplit("/", 1)[1]
-        processor = None
-        if file.members:
-            processor = pooch.Unzip(members=list(file.members), extract_dir=".")
+        if file.members and all((folder / member).exists() for member in file.members):
+            continue
         try:
-            pooch.retrieve(
+            path = pooch.retrieve(
                 file.url,
                 file.checksum,
-                fname=file_name,
+                fname=file.url.rsplit("/", 1)[1],
                 path=folder,
-                processor=processor,
                 downloader=downloader,  # pyright: ignore[reportArgumentType]
             )
-        except (OSError, ValueError, BadZipFile) as error:  # those of requests are OSErrors
+            if file.members:
+                _unpack(Path(path), folder, file.members)
+        except (OSError, ValueError, KeyError, BadZipFile) as error:  # requests' are OSErrors
             reason = " ".join(str(error).split())[:200]
             raise CorpusError(f"{name}: cannot download {file.url} ({reason}); {remedy}") from None
     return folder
+
+
+def _unpack(archive: Path, folder: Path, members: tuple[str, ...]) -> None:
+    """Each member appears in the folder at once; the archive goes."""
+    with ZipFile(archive) as zipped:
+        for member in members:
+            target = folder / member
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
+            try:
+                with zipped.open(member) as source, open(part, "wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+                os.replace(part, target)
+            finally:
+                part.unlink(missing_ok=True)
+    archive.unlink(missing_ok=True)

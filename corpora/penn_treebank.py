@@ -9,6 +9,7 @@ from corpora.text import Text
 
 LINES = {"train": 42_068, "valid": 3_370, "test": 3_761}
 CHARACTERS = {"train": 5_017_482, "valid": 393_042, "test": 442_423}
+WORDS = 9_999  # different ones; with <eos> the 10,000 types
 SHA256 = {
     "train": "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf",
     "valid": "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2",
@@ -57,16 +58,28 @@ archive; pass its path as --data-dir
     if not folder.is_dir():
         problem = "not a folder" if folder.exists() else "no such folder"
         raise CorpusError(f"{folder}: {problem}; {HELP}")
+    lines = {split: _lines(folder / f"ptb.{split}.txt", split) for split in LINES}
+    types = len({word for part in lines.values() for words in part for word in words})
+    if types != WORDS:
+        raise CorpusError(
+            f"{folder}: damaged, {types} different words, expected {WORDS}; get its files again; "
+            f"{HELP}"
+        )
     between = "_" if by_character else " "
-    return Text("ptb", **{split: _split(folder, split, between) for split in LINES})
+    train, valid, test = (
+        "".join(between.join(words) + "\n" for words in part) for part in lines.values()
+    )
+    return Text("ptb", train, valid, test)
 
 
-def _split(folder: Path, split: str, between: str) -> str:
-    path = folder / f"ptb.{split}.txt"
-    lines = "".join(blocks(whole_file(path, HELP))).splitlines()
-    if len(lines) != LINES[split]:
-        raise CorpusError(f"{path}: {len(lines)} lines, expected {LINES[split]}; {HELP}")
-    text = "".join(between.join(line.split()) + "\n" for line in lines)
-    if len(text) != CHARACTERS[split]:
-        raise CorpusError(f"{path}: {len(text)} characters, expected {CHARACTERS[split]}; {HELP}")
-    return text
+def _lines(path: Path, split: str) -> list[list[str]]:
+    """The words of each line: the same for the original and a copy with other line ends."""
+    lines = [line.split() for line in "".join(blocks(whole_file(path, HELP))).splitlines()]
+    characters = sum(len(word) + 1 for words in lines for word in words)
+    for unit, got, expected in (
+        ("lines", len(lines), LINES[split]),
+        ("characters", characters, CHARACTERS[split]),
+    ):
+        if got != expected:
+            raise CorpusError(f"{path}: damaged, {got} {unit}, expected {expected}; {HELP}")
+    return lines

@@ -4,6 +4,7 @@ Everything is read block by block and can be read again, so that a corpus is enc
 """
 
 import codecs
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from corpora.errors import CorpusError
 
 BLOCK = 1 << 22  # bytes, or characters, at a time
 LONGEST_WORD = 1 << 20  # characters
-LINE_WITHIN = 1 << 16  # bytes after a cut in which a line's end is looked for
 
 
 class Piece(NamedTuple):
@@ -26,7 +26,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Stretch:
-    """Text in files, one after another; a file that ends inside a line gets the newline it lacks.
+    """Text in files, one after another, with a newline between them where one ends inside a line.
 
     Args:
         pieces: of files, in order.
@@ -142,16 +142,16 @@ def blocks(source: Source) -> Iterator[str]:
 
 
 def whole_lines(source: Source) -> Iterator[str]:
-    """The text in parts that end with a line, or inside a very long line with a word.
+    """The text in parts that end with a line, or inside a very long line before a space.
 
     Args:
         source: the text.
 
     Returns:
-        Parts of some megabytes; only the last one may end without white space.
+        Parts of some megabytes; what goes on with a line begins with a space.
 
     Raises:
-        CorpusError: as :func:`blocks`; or a word is longer than a million characters.
+        CorpusError: as :func:`blocks`; or a line has a million characters and no space among them.
 
     Example:
         >>> list(whole_lines("tick tock\\ntick"))
@@ -162,11 +162,11 @@ def whole_lines(source: Source) -> Iterator[str]:
         text = rest + block
         end = text.rfind("\n") + 1
         if not end and len(text) > LONGEST_WORD:
-            end = max(text.rfind(" "), text.rfind("\t")) + 1
-            if not end:
+            end = text.rfind(" ")
+            if end < 1:
                 raise CorpusError(
-                    f"a word of more than {LONGEST_WORD} characters, beginning {text[:20]!r}: "
-                    "this text has no white space between words; read it by character"
+                    f"{_place(source)}: more than {LONGEST_WORD} characters without a space or a "
+                    f"line's end, beginning {text[:20]!r}; read this text by character"
                 )
         if end:
             yield text[:end]
@@ -175,57 +175,32 @@ def whole_lines(source: Source) -> Iterator[str]:
         yield rest
 
 
-def cut(source: Stretch, at: list[int]) -> list[Stretch]:
-    """A stretch cut into several, at about these bytes.
-
-    A cut moves on to the next line's beginning if that is near, else to the next character.
+def characters_and_words(source: Source) -> tuple[int, int]:
+    """How many of both a text has; a line's end counts as a word too.
 
     Args:
-        source: one file.
-        at: bytes from its beginning, ascending.
+        source: the text.
 
     Returns:
-        One stretch more than there are cuts.
+        Characters, words.
 
     Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder, "verse.txt")
-        ...     _ = path.write_text("tick\\ntock\\ntick\\ntock\\n")
-        ...     [part.size for part in cut(whole_file(path, ""), [7])]
-        [10, 10]
+        >>> characters_and_words("tick tock\\n")
+        (10, 3)
     """
-    parts, rest = [], list(source.pieces)
-    ends = [*at[1:], source.size]
-    done = 0
-    for goal, following in zip(at, ends, strict=True):
-        taken: list[Piece] = []
-        while rest and done + (rest[0].end - rest[0].begin) <= goal:
-            done += rest[0].end - rest[0].begin
-            taken.append(rest.pop(0))
-        if rest and goal > done:
-            piece = rest.pop(0)
-            inside = piece.begin + goal - done
-            within = min(LINE_WITHIN, (following - goal) // 2, piece.end - inside)
-            middle = _cut_near(piece, inside, within, source.encoding)
-            taken.append(piece._replace(end=middle))
-            rest.insert(0, piece._replace(begin=middle))
-            done += middle - piece.begin
-        parts.append(Stretch(tuple(taken), source.encoding))
-    return [*parts, Stretch(tuple(rest), source.encoding)]
+    characters = words = 0
+    inside = False  # a word
+    for block in blocks(source):
+        characters += len(block)
+        words += len(block.split()) + block.count("\n") - (inside and not block[0].isspace())
+        inside = not block[-1].isspace()
+    return characters, words
 
 
-def _cut_near(piece: Piece, at: int, within: int, encoding: str) -> int:
-    with open(piece.path, "rb") as file:
-        file.seek(at - 1)
-        near = file.read(within + 4)
-    line = near.find(b"\n", 0, within + 1)
-    if line >= 0:
-        return at + line
-    for moved in range(1, 5) if encoding == "utf-8" else ():
-        if not near[moved : moved + 1] or near[moved] & 0xC0 != 0x80:  # not inside a character
-            return min(at + moved - 1, piece.end)
-    return at
+def _place(source: Source) -> str:
+    if isinstance(source, str):
+        return "the text"
+    return os.path.commonpath([piece.path for piece in source.pieces])
 
 
 def _located(source: Stretch) -> Iterator[tuple[Piece, int, bytes]]:

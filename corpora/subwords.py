@@ -8,7 +8,7 @@ import base64
 import importlib
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from corpora.characters import checked_ids
 from corpora.errors import CorpusError
-from corpora.source import LONGEST_WORD, Source, whole_lines
+from corpora.source import Source, whole_lines
 from corpora.text import Text
 
-LEARN_FROM = 100_000_000  # characters: the beginning of the training split
+LEARN_FROM = 20_000_000  # characters: the beginning of the training split (half a gigabyte)
 SENTENCE = 1000  # characters; longer lines are learned from in parts (sentencepiece skips them)
 
 
@@ -76,6 +76,7 @@ class Subwords:
                 character_coverage=1.0,
                 byte_fallback=True,
                 normalization_rule_name="identity",
+                add_dummy_prefix=False,
                 remove_extra_whitespaces=False,
                 input_sentence_size=0,
                 num_threads=1,
@@ -111,7 +112,7 @@ class SubwordVocabulary:
         corpora.errors.CorpusError: 7 bytes are no sentencepiece model; use Subwords().learn
     """
 
-    model: bytes
+    model: bytes = field(repr=False)
 
     def __post_init__(self):
         if self._processor.eos_id() != 1:
@@ -157,17 +158,16 @@ class SubwordVocabulary:
         Raises:
             CorpusError: the text cannot be read.
         """
+        inside = False  # a line that began in the part before
         for part in whole_lines(source):
-            *lines, last = part.split("\n")
+            first, *others = part.split("\n")
+            lines = [first if inside else _spaced(first), *map(_spaced, others)]
             ids: list[int] = []
             for line in self._processor.encode(lines):
                 ids += line
                 ids.append(1)
-            if not lines and len(last) > LONGEST_WORD // 2:
-                # Inside a very long line, cut after a space; the next part's first piece is it.
-                last = last.removesuffix(" ")
-            ids += self._processor.encode(last)
-            yield np.array(ids, dtype=np.uint16)
+            yield np.array(ids[:-1], dtype=np.uint16)
+            inside = not part.endswith("\n")
 
     def decode(self, ids: Sequence[int] | np.ndarray | Tensor) -> str:
         """The text of `ids`.
@@ -185,18 +185,24 @@ class SubwordVocabulary:
         ends = np.flatnonzero(array == 1)
         lines = np.split(array, ends)
         lines[1:] = [line[1:] for line in lines[1:]]
-        return "\n".join(self._processor.decode(line.tolist()) for line in lines)
+        decoded = (self._processor.decode(line.tolist()) for line in lines)
+        return "\n".join(line.removeprefix(" ") for line in decoded)
 
     def to_json(self) -> dict[str, Any]:
         """Primitives from which :func:`corpora.vocabulary_from` makes it again."""
         return {"tokens": "subword", "model": base64.b64encode(self.model).decode()}
 
 
+def _spaced(line: str) -> str:
+    """With a space before it, so that a word is the same pieces there as inside a line."""
+    return f" {line}" if line else ""
+
+
 def _sentences(source: Source) -> Iterator[str]:
     """What sentencepiece learns from: lines, long ones in parts; up to `LEARN_FROM` characters."""
     left = LEARN_FROM
     for part in whole_lines(source):
-        for line in part[:left].split("\n"):
+        for line in map(_spaced, part[:left].split("\n")):
             while len(line) > SENTENCE:
                 end = line.rfind(" ", 1, SENTENCE)
                 end = SENTENCE if end < 0 else end

@@ -1,11 +1,13 @@
 """A corpus before it is encoded: the standard library's manual, or text of one's own."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from corpora.cut import cut
 from corpora.errors import CorpusError
-from corpora.source import Piece, Source, Stretch, cut, whole_file
+from corpora.source import Piece, Source, Stretch, whole_file
 
 OWN_TEXT = "give the path of a UTF-8 text file, or of a folder of .txt files"
 
@@ -18,6 +20,8 @@ class Text(NamedTuple):
         train: text to learn from.
         valid: text to select by, or None.
         test: text to report on, or None.
+        words: of each split, line ends among them, where they are known; None where not. A corpus
+            of words or subwords that has other numbers is refused.
 
     Example:
         >>> list(Text("greeting", "hello", None, "hole").splits())
@@ -28,6 +32,7 @@ class Text(NamedTuple):
     train: Source
     valid: Source | None
     test: Source | None
+    words: Mapping[str, int] | None = None
 
     def splits(self) -> dict[str, Source]:
         """The splits that there are, by name."""
@@ -68,10 +73,10 @@ def pydoc_text() -> Text:
 def own_text(path: str | Path, valid_fraction: float = 0.05, test_fraction: float = 0.05) -> Text:
     """A UTF-8 file of one's own, or a folder of them, as they are: nothing is normalised.
 
-    A folder with train.txt (and valid.txt, test.txt) has its splits; of any other folder all .txt
-    files are taken, those in its folders too, in the order of their paths, as one text. The end of
-    one text is the test split, what precedes it validation, each beginning with a line where there
-    is one nearby.
+    A folder with train.txt (and valid.txt, test.txt) has these splits and no others. Of any other
+    folder all .txt files are taken, those in its folders too, in the order of their paths, as one
+    text. The end of one text is the test split, what precedes it validation, each beginning with a
+    line where there is one nearby.
 
     Args:
         path: of the file or folder; the text may be larger than memory.

@@ -1,6 +1,7 @@
 """What the kinds of tokens have in common."""
 
 import base64
+import binascii
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -48,11 +49,11 @@ def vocabulary_from(saved: Mapping[str, Any]) -> Vocabulary:
     """
     try:
         if saved["tokens"] == "char":
-            return CharVocabulary(saved["symbols"])
+            return CharVocabulary("".join(saved["symbols"]))
         if saved["tokens"] == "word":
             return WordVocabulary(tuple(saved["words"]))
         if saved["tokens"] == "subword":
             return SubwordVocabulary(base64.b64decode(saved["model"], validate=True))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, binascii.Error) as error:
         raise ValueError(f"the saved vocabulary is damaged: {error!r}") from None
     raise ValueError(f"tokens are {saved['tokens']!r}, expected 'char', 'word' or 'subword'")

@@ -1,7 +1,7 @@
 """Words as token ids, with `<eos>` at the end of each line and `<unk>` for words not known."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
@@ -92,7 +92,8 @@ class WordVocabulary:
         return {word: i for i, word in enumerate(self.words)}
 
     @property
-    def _dtype(self) -> str:
+    def dtype(self) -> str:
+        """Of its ids."""
         return "uint16" if len(self) <= 1 << 16 else "uint32"
 
     def encode(self, text: str) -> np.ndarray:
@@ -105,7 +106,7 @@ class WordVocabulary:
             [n] ids, uint16 where that holds the vocabulary.
         """
         parts = list(self.encode_source(text))
-        return np.concatenate(parts) if parts else np.zeros(0, self._dtype)
+        return np.concatenate(parts) if parts else np.zeros(0, self.dtype)
 
     def encode_source(self, source: Source) -> Iterator[np.ndarray]:
         """The ids of a text's words, some megabytes of text at a time.
@@ -119,11 +120,20 @@ class WordVocabulary:
         Raises:
             CorpusError: the text cannot be read, or has no white space between words.
         """
-        unknown = self._ids[UNKNOWN]
         for part in whole_lines(source):
-            words = _words(part)
-            ids = map(self._ids.get, words, repeat(unknown))
-            yield np.fromiter(ids, self._dtype, len(words))
+            yield self.encode_words(_words(part))
+
+    def encode_words(self, words: Iterable[str]) -> np.ndarray:
+        """The ids of words.
+
+        Args:
+            words: n of them, `<eos>` for a line's end; those not known become `<unk>`.
+
+        Returns:
+            [n] ids.
+        """
+        ids = map(self._ids.get, words, repeat(self._ids[UNKNOWN]))
+        return np.fromiter(ids, self.dtype)
 
     def decode(self, ids: Sequence[int] | np.ndarray | Tensor) -> str:
         """The text of `ids`: words with a space between them, and lines.
@@ -137,8 +147,9 @@ class WordVocabulary:
         Raises:
             ValueError: an id is out of range.
         """
-        lines = " ".join(self.words[i] for i in checked_ids(ids, len(self))).split(END)
-        return "\n".join(line.strip(" ") for line in lines)
+        words = (self.words[i] for i in checked_ids(ids, len(self)))
+        text = " ".join("\n" if word == END else word for word in words)
+        return text.replace(" \n", "\n").replace("\n ", "\n")
 
     def to_json(self) -> dict[str, Any]:
         """Primitives from which :func:`corpora.vocabulary_from` makes it again."""

@@ -7,16 +7,19 @@ from typing import Any
 from corpora import (
     Characters,
     Size,
+    Source,
     Subwords,
     Text,
     Tokens,
     Vocabulary,
     Words,
+    enwik8_text,
     own_text,
     ptb_text,
     pydoc_text,
+    text8_text,
+    wikitext_text,
 )
-from corpora.source import Source
 from seqdni import to_bits, to_perplexity
 
 DOWNLOADED = ("ptb", "wikitext-2", "wikitext-103", "enwik8", "text8")
@@ -39,6 +42,12 @@ def read_corpus(options: Any) -> Text:
         return pydoc_text()
     if options.corpus == "ptb":
         return ptb_text(options.data_dir, by_character=options.tokens == "char")
+    if options.corpus == "enwik8":
+        return enwik8_text(options.data_dir)
+    if options.corpus == "text8":
+        return text8_text(options.data_dir)
+    if options.corpus == "wikitext-2" or options.corpus == "wikitext-103":
+        return wikitext_text(options.corpus, options.data_dir)
     return own_text(options.corpus, options.valid_fraction, options.test_fraction)
 
 

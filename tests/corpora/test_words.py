@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corpora import Text, Words, WordVocabulary, encode_splits, ptb_text, vocabulary_from
+from corpora import source as source_module
+
+lines = st.text("ab \n", max_size=40)
+
+
+def learn(train: str, most: int | None = None) -> WordVocabulary:
+    return Words(most).learn(Text("", train, None, None))
+
+
+def test_the_most_frequent_come_first_and_then_the_alphabet():
+    assert learn("b b c a c <unk> b\n").words == ("b", "c", "<eos>", "<unk>", "a")
+
+
+def test_most():
+    assert learn("a a a b b c\n", 3).words == ("a", "b", "<unk>")
+    assert learn("a a a <unk> <unk> c\n", 2).words == ("a", "<unk>")
+    assert learn("a a a b b <unk>\n", 3).words == ("a", "b", "<unk>")
+    with pytest.raises(ValueError, match="most is 1, expected at least 2"):
+        Words(1)
+
+
+def test_only_the_training_split_is_learned():
+    vocabulary = Words().learn(Text("", "a\n", "b\n", "c\n"))
+    assert vocabulary.words == ("<eos>", "a", "<unk>")
+    assert vocabulary.decode(vocabulary.encode("a b\nc")) == "a <unk>\n<unk>"
+
+
+@given(text=lines, block=st.integers(1, 7))
+def test_a_token_a_word_and_a_line(text, block):
+    vocabulary = WordVocabulary(("<eos>", "a", "b", "aa", "ab", "<unk>"))
+    expected = [
+        vocabulary.words.index(word) if word in vocabulary.words else 5
+        for word in text.replace("\n", " <eos> ").split()
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source_module, "BLOCK", block)
+        ids = vocabulary.encode(text)
+    assert ids.tolist() == expected
+    assert vocabulary.encode(vocabulary.decode(ids)).tolist() == expected
+
+
+@given(text=st.lists(st.lists(st.sampled_from("abc"), max_size=4), max_size=5))
+def test_decode_undoes_encode_for_words_with_one_space_between(text):
+    joined = "\n".join(" ".join(words) for words in text)
+    vocabulary = WordVocabulary(("a", "b", "c", "<eos>", "<unk>"))
+    assert vocabulary.decode(vocabulary.encode(joined)) == joined
+
+
+def test_types():
+    words = tuple(map(str, range(65535)))
+    assert WordVocabulary((*words, "<unk>")).encode("0 65534 x").tolist() == [0, 65534, 65535]
+    assert WordVocabulary((*words, "<unk>")).dtype == "uint16"
+    assert WordVocabulary((*words, "<eos>", "<unk>")).encode("x").dtype == np.uint32
+
+
+def test_bad_vocabularies():
+    with pytest.raises(ValueError, match="a word occurs twice"):
+        WordVocabulary(("<unk>", "a", "a"))
+    with pytest.raises(ValueError, match="no <unk>"):
+        WordVocabulary(("a",))
+    with pytest.raises(ValueError, match=r"expected 0\.\.0"):
+        WordVocabulary(("<unk>",)).decode([1])
+
+
+def test_saved_and_made_again():
+    vocabulary = learn("tick tock\n")
+    assert vocabulary_from(vocabulary.to_json()) == vocabulary
+
+
+def test_ptb(ptb_dir, tmp_path):
+    text = ptb_text(ptb_dir, by_character=False)
+    encoded = encode_splits(text, Words(), tmp_path)
+    assert len(encoded.vocabulary) == 10_000
+    assert {s: size.tokens for s, size in encoded.sizes.items()} == {
+        "train": 929_589,
+        "valid": 73_760,
+        "test": 82_430,
+    }
+    assert encoded.sizes["test"] == (82_430, 442_423, 82_430)
+    assert encoded.vocabulary.decode(encoded.test) == text.test
+    assert encoded.train.dtype == np.uint16
