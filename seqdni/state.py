@@ -8,13 +8,16 @@ and in a single cell's ``[B, H]``. Nothing here guesses which axis is the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-State: TypeAlias = Tensor | tuple["State", ...]
+if TYPE_CHECKING:
+    State: TypeAlias = Tensor | tuple["State", ...]
+else:  # a recursive alias is compiled anew at every checked call, which made the tests crawl
+    State = Tensor | tuple
 
 
 class LSTMState(NamedTuple):
