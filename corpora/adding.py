@@ -57,7 +57,9 @@ class AddingTask:
 
     def check(self, level: Level) -> None:
         if level.length < 2:
-            raise ValueError(f"level.length is {level.length}, expected >= 2: a marker in each half")
+            raise ValueError(
+                f"level.length is {level.length}, expected >= 2: a marker in each half"
+            )
         if level.repeats != 1:
             raise ValueError(
                 f"level.repeats is {level.repeats}, but the adding problem has one answer: "

@@ -55,7 +55,7 @@ def build_model(
     """
     torch.manual_seed(options.seed)
     rnn = CORES[options.core](inputs, options.hidden, num_layers=options.layers)
-    if options.forget_bias:
+    if options.forget_bias and options.core == "lstm":
         with torch.no_grad():
             for layer in range(options.layers):
                 bias = getattr(rnn, f"bias_hh_l{layer}")
