@@ -7,7 +7,7 @@ Shapes: n images, P = 784 pixels, L steps of an episode, B rows, D features of a
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ def read_mnist(data_dir: str | Path) -> Mnist:
     """Read the four files.
 
     Args:
-        data_dir: their folder. Other data of the same form and size (Fashion-MNIST, KMNIST) will do.
+        data_dir: their folder; other data of the same form and size (Fashion-MNIST) will do.
 
     Returns:
         55,000 / 5,000 / 10,000 images.
@@ -90,7 +90,7 @@ t10k-labels-idx1-ubyte, each as it is or with .gz
     )
     digest = hashlib.sha256()
     for part in (*learned, *test):
-        digest.update(part.numpy())
+        digest.update(part.numpy().tobytes())
     return Mnist(train, valid, test, digest.hexdigest())
 
 
@@ -133,7 +133,7 @@ class MnistTask:
     Source: Le et al. (arXiv 1504.00941), by pixel and permuted.
     """
 
-    by: Literal["pixel", "row"] = "pixel"
+    by: str = "pixel"
     permute_seed: int | None = None
 
     def __post_init__(self):

@@ -73,7 +73,8 @@ class ShuffledImages:
             if (self._batch + 1) * self.batch_size > len(self._order):
                 self.epoch += 1
                 self._begin_epoch()
-        return Batch(*(field_LB[begin:end] for field_LB in self._episode), should_reset)
+        piece = Episode(*(field_LB[begin:end] for field_LB in self._episode))
+        return Batch(*piece, should_reset)
 
     def state_dict(self) -> dict[str, Any]:
         """Primitives and tensors that continue the stream exactly, mid-episode too."""

@@ -80,7 +80,7 @@ def build_core(options: RunOptions, inputs: int, dropout: float = 0.0) -> TorchC
     else:
         rnns = [rnn(inputs, hidden, num_layers=options.layers)]
         core = TorchCore(rnns[0])
-    if options.forget_bias:
+    if options.forget_bias and options.core == "lstm":
         with torch.no_grad():
             for each in rnns:
                 for layer in range(each.num_layers):

@@ -176,8 +176,8 @@ def _eval(given: argparse.Namespace) -> int:
     directory, recipe, options = _existing(given)
     asked = {name: getattr(given, name) for name in ("text", "split") if getattr(given, name)}
     if asked and recipe.file is not lm:
-        flags = " and ".join(map(flag, asked))
-        raise RunError(f"{flags}: only for runs of lm; {given.dir} is a run of {options.recipe}")
+        words = f"{given.dir} is a run of {options.recipe}"
+        raise RunError(f"--text and --split are for runs of lm; {words}")
     print(table(_short(recipe.file.evaluate(directory, options, **asked))))
     return 0
 

@@ -49,6 +49,13 @@ class LongOptions(RunOptions):
         when="a trainer that truncates, or --recompute true",
     )
     hidden: int = option(64, "units of a layer", at_least=1)
+    # Without it the state forgets a symbol within a few steps, and there is no credit to carry.
+    forget_bias: float = option(
+        1.0,
+        "added to the LSTM's forget bias at the start",
+        only=lambda options: options.core == "lstm",
+        when="--core lstm",
+    )
     lr: float = option(3e-3, "learning rate for the model", above=0)
     update_every: Literal["episode"] | int = option(
         "episode",
@@ -57,7 +64,7 @@ class LongOptions(RunOptions):
         only=lambda options: options.trainer != "bptt",
         when="a trainer that truncates",
     )
-    updates: int | None = option(5000, "stop after this many weight updates", at_least=1)
+    updates: int | None = option(3000, "stop after this many weight updates", at_least=1)
     evaluate_every: int = option(
         500, "updates between two looks at held-out data, in steps of --log-every", at_least=1
     )
@@ -76,6 +83,12 @@ class RecallOptions(LongOptions):
     """Options of ``seqdni run recall``."""
 
     recipe: Literal["recall"] = "recall"
+    forget_bias: float = option(
+        2.0,
+        "added to the LSTM's forget bias at the start",
+        only=lambda options: options.core == "lstm",
+        when="--core lstm",
+    )
     length: int = option(20, "steps of noise between writing and reading", at_least=1)
     symbols: int = option(4, "kinds of symbols", at_least=2)
     distractors: int = option(4, "kinds of noise; 1 is a blank", at_least=1)
@@ -374,7 +387,7 @@ def _chunks(episodes: Episode, chunk_len: int) -> list[Batch]:
     return [
         Batch(
             *(field_LB[t : t + chunk_len] for field_LB in first),
-            should_reset[t : t + chunk_len + 1],
+            should_reset=should_reset[t : t + chunk_len + 1],
         )
         for t in range(0, steps, chunk_len)
     ]

@@ -6,9 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpora import BackToBackEpisodes, Batch, CopyTask, Level, LockstepEpisodes, RepeatCopyTask
+from corpora import (
+    AddingTask,
+    BackToBackEpisodes,
+    Batch,
+    CopyTask,
+    Level,
+    LockstepEpisodes,
+    RepeatCopyTask,
+)
 
-COPY, REPEAT = CopyTask(), RepeatCopyTask(max_repeats=4)
+COPY, REPEAT, ADDING = CopyTask(), RepeatCopyTask(max_repeats=4), AddingTask()
 STREAMS = [LockstepEpisodes, BackToBackEpisodes]
 sizes = st.integers(1, 7)
 
@@ -96,6 +104,20 @@ def test_back_to_back_rows_do_not_depend_on_other_rows_or_chunks(batch_size, chu
     assert same(ours, Batch(*(field[:, :batch_size] for field in wider)))
 
 
+def test_back_to_back_rows_of_real_features_are_whole_episodes():
+    """From the task's first level on: two steps are the fewest that adding has."""
+    chunks = list(islice(BackToBackEpisodes(ADDING, Level(5), 3, 7, seed=1), 40))
+    assert all(chunk.inputs.shape == (7, 3, 2) for chunk in chunks)
+    lengths = set()
+    for b in range(3):
+        for inputs, targets, mask in episodes_of_row(cat(chunks), b):
+            assert inputs[:, 1].sum() == 2
+            torch.testing.assert_close(targets[-1], inputs.prod(1).sum())
+            assert mask.tolist() == [False] * (len(mask) - 1) + [True]
+            lengths.add(len(inputs))
+    assert lengths == {2, 3, 4, 5}
+
+
 def test_rows_and_seeds_differ():
     a = next(BackToBackEpisodes(COPY, Level(9), 3, 200, seed=0))
     b = next(BackToBackEpisodes(COPY, Level(9), 3, 200, seed=1))
@@ -111,16 +133,17 @@ def test_global_generator_is_left_alone(stream_type):
 
 
 @pytest.mark.parametrize("stream_type", STREAMS)
+@pytest.mark.parametrize("task", [COPY, ADDING], ids=["ids", "real"])
 @given(stop=st.integers(0, 12), level_at=st.integers(0, 12), chunk_len=st.integers(1, 9))
 @settings(max_examples=15, deadline=None)
-def test_resume_at_any_chunk_is_identical(stream_type, stop, level_at, chunk_len):
-    straight = stream_type(COPY, Level(4), 3, chunk_len, seed=7)
+def test_resume_at_any_chunk_is_identical(stream_type, task, stop, level_at, chunk_len):
+    straight = stream_type(task, Level(4), 3, chunk_len, seed=7)
     for k in range(stop):
         if k == level_at:  # often in mid-episode: the level drawn at and the level differ
             straight.level = Level(2)
         next(straight)
     state = saved_and_loaded(straight.state_dict())
-    resumed = stream_type(COPY, Level(6), 3, chunk_len, seed=99)
+    resumed = stream_type(task, Level(6), 3, chunk_len, seed=99)
     next(resumed)
     resumed.load_state_dict(state)
     assert resumed.level == straight.level

@@ -23,7 +23,7 @@ def in_tmp_path(tmp_path, monkeypatch):
 
 def test_ls_lists_every_recipe_on_a_line(capsys):
     assert main(["ls"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.split("\n\n")[0].splitlines()
     assert [line.split()[0] for line in lines] == list(RECIPES)
     assert all(len(line.split()) > 3 for line in lines)
 
@@ -222,7 +222,7 @@ def test_eval_refuses_what_it_would_ignore(run_of_copy, capsys):
     assert main(["eval", "out", "--data-dir", "nonsense"]) == 1
     assert "--data-dir has no effect" in capsys.readouterr().err
     assert main(["eval", "out", "--text", "nonsense"]) == 1
-    assert "--text is for runs of lm" in capsys.readouterr().err
+    assert "--text and --split are for runs of lm" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_does_not_fit_is_named(run_of_copy, capsys):

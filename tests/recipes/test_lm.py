@@ -178,7 +178,7 @@ def test_what_is_asked_of_the_wrong_run(tmp_path, verse, capsys):
     )
     capsys.readouterr()
     for words, message in (
-        (["eval", "copy", "--split", "test"], "--split: only for runs of lm"),
+        (["eval", "copy", "--split", "test"], "--text and --split are for runs of lm"),
         (["sample", "copy", "--top-k", "3"], "--prompt, --temperature and --top-k are for runs"),
         (["sample", "lm", "--top-k", "0"], "--top-k is 0, expected at least 1"),
         (["eval", "lm", "--split", "test"], "--split test: the corpus has train, valid"),

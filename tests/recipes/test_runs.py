@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from runs import TINY, VERSE, assert_same, result_of, rows_of, run, without_times
+from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
 
 from recipes.cli import main
 from seqdni import Trainer
@@ -178,6 +179,9 @@ RESUMED = {
     "back-to-back": [*BACK_TO_BACK, "--update-every", "3"],
     "back-to-back-random": [*BACK_TO_BACK, "--update-every", "2", "--trainer", "random"],
     "back-to-back-overlap": [*BACK_TO_BACK, "--update-every", "3", "--trainer", "overlap"],
+    "adding": ["adding", "--length", "9", "--log-every", "7", "--evaluate-every", "20"],
+    "recall": ["recall", "--length", "9", "--log-every", "7", "--trainer", "overlap"],
+    "mnist": ["mnist", "--data-dir", "mnist", "--log-every", "7", "--update-every", "2"],
     "lm": ["lm", "--trainer", "dni", "--log-every", "7"],
     "lm-random": ["lm", "--trainer", "random", "--log-every", "7"],
     "lm-overlap": ["lm", "--trainer", "overlap", "--history", "2", "--log-every", "7"],
@@ -195,6 +199,9 @@ def test_resumed_is_never_stopped(kind, at, tmp_path, verse, monkeypatch):
     words = [*RESUMED[kind], *TINY]
     if words[0] == "lm":
         words += ["--corpus", verse, "--evaluations", "1"]
+    if words[0] == "mnist":
+        accept_tiny_mnist(monkeypatch)
+        words[words.index("mnist", 1)] = str(write_tiny_mnist(tmp_path / "mnist"))
     run(*words, "--updates", "60", "--out", tmp_path / "straight")
     if at == "after an update":
         run(*words, "--updates", "23", "--out", tmp_path / "stopped")
