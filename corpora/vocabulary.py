@@ -1,7 +1,6 @@
 """What the kinds of tokens have in common."""
 
 import base64
-import binascii
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from corpora.characters import Characters, CharVocabulary
+from corpora.errors import CorpusError
 from corpora.source import Source
 from corpora.subwords import Subwords, SubwordVocabulary
 from corpora.words import Words, WordVocabulary
@@ -41,7 +41,7 @@ def vocabulary_from(saved: Mapping[str, Any]) -> Vocabulary:
         A vocabulary equal to it.
 
     Raises:
-        ValueError: it is of no known kind, or damaged.
+        CorpusError: it is of no known kind, or damaged; or sentencepiece is missing.
 
     Example:
         >>> vocabulary_from({"tokens": "char", "symbols": "ehlo"}).decode([1, 3])
@@ -54,6 +54,8 @@ def vocabulary_from(saved: Mapping[str, Any]) -> Vocabulary:
             return WordVocabulary(tuple(saved["words"]))
         if saved["tokens"] == "subword":
             return SubwordVocabulary(base64.b64decode(saved["model"], validate=True))
-    except (KeyError, TypeError, binascii.Error) as error:
-        raise ValueError(f"the saved vocabulary is damaged: {error!r}") from None
-    raise ValueError(f"tokens are {saved['tokens']!r}, expected 'char', 'word' or 'subword'")
+    except CorpusError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorpusError(f"the saved vocabulary is damaged: {error!r}; save it again") from None
+    raise CorpusError(f"tokens are {saved['tokens']!r}, expected 'char', 'word' or 'subword'")
