@@ -14,7 +14,9 @@ import numpy as np
 from recipes.errors import RunError
 
 POSITION = {"update", "tokens", "seconds"}  # where a row stands; its other numbers are metrics
-DEFAULTS = ("valid_bpc", "length", "train_bits")  # the first that all the runs have
+DEFAULTS = (  # the first that all the runs have
+    *("valid_bpc", "valid_ppl", "held_out_accuracy", "held_out_mse", "length", "train_bits"),
+)
 # What may differ between runs of one line: the seed, and what does not enter the computation.
 IGNORED = {"seed", "out", "device", "threads", "checkpoint_seconds", "data_dir"}
 

@@ -197,6 +197,10 @@ def prepare(options: Options) -> None:
         )
     if options.tie and options.cutoffs:
         raise RunError("--tie does not go with --cutoffs: there the readout is in groups")
+    if options.corpus == "enwik8" and options.tokens != "char":
+        raise RunError(
+            f"--tokens {options.tokens}: symbols of enwik8 are its bytes; use --tokens char"
+        )
     if _own(options) and not options.valid_fraction + options.test_fraction < 1:
         raise RunError(
             "--valid-fraction and --test-fraction leave nothing to train on: their sum is "

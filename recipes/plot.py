@@ -18,6 +18,9 @@ AXES = {
 }
 NAMES = {
     "valid_bpc": "validation, bits per character",
+    "valid_ppl": "validation, perplexity per word",
+    "held_out_mse": "held-out squared error",
+    "held_out_accuracy": "held-out accuracy",
     "train_bits": "training, bits per symbol",
     "length": "curriculum level, N",
     "repeats": "curriculum level, R",

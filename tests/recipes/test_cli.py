@@ -114,6 +114,7 @@ MISTAKES = {
         "--subword-size is 9, expected at least",
     ),
     "fractions of pydoc": ("lm --valid-fraction 0.1", "--valid-fraction has no effect here"),
+    "words of enwik8": ("lm --corpus enwik8 --tokens word", "symbols of enwik8 are its bytes"),
     "nothing to train on": (
         "lm --corpus small.txt --valid-fraction 0.5 --test-fraction 0.5",
         "leave nothing to train on",
