@@ -49,7 +49,7 @@ class LongOptions(RunOptions):
         when="a trainer that truncates, or --recompute true",
     )
     hidden: int = option(64, "units of a layer", at_least=1)
-    # Without it the state forgets a symbol within a few steps, and there is no credit to carry.
+    # At 0 a new LSTM forgets within a few steps; at 2 it needs little credit to remember 20.
     forget_bias: float = option(
         1.0,
         "added to the LSTM's forget bias at the start",
@@ -75,7 +75,7 @@ class AddingOptions(LongOptions):
     """Options of ``seqdni run adding``."""
 
     recipe: Literal["adding"] = "adding"
-    length: int = option(20, "steps of an episode; one marker in each half", at_least=2)
+    length: int = option(40, "steps of an episode; one marker in each half", at_least=2)
 
 
 @dataclass
@@ -83,13 +83,7 @@ class RecallOptions(LongOptions):
     """Options of ``seqdni run recall``."""
 
     recipe: Literal["recall"] = "recall"
-    forget_bias: float = option(
-        2.0,
-        "added to the LSTM's forget bias at the start",
-        only=lambda options: options.core == "lstm",
-        when="--core lstm",
-    )
-    length: int = option(20, "steps of noise between writing and reading", at_least=1)
+    length: int = option(16, "steps of noise between writing and reading", at_least=1)
     symbols: int = option(4, "kinds of symbols", at_least=2)
     distractors: int = option(4, "kinds of noise; 1 is a blank", at_least=1)
 
