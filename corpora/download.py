@@ -48,11 +48,14 @@ def fetch(name: str, files: tuple[Remote, ...], remedy: str) -> Path:
     for file in files:
         if file.members and all((folder / member).exists() for member in file.members):
             continue
+        file_name = file.url.rsplit("/", 1)[1]
+        if file.members:  # an archive is this process's own, and goes whether it is good or not
+            file_name = f"{uuid.uuid4().hex}-{file_name}"
         try:
             path = pooch.retrieve(
                 file.url,
                 file.checksum,
-                fname=file.url.rsplit("/", 1)[1],
+                fname=file_name,
                 path=folder,
                 downloader=downloader,  # pyright: ignore[reportArgumentType]
             )
@@ -61,11 +64,14 @@ def fetch(name: str, files: tuple[Remote, ...], remedy: str) -> Path:
         except (OSError, ValueError, KeyError, BadZipFile) as error:  # requests' are OSErrors
             reason = " ".join(str(error).split())[:200]
             raise CorpusError(f"{name}: cannot download {file.url} ({reason}); {remedy}") from None
+        finally:
+            if file.members:
+                (folder / file_name).unlink(missing_ok=True)
     return folder
 
 
 def _unpack(archive: Path, folder: Path, members: tuple[str, ...]) -> None:
-    """Each member appears in the folder at once; the archive goes."""
+    """Each member appears in the folder at once."""
     with ZipFile(archive) as zipped:
         for member in members:
             target = folder / member
@@ -77,4 +83,3 @@ def _unpack(archive: Path, folder: Path, members: tuple[str, ...]) -> None:
                 os.replace(part, target)
             finally:
                 part.unlink(missing_ok=True)
-    archive.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,16 @@ from recipes import copying, curves, horizon, lm, long_dependency, plot
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, RunStopped
 from recipes.export import export
-from recipes.options import CONFIGS, RESUMABLE, Sampling, flag, parse, recipe_parser
+from recipes.options import (
+    CONFIGS,
+    LIMITS,
+    RESUMABLE,
+    Sampling,
+    flag,
+    parse,
+    parse_saved,
+    recipe_parser,
+)
 from recipes.session import Session, table
 
 
@@ -53,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 where it failed, 130 where the user stopped it.
     """
     options = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a model may write what a terminal cannot show
     try:
         return options.command(options)
     except (RunError, CorpusError) as error:
@@ -121,6 +133,7 @@ def _resume(recipe_name: str, parser: Any, words: Sequence[str], path: str) -> S
     recipe = RECIPES[recipe_name]
     directory, saved = RunDirectory.open(path, recipe_name)
     options = _options(recipe, saved)
+    changed = False
     can_change = {each.name for each in fields(options)} & RESUMABLE
     for name, value in parse(parser, words, defaults=False).items():
         if name == "resume" or name.startswith("__"):
@@ -130,11 +143,18 @@ def _resume(recipe_name: str, parser: Any, words: Sequence[str], path: str) -> S
                 f"{flag(name)} cannot change when a run is resumed; "
                 f"these can: {', '.join(sorted(map(flag, can_change)))}"
             )
+        changed |= getattr(options, name) != value and name in LIMITS
         setattr(options, name, value)
+    if changed and getattr(options, "schedule", "constant") == "cosine":
+        raise RunError(
+            "a cosine ends where the run was to end, so its limits cannot change when it is "
+            "resumed; begin a new run, or use --schedule constant or plateau there"
+        )
     recipe.file.prepare(options)
     _use_threads(options)
     session = recipe.file.start(options, directory)
     session.restore()
+    recipe.file.resumed(session)
     directory.forget_metrics_after(session.trainer.tokens)
     directory.write_options(options)
     return session
@@ -149,7 +169,9 @@ def _options(recipe: Recipe, saved: dict[str, Any]) -> Any:
     names = {each.name for each in fields(recipe.options)}
     if unknown := sorted(set(saved) - names):
         raise RunError(f"config.yaml has options that this version does not know: {unknown}")
-    return recipe.options(**saved)
+    parser = recipe_parser(saved["recipe"], recipe.summary, recipe.options)
+    checked = parse_saved(parser, saved)
+    return recipe.options(**{name: checked[name] for name in names})
 
 
 def _short(result: dict[str, Any]) -> dict[str, Any]:
@@ -278,6 +300,7 @@ def _parser() -> argparse.ArgumentParser:
         "export", help="write a run's weights as safetensors, with its config and vocabulary"
     )
     export_.add_argument("dir", metavar="DIR", help="folder of the run")
+    export_.add_argument("--data-dir", metavar="DIR", help="mnist: where the data is now")
     export_.add_argument("--out", metavar="DIR", help="folder to write (default: DIR/export)")
     export_.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
     export_.set_defaults(command=_export)
@@ -289,6 +312,7 @@ def _parser() -> argparse.ArgumentParser:
     horizon_.add_argument(
         "--length", type=int, help="of the episode, or chunks of text (default: the recipe's)"
     )
+    horizon_.add_argument("--data-dir", metavar="DIR", help="mnist, lm: where the data is now")
     horizon_.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
     horizon_.set_defaults(command=_horizon)
 
@@ -311,6 +335,7 @@ def _parser() -> argparse.ArgumentParser:
     sample = commands.add_parser("sample", help="print what a trained model generates")
     sample.add_argument("dir", metavar="DIR", help="folder of the run")
     sample.add_argument("--length", type=int, help="symbols (default: the recipe's)")
+    sample.add_argument("--data-dir", metavar="DIR", help="mnist: where the data is now")
     sample.add_argument("--seed", type=int, default=0, help="of the choices (default: 0)")
     sample.add_argument("--temperature", type=float, default=1.0, help="lm (default: 1)")
     sample.add_argument("--top-k", type=int, help="lm: among the k likeliest (default: all)")

@@ -144,6 +144,15 @@ def start(options: CopyOptions, directory: RunDirectory) -> Session:
     return Session(directory, options, trainer, stream, progress)
 
 
+def resumed(session: Session) -> None:
+    """Refuse to go on with other data.
+
+    Args:
+        session: restored.
+    """
+    del session  # its episodes are drawn anew
+
+
 def run(session: Session) -> dict[str, Any]:
     """Train at a level until its error is small, then go on to the next.
 

@@ -173,7 +173,9 @@ def labels(groups: Sequence[dict[str, Any]]) -> list[str]:
         ['copy, trainer=dni, chunk_len=4']
     """
     if len(groups) == 1:
-        shown = [f"{name}={groups[0][name]}" for name in ("trainer", "chunk_len")]
+        shown = [
+            f"{name}={groups[0][name]}" for name in ("trainer", "chunk_len") if name in groups[0]
+        ]
         return [", ".join([groups[0]["recipe"], *shown])]
     several = len({options["recipe"] for options in groups}) > 1
     found = []

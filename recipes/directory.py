@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import math
 import os
 import time
 from dataclasses import asdict
@@ -83,6 +84,8 @@ class RunDirectory:
         try:
             options = yaml.safe_load((directory.path / "config.yaml").read_text())
             found = options["recipe"]
+            if not isinstance(found, str):
+                raise TypeError
         except (OSError, yaml.YAMLError, KeyError, TypeError):
             raise RunError(
                 f"{path} is not the folder of a run: expected a config.yaml written by seqdni run"
@@ -101,7 +104,7 @@ class RunDirectory:
             row: with ``update`` and ``tokens``, what was trained so far.
         """
         with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(_finite(row)) + "\n")
         if self._board is None:
             self._board = _summary_writer(self.path)
         if self._board:
@@ -163,7 +166,7 @@ class RunDirectory:
             name: of the file, e.g. ``result.json``.
             content: numbers and names.
         """
-        self._write(name, (json.dumps(content, indent=2) + "\n").encode())
+        self._write(name, (json.dumps(_finite(content), indent=2) + "\n").encode())
 
     def close(self) -> None:
         """Flush what TensorBoard has not written yet."""
@@ -180,6 +183,15 @@ class RunDirectory:
             os.replace(temporary, self.path / name)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _new_folder(parent: Path) -> Path:

@@ -29,8 +29,17 @@ from recipes.build import build_stream, build_trainer, load_model
 from recipes.directory import RunDirectory
 from recipes.errors import RunError
 from recipes.horizon import HeldOut
-from recipes.lm_data import DOWNLOADED, NAMED, figures, read_corpus, size_of, tokens_of, unit
-from recipes.lm_model import EVALUATION_ROWS, build, loss_of, score
+from recipes.lm_data import (
+    DOWNLOADED,
+    NAMED,
+    figures,
+    prepared,
+    read_corpus,
+    size_of,
+    tokens_of,
+    unit,
+)
+from recipes.lm_model import EVALUATION_ROWS, at_once, build, loss_of, score
 from recipes.options import LEARNING, RunOptions, Sampling, check, for_dni, option
 from recipes.session import Session
 from seqdni import Chunk, SequenceModel
@@ -42,6 +51,10 @@ SAMPLE_LENGTH = {"char": 300, "word": 80, "subword": 120}
 
 def _own(options: Options) -> bool:
     return options.corpus not in NAMED
+
+
+def _split_by_us(options: Options) -> bool:
+    return _own(options) and not Path(options.corpus, "train.txt").exists()
 
 
 @dataclass
@@ -82,15 +95,15 @@ class Options(RunOptions):
         0.05,
         "share of your own text that validates",
         at_least=0,
-        only=_own,
-        when="your own text as --corpus",
+        only=_split_by_us,
+        when="your own text as --corpus, without a train.txt of its own",
     )
     test_fraction: float = option(
         0.05,
         "share of your own text that tests",
         at_least=0,
-        only=_own,
-        when="your own text as --corpus",
+        only=_split_by_us,
+        when="your own text as --corpus, without a train.txt of its own",
     )
     embedding: int | None = option(
         None,
@@ -201,6 +214,8 @@ def prepare(options: Options) -> None:
         raise RunError(
             f"--tokens {options.tokens}: symbols of enwik8 are its bytes; use --tokens char"
         )
+    if options.targets == "dense" and options.dropout and options.layers > 1:
+        raise RunError("--targets dense does not go with dropout between layers; use --layers 1")
     if _own(options) and not options.valid_fraction + options.test_fraction < 1:
         raise RunError(
             "--valid-fraction and --test-fraction leave nothing to train on: their sum is "
@@ -227,6 +242,16 @@ def start(options: Options, directory: RunDirectory) -> Session:
         RunError: the options do not fit the corpus.
     """
     corpus = encode_splits(read_corpus(options), tokens_of(options))
+    for split, size in corpus.sizes.items():
+        if size.tokens < 2:
+            raise RunError(
+                f"{corpus.name}: {size.tokens} tokens for {split}, expected at least 2; give a "
+                "longer text, or other --valid-fraction and --test-fraction (0: no such split)"
+            )
+    if corpus.valid is None and (options.patience is not None or options.schedule == "plateau"):
+        raise RunError(
+            f"--patience and --schedule plateau need a validation split, and {corpus.name} has none"
+        )
     try:
         stream = TokenStream(corpus.train, options.batch, options.chunk_len)
     except CorpusError as error:
@@ -248,9 +273,21 @@ def start(options: Options, directory: RunDirectory) -> Session:
     data = Material(corpus, model)
     session = Session(directory, options, trainer, build_stream(options, stream), progress, data)
     if options.epochs is not None:
-        limit = round(options.epochs * stream.tokens_per_epoch)
+        limit = max(1, round(options.epochs * stream.tokens_per_epoch))
         session.most_tokens = min(limit, options.max_tokens or limit)
     return session
+
+
+def resumed(session: Session) -> None:
+    """Refuse to go on with other data.
+
+    Args:
+        session: restored.
+
+    Raises:
+        RunError: the data is not that of the run.
+    """
+    _same_text(session.data.corpus, session.progress)
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -264,8 +301,7 @@ def run(session: Session) -> dict[str, Any]:
     """
     corpus, progress = session.data.corpus, session.progress
     trainer, options = session.trainer, session.options
-    _same_text(corpus, progress)
-    evaluations, name = options.evaluations, unit(options)
+    evaluations, name, judge = options.evaluations, unit(options), judged_by(corpus)
     done = int(session.fraction() * evaluations)  # fewer than before where the run was prolonged
     progress["evaluated"] = min(progress["evaluated"], done)
     steps = options.look_ahead if trainer.boundary is not None else 0
@@ -278,17 +314,29 @@ def run(session: Session) -> dict[str, Any]:
     for row in session.train(_scheduled(session), lambda: trainer.updates, ahead, finished):
         horizon.log(session, held_out_text, row)
         if session.fraction() * evaluations >= progress["evaluated"] + 1:
-            row |= {f"valid_{k}": round(v, 5) for k, v in _validate(session).items()}
-            shown = row[f"valid_{name}"]
-            row["note"] = f"valid {shown:.3f}"
+            row |= {f"{judge}_{k}": round(v, 5) for k, v in _validate(session).items()}
+            shown = row[f"{judge}_{name}"]
+            row["note"] = f"{judge} {shown:.3f}"
             tqdm.write(
                 f"{trainer.updates:>8} updates {trainer.tokens:>11,} tokens  "
-                f"train {row['train_bits']:.3f} bits a token  valid {shown:.3f} {name}"
+                f"train {row['train_bits']:.3f} bits a token  {judge} {shown:.3f} {name}"
             )
     if not progress["curve"] or progress["curve"][-1][0] != trainer.updates:
         _validate(session)
         session.save("last")
     return finish(session)
+
+
+def judged_by(corpus: Encoded) -> str:
+    """The split that the best model is chosen on.
+
+    Args:
+        corpus: of the run.
+
+    Returns:
+        ``valid``, or ``train`` where there is none.
+    """
+    return "train" if corpus.valid is None else "valid"
 
 
 def _scheduled(session: Session) -> Iterator[Chunk]:
@@ -308,7 +356,7 @@ def _scheduled(session: Session) -> Iterator[Chunk]:
 def _validate(session: Session) -> dict[str, float]:
     progress, options, trainer = session.progress, session.options, session.trainer
     corpus, model = session.data
-    split = "train" if corpus.valid is None else "valid"
+    split = judged_by(corpus)
     nats = score(model, getattr(corpus, split), len(corpus.vocabulary))
     progress["evaluated"] = int(session.fraction() * options.evaluations)
     progress["curve"].append([trainer.updates, trainer.tokens, nats])
@@ -333,14 +381,15 @@ def finish(session: Session) -> dict[str, Any]:
     """
     options, curve, corpus = session.options, session.progress["curve"], session.data.corpus
     model, _, _ = _trained(session.directory, options)
-    size = corpus.sizes["train" if corpus.valid is None else "valid"]
+    judge = judged_by(corpus)
+    size = corpus.sizes[judge]
     result = session.result() | {"corpus": corpus.name, "symbols": len(corpus.vocabulary)}
-    for when, nats in (("valid", session.progress["best_nats"]), ("final_valid", curve[-1][2])):
+    for when, nats in ((judge, session.progress["best_nats"]), (f"final_{judge}", curve[-1][2])):
         result |= {f"{when}_{k}": v for k, v in figures(options, nats, size).items()}
     if corpus.test is not None:
         result |= _split_figures(model, options, corpus, "test")
     name = unit(options)
-    result["valid_curve"] = [[u, t, figures(options, nats, size)[name]] for u, t, nats in curve]
+    result[f"{judge}_curve"] = [[u, t, figures(options, nats, size)[name]] for u, t, nats in curve]
     return result
 
 
@@ -374,7 +423,9 @@ def evaluate(
     if text is not None:
         if split is not None:
             raise RunError("give --text or --split, not both")
-        whole = "".join(blocks(own_text(text, 0.0, 0.0).train))
+        whole = prepared(options, "".join(blocks(own_text(text, 0.0, 0.0).train)))
+        if not whole.strip():
+            raise RunError(f"--text {text} is only white space")
         nats = score(model, vocabulary.encode(whole), len(vocabulary))
         return {"text": text, **figures(options, nats, size_of(vocabulary, whole))}
     corpus = encode_splits(read_corpus(options), tokens_of(options))
@@ -398,7 +449,10 @@ def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:
     """
     model, vocabulary, _ = _trained(directory, options)
     length = SAMPLE_LENGTH[options.tokens] if asked.length is None else asked.length
-    lm_sample.write(model, vocabulary, asked._replace(length=length), options.corpus == "enwik8")
+    asked = asked._replace(length=length)
+    if options.corpus == "ptb" and options.tokens == "char":
+        asked = asked._replace(prompt=asked.prompt.replace(" ", "_"))
+    lm_sample.write(model, vocabulary, asked, as_bytes=options.corpus == "enwik8")
 
 
 def exported(
@@ -466,7 +520,8 @@ def validation_chunks(corpus: Encoded, chunk_len: int, length: int | None) -> li
     Returns:
         The chunks.
     """
-    split = corpus.valid if corpus.valid is not None else corpus.train
+    split = getattr(corpus, judged_by(corpus))
     count = length or max(2, -(-100 // chunk_len))
-    rows = max(1, min(EVALUATION_ROWS, (len(split) - 1) // (count * chunk_len)))
+    most = at_once(len(corpus.vocabulary) * count * chunk_len, EVALUATION_ROWS)
+    rows = max(1, min(most, (len(split) - 1) // (count * chunk_len)))
     return list(islice(evaluation_chunks(split, rows, chunk_len), count))

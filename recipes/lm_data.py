@@ -65,6 +65,24 @@ def tokens_of(options: Any) -> Tokens:
     return Subwords(options.subword_size) if options.tokens == "subword" else Characters()
 
 
+def prepared(options: Any, text: str) -> str:
+    """A text as the run's corpus has it, to be scored by its model.
+
+    Args:
+        options: of the run.
+        text: as it is in a file.
+
+    Returns:
+        Lines of Penn Treebank's words, joined as there; bytes as characters for enwik8.
+    """
+    if options.corpus == "enwik8":
+        return text.encode().decode("latin-1")
+    if options.corpus == "ptb":
+        between = "_" if options.tokens == "char" else " "
+        return "".join(between.join(line.split()) + "\n" for line in text.splitlines())
+    return text
+
+
 def size_of(vocabulary: Vocabulary, text: Source) -> Size:
     """How long a short text is.
 

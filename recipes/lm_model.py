@@ -59,8 +59,10 @@ def build(options: Any, symbols: int) -> SequenceModel:
             raise RunError(f"--cutoffs: {error}") from None
     else:
         readout = nn.Linear(options.hidden, symbols)
-    encoder: nn.Module = OneHot(symbols)
-    if width:
+    encoder: nn.Module
+    if not width:
+        encoder = OneHot(symbols)
+    else:
         encoder = nn.Embedding(symbols, width)
         nn.init.uniform_(encoder.weight, -EMBEDDING_RANGE, EMBEDDING_RANGE)
         if options.tie:
@@ -105,6 +107,19 @@ def _last(model: SequenceModel) -> nn.Module:
     return model.readout[-1] if isinstance(model.readout, nn.Sequential) else model.readout
 
 
+def at_once(scores: int, most: int) -> int:
+    """How many of something are evaluated at once, so that their scores fit into memory.
+
+    Args:
+        scores: of one of them.
+        most: upper limit.
+
+    Returns:
+        1 or more.
+    """
+    return max(1, min(most, EVALUATION_SCORES // scores))
+
+
 @torch.no_grad()
 def score(model: SequenceModel, tokens: np.ndarray, symbols: int) -> float:
     """Mean over every next-token prediction of a text, state carried along, dropout off.
@@ -118,7 +133,7 @@ def score(model: SequenceModel, tokens: np.ndarray, symbols: int) -> float:
         Nats per token.
     """
     device, loss = next(model.parameters()).device, loss_of(model)
-    steps = max(1, min(EVALUATION_STEPS, EVALUATION_SCORES // (EVALUATION_ROWS * symbols)))
+    steps = at_once(symbols * EVALUATION_ROWS, EVALUATION_STEPS)
     nats, scored, state = torch.zeros((), dtype=torch.float64, device=device), 0, None
     with without_dropout(model):
         for inputs, targets, mask, _ in evaluation_chunks(tokens, EVALUATION_ROWS, steps):

@@ -36,9 +36,13 @@ def write(
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(asked.seed)
-    prompt = asked.prompt.encode().decode("latin-1") if as_bytes else asked.prompt
+    prompt = asked.prompt
+    if as_bytes:
+        prompt = prompt.encode("utf-8", "surrogateescape").decode("latin-1")
     assert asked.length is not None
-    ids = vocabulary.encode(prompt) if prompt else _beginning(vocabulary)
+    ids = vocabulary.encode(prompt)
+    if not len(ids):  # no prompt, or a blank one of a model of words
+        prompt, ids = "", _beginning(vocabulary)
     tokens = torch.from_numpy(ids.astype(np.int64))[:, None]
     state = model.initial_state(1)
     written = ids.tolist() if prompt else []  # of late: decoding goes on from there
@@ -65,15 +69,17 @@ def _choose(scores_V: Tensor, asked: Sampling, generator: torch.Generator) -> Te
     if asked.top_k is not None and asked.top_k < len(scores_V):
         least = scores_V.topk(asked.top_k).values[-1]
         scores_V = scores_V.masked_fill(scores_V < least, -torch.inf)
+    scores_V = scores_V - scores_V.max()
     return torch.multinomial((scores_V / asked.temperature).softmax(0), 1, generator=generator)[0]
 
 
 def _beginning(vocabulary: Vocabulary) -> np.ndarray:
     """A line's beginning, or whatever comes first where there are no lines."""
     try:
-        return vocabulary.encode("\n")
-    except CorpusError:
+        ids = vocabulary.encode("\n")
+    except CorpusError:  # characters, none of them a newline
         return np.zeros(1, dtype=np.int64)
+    return ids if vocabulary.decode(ids) == "\n" else np.zeros(1, dtype=np.int64)
 
 
 def _decode(vocabulary: Vocabulary, ids: list[int], as_bytes: bool) -> str:

@@ -210,6 +210,18 @@ def start(options: Options, directory: RunDirectory) -> Session:
     return Session(directory, options, trainer, stream, progress, data=problem, unit=unit)
 
 
+def resumed(session: Session) -> None:
+    """Refuse to go on with other data.
+
+    Args:
+        session: restored.
+
+    Raises:
+        RunError: the data is not that of the run.
+    """
+    _same_data(session.options, session.data, session.progress)
+
+
 def run(session: Session) -> dict[str, Any]:
     """Train, looking at held-out episodes now and then.
 
@@ -221,7 +233,6 @@ def run(session: Session) -> dict[str, Any]:
     """
     options, progress, trainer = session.options, session.progress, session.trainer
     problem: Problem = session.data
-    _same_data(options, problem, progress)
     chunks = whole_episodes(session.stream) if options.trainer == "bptt" else session.stream
     held_out_chunks = partial(_chunks, problem.held_out, options.chunk_len)
     for row in session.train(chunks, work=lambda: trainer.updates):

@@ -238,9 +238,10 @@ class Sampling(NamedTuple):
 
 
 # What may differ when a run is resumed: where it stops and how it is watched, not what it computes.
+LIMITS = ("updates", "max_seconds", "max_tokens", "epochs")
 RESUMABLE = {
-    *("updates", "max_seconds", "max_tokens", "epochs", "patience"),
-    *("threads", "checkpoint_seconds", "data_dir"),
+    *LIMITS,
+    *("patience", "threads", "checkpoint_seconds", "data_dir"),
 }
 
 
@@ -319,10 +320,10 @@ def parse(parser: ArgumentParser, words: Sequence[str], defaults: bool = True) -
     Raises:
         RunError: one line that names the option.
     """
-    words = list(words)
+    words = [part for word in words for part in _split_config(word)]
     for i, word in enumerate(words[1:], 1):
         shipped = CONFIGS / f"{word}.yaml"
-        if words[i - 1] == "--config" and not Path(word).exists() and shipped.exists():
+        if words[i - 1] == "--config" and not Path(word).is_file() and shipped.exists():
             words[i] = str(shipped)
     try:
         return vars(parser.parse_args(words, defaults=defaults))
@@ -330,6 +331,29 @@ def parse(parser: ArgumentParser, words: Sequence[str], defaults: bool = True) -
         reason = " ".join(str(error).split())
         reason = re.sub(r'Parser key "(\w+)":', lambda found: f"{flag(found[1])}:", reason)
         raise RunError(f"{reason}; see: {parser.prog} --help") from None
+
+
+def parse_saved(parser: ArgumentParser, saved: dict[str, Any]) -> dict[str, Any]:
+    """Check the options of a config.yaml that a run has written, which may come from anybody.
+
+    Args:
+        parser: from :func:`recipe_parser`.
+        saved: what is in the file; options that it lacks get their defaults.
+
+    Returns:
+        Options by field name.
+
+    Raises:
+        RunError: a value is of the wrong type.
+    """
+    try:
+        return vars(parser.parse_object(dict(saved)))
+    except (ArgumentError, TypeError, ValueError, KeyError) as error:
+        raise RunError(f"config.yaml is damaged: {' '.join(str(error).split())}") from None
+
+
+def _split_config(word: str) -> list[str]:
+    return word.split("=", 1) if word.startswith("--config=") else [word]
 
 
 def check(options: Any, synthesizer: str) -> None:
@@ -360,8 +384,7 @@ def check(options: Any, synthesizer: str) -> None:
             raise RunError(
                 f"{flag(each.name)} has no effect here; it needs {each.metadata['when']}"
             )
-    limits = ("updates", "max_seconds", "max_tokens", "epochs")
-    if all(getattr(options, name, None) is None for name in limits):
+    if all(getattr(options, name, None) is None for name in LIMITS):
         raise RunError("nothing says when to stop; give --updates or --max-seconds")
     if options.trainer == "dni-aux" and options.synthesizer not in ("mlp", "whitened"):
         raise RunError(

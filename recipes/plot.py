@@ -73,9 +73,9 @@ def _draw(figure: Any, drawn: Sequence[Curve], metric: str, against: str) -> Non
     styles = cycle((color, dashes) for dashes, color in product(("-", "--", ":"), COLORS))
     for curve, (color, dashes) in zip(drawn, styles, strict=False):
         marker = "o" if len(curve.x) <= FEW else None
-        axes.plot(
-            curve.x, curve.mean, dashes, color=color, marker=marker, markersize=4, label=curve.label
-        )
+        label = curve.label.replace("$", r"\$")  # it would begin a formula
+        style = {"color": color, "marker": marker, "markersize": 4, "label": label}
+        axes.plot(curve.x, curve.mean, dashes, **style)
         axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.2, linewidth=0)
     thousands = ticker.FuncFormatter(lambda value, _: f"{value:,.10g}")
     axes.xaxis.set_major_formatter(thousands)

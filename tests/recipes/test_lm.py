@@ -187,3 +187,81 @@ def test_what_is_asked_of_the_wrong_run(tmp_path, verse, capsys):
     ):
         assert main([words[0], str(tmp_path / words[1]), *words[2:]]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_without_a_validation_split_nothing_is_called_validation(verse, tmp_path, capsys):
+    words = ["--corpus", verse, "--valid-fraction", 0, "--updates", 20, *TINY]
+    run("lm", *words, "--out", tmp_path / "run")
+    result = result_of(tmp_path / "run")
+    assert {"train_bpc", "final_train_bpc", "test_bpc"} <= result.keys()
+    assert not any("valid" in name for name in result)
+    capsys.readouterr()
+    assert main(["run", "lm", *map(str, words), "--patience", "2"]) == 1
+    assert "need a validation split" in capsys.readouterr().err
+
+
+def test_a_folder_with_splits_of_its_own(tmp_path, capsys):
+    for split in ("train", "valid"):
+        (tmp_path / "own").mkdir(exist_ok=True)
+        (tmp_path / "own" / f"{split}.txt").write_text(VERSE)
+    words = ["lm", "--corpus", str(tmp_path / "own"), "--updates", "5", *TINY]
+    run(*words, "--out", tmp_path / "run")
+    assert {"valid_bpc"} <= result_of(tmp_path / "run").keys()
+    assert main(["run", *words, "--valid-fraction", "0.3"]) == 1
+    assert "--valid-fraction has no effect here" in capsys.readouterr().err
+
+
+def test_tokens_too_few_to_score_are_found_before_the_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "short.txt").write_text("tick tock " * 60)
+    words = ["lm", "--corpus", "short.txt", "--tokens", "word", "--valid-fraction", "0.01"]
+    assert main(["run", *words, *TINY]) == 1
+    assert "tokens for valid, expected at least 2" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_limits_of_a_cosine_do_not_move(verse, tmp_path, capsys):
+    words = ["--corpus", verse, "--schedule", "cosine", "--updates", 10, *TINY]
+    run("lm", *words, "--out", tmp_path / "run")
+    assert main(["run", "lm", "--resume", str(tmp_path / "run"), "--updates", "20"]) == 1
+    assert "its limits cannot change" in capsys.readouterr().err
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_odd_prompts_and_configs(verse, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    run("lm", "--corpus", verse, *WORDS, "--updates", 5, "--out", out, *TINY)
+    for extra in (["--prompt", " "], ["--temperature", "1e-320"], ["--prompt", "zzz"]):
+        assert main(["sample", str(out), "--length", "5", *extra]) == 0
+    config = out / "config.yaml"
+    for change, message in (
+        ("hidden: wide", "config.yaml is damaged"),
+        ("tokens: words", "config.yaml is damaged"),
+        ("recipe: [lm]", "is not the folder of a run"),
+    ):
+        name = change.split(":")[0]
+        lines = [
+            change if line.startswith(f"{name}:") else line
+            for line in config.read_text().splitlines()
+        ]
+        (tmp_path / "odd").mkdir(exist_ok=True)
+        (tmp_path / "odd" / "config.yaml").write_text("\n".join(lines))
+        capsys.readouterr()
+        assert main(["sample", str(tmp_path / "odd")]) == 1
+        assert message in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ptb-word-small").mkdir()  # a folder of that name does not hide the config
+    words = ["--config=ptb-word-small", "--corpus", verse, *TINY[:4], "--epochs", "null"]
+    run("lm", *words, "--updates", 2, "--out", tmp_path / "named")
+
+
+def test_scripts_without_spaces(tmp_path):
+    """A word of a thousand characters has a perplexity beyond any number: null, not Infinity."""
+    codes = torch.randint(97, (20_000,), generator=torch.Generator().manual_seed(0)).tolist()
+    text = "".join(chr(0x4E00 + code) for code in codes)
+    (tmp_path / "han.txt").write_text("\n".join(text[k : k + 900] for k in range(0, 20_000, 900)))
+    words = ["--corpus", tmp_path / "han.txt", "--tokens", "subword", "--subword-size", 400]
+    run("lm", *words, "--updates", 5, "--out", tmp_path / "run", *TINY)
+    text = (tmp_path / "run" / "result.json").read_text()
+    assert "Infinity" not in text
+    assert result_of(tmp_path / "run")["valid_ppl"] is None
