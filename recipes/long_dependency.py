@@ -83,6 +83,7 @@ class RecallOptions(LongOptions):
     """Options of ``seqdni run recall``."""
 
     recipe: Literal["recall"] = "recall"
+    lr: float = option(1e-3, "learning rate for the model", above=0)
     length: int = option(16, "steps of noise between writing and reading", at_least=1)
     symbols: int = option(4, "kinds of symbols", at_least=2)
     distractors: int = option(4, "kinds of noise; 1 is a blank", at_least=1)
