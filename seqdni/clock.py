@@ -59,7 +59,7 @@ def clock_above(
     steps = len(should_reset) - 1
     sent = list(range(-(ticks + 1) % period, steps, period))
     nobody_B = torch.zeros_like(since_B)
-    if not bool(should_reset[:-1].any()) and not bool(since_B.any()):
+    if steps == 0 or not bool(should_reset[:-1].any() or since_B.any()):
         after = should_reset[-1:] if sent and sent[-1] == steps - 1 else nobody_B[None]
         resets = torch.cat([nobody_B.expand(len(sent), -1), after])
         return Above(sent, resets, nobody_B.expand(steps, -1), since_B)
