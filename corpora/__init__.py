@@ -5,6 +5,7 @@ from corpora.batch import Batch
 from corpora.cache import Encoded, Size, encode_splits
 from corpora.characters import Characters, CharVocabulary
 from corpora.copying import CopyTask, RepeatCopyTask
+from corpora.count_digits import CountDigits, Digits, read_small_digits, render_digits
 from corpora.curriculum import next_level
 from corpora.episodes import BackToBackEpisodes, LockstepEpisodes
 from corpora.errors import CorpusError
@@ -30,6 +31,8 @@ __all__ = [
     "Characters",
     "CopyTask",
     "CorpusError",
+    "CountDigits",
+    "Digits",
     "Encoded",
     "Episode",
     "EpisodicTask",
@@ -64,6 +67,8 @@ __all__ = [
     "ptb_text",
     "pydoc_text",
     "read_mnist",
+    "read_small_digits",
+    "render_digits",
     "text8_text",
     "torchtext_vocabulary",
     "vocabulary_from",

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from corpora import CorpusError
-from recipes import copying, curves, horizon, lm, long_dependency, plot
+from recipes import copying, count_digits, curves, horizon, lm, long_dependency, plot
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, RunStopped
 from recipes.export import export
@@ -39,6 +39,7 @@ RECIPES = {
         long_dependency.RECALL_SUMMARY, long_dependency.RecallOptions, long_dependency
     ),
     "mnist": Recipe(long_dependency.MNIST_SUMMARY, long_dependency.MnistOptions, long_dependency),
+    "count-digits": Recipe(count_digits.SUMMARY, count_digits.Options, count_digits),
     "lm": Recipe(lm.SUMMARY, lm.Options, lm),
 }
 

@@ -56,7 +56,7 @@ class Session:
         self,
         chunks: Iterable[Chunk],
         work: Callable[[], float],
-        ahead: Callable[[], Chunk | None] = lambda: None,
+        ahead: Callable[[], Chunk | None] | None = None,
         finished: Callable[[], bool] = lambda: False,
     ) -> Iterator[dict[str, Any]]:
         """Train until a limit is reached, and hand out a row of metrics every ``log_every``.
@@ -87,7 +87,8 @@ class Session:
         with _stop_requests() as stopping, self._bar() as bar:
             clock = time.perf_counter()
             while self.fraction() < 1 and not finished():
-                trainer.step(next(source), ahead=ahead())
+                chunk = next(source)
+                trainer.step(chunk) if ahead is None else trainer.step(chunk, ahead=ahead())
                 reporting = work() - self.reported >= options.log_every
                 sums = trainer.meter.read() if reporting else {}  # waits for the device
                 now = time.perf_counter()

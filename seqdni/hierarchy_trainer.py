@@ -124,6 +124,7 @@ class HierarchyTrainer:
         check_chunk(chunk, self.model, self.stream_steps, len(self.since[0]))
         if should_reset is None:
             should_reset = torch.zeros(steps + 1, rows, dtype=torch.bool)
+        self.meter.add(nats=0.0, scored=0)  # it can be read at any time
         if self.mode == "joint":
             self.waiting.append(HierarchyChunk(inputs, tuple(answers), should_reset))
             if sum(len(each.inputs) for each in self.waiting) >= self.window:
