@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from corpora import CountDigits, Digits, Images, read_mnist, read_small_digits, render_digits
@@ -404,7 +404,8 @@ def errors(model: nn.Module, images: Images, window: int, long_windows: int) -> 
         outputs, carry = model(digits.inputs_TBP.to(device), carry)
         if n < window:
             continue
-        for k, (targets, mask) in enumerate(as_chunk(digits).answers):
+        both = ((digits.odd_TB, digits.odd_due_TB), (digits.threes_wB, digits.threes_due_wB))
+        for k, (targets, mask) in enumerate(both):
             missed = outputs[k].argmax(-1).cpu() != targets
             wrong[k] += missed[mask].sum()
             due[k] += mask.sum()

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, RunStopped, one_line
-from seqdni import Chunk, Trainer, to_bits
+from seqdni import Chunk, to_bits
 
 
 class Session:
@@ -24,7 +24,7 @@ class Session:
     Args:
         directory: where it writes.
         options: its options.
-        trainer: trains.
+        trainer: a :class:`seqdni.Trainer`, or a :class:`seqdni.HierarchyTrainer`.
         stream: what it trains on; has ``state_dict`` and ``load_state_dict``.
         progress: the recipe's own numbers, primitives only.
         data: what the recipe read and need not read again.
@@ -35,7 +35,7 @@ class Session:
         self,
         directory: RunDirectory,
         options: Any,
-        trainer: Trainer,
+        trainer: Any,
         stream: Any,
         progress: dict[str, Any],
         data: Any = None,
@@ -54,7 +54,7 @@ class Session:
 
     def train(
         self,
-        chunks: Iterable[Chunk],
+        chunks: Iterable[Any],
         work: Callable[[], float],
         ahead: Callable[[], Chunk | None] | None = None,
         finished: Callable[[], bool] = lambda: False,
