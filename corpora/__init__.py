@@ -5,7 +5,7 @@ from corpora.batch import Batch
 from corpora.cache import Encoded, Size, encode_splits
 from corpora.characters import Characters, CharVocabulary
 from corpora.copying import CopyTask, RepeatCopyTask
-from corpora.count_digits import CountDigits, Digits, read_small_digits, render_digits
+from corpora.count_digits import COUNTED, CountDigits, Digits, read_small_digits, render_digits
 from corpora.curriculum import next_level
 from corpora.episodes import BackToBackEpisodes, LockstepEpisodes
 from corpora.errors import CorpusError
@@ -24,6 +24,7 @@ from corpora.wikipedia import enwik8_text, text8_text, wikitext_text
 from corpora.words import Words, WordVocabulary
 
 __all__ = [
+    "COUNTED",
     "AddingTask",
     "BackToBackEpisodes",
     "Batch",

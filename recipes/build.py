@@ -169,12 +169,13 @@ def optimizer_of(options: RunOptions, model: nn.Module) -> torch.optim.Optimizer
     return kind(model.parameters(), **settings)
 
 
-def build_synthesizer(options: Any, size: int) -> Predictor | None:
+def build_synthesizer(options: Any, size: int, context_size: int = 0) -> Predictor | None:
     """The synthesizer that the options ask for.
 
     Args:
         options: its kind and its settings.
         size: of the packed state that it reads.
+        context_size: of what else it sees.
 
     Returns:
         The synthesizer, or None where there is none.
@@ -184,6 +185,7 @@ def build_synthesizer(options: Any, size: int) -> Predictor | None:
     if options.synthesizer == "rls":
         return LeastSquares(
             size,
+            context_size=context_size,
             forgetting=options.forgetting,
             ridge=options.ridge,
             solve_every=options.solve_every,
@@ -191,6 +193,7 @@ def build_synthesizer(options: Any, size: int) -> Predictor | None:
     wide = options.synth_hidden or -(-options.hidden // 2)
     return Synthesizer(
         size,
+        context_size=context_size,
         hidden_sizes=() if options.synthesizer == "linear" else (wide,),
         aux=options.trainer == "dni-aux",
         activation=nn.Tanh if options.synthesizer == "whitened" else nn.ReLU,

@@ -14,9 +14,18 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional
 from tqdm import tqdm
 
-from corpora import CountDigits, Digits, Images, read_mnist, read_small_digits, render_digits
+from corpora import (
+    COUNTED,
+    CountDigits,
+    Digits,
+    Images,
+    read_mnist,
+    read_small_digits,
+    render_digits,
+)
 from recipes.build import build_core, build_synthesizer
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, one_line
@@ -110,6 +119,13 @@ class Options:
         only=lambda options: options.trainer in ("dni", "all"),
         when="--trainer dni",
     )
+    hint: bool = option(
+        True,
+        "tell the synthesizer from B to A, in training, how many 3s each window had; without, its "
+        "gradient is what can be told from A's message alone, which vanishes as B learns",
+        only=lambda options: options.trainer in ("dni", "all"),
+        when="--trainer dni",
+    )
     bound: float | None = for_decoupled(
         1.0, "largest of a row, as a multiple of the usual target; null: no bound", above=0
     )
@@ -169,13 +185,15 @@ def as_chunk(digits: Digits) -> HierarchyChunk:
     """A window for the hierarchy.
 
     Args:
-        digits: with their answers.
+        digits: one window, with its answers.
 
     Returns:
         The chunk.
     """
     answers = ((digits.odd_TB, digits.odd_due_TB), (digits.threes_wB, digits.threes_due_wB))
-    return HierarchyChunk(digits.inputs_TBP, answers)
+    threes_B = (digits.digits_TB == COUNTED).sum(0)
+    hint_1BK = functional.one_hot(threes_B, len(digits.digits_TB) + 1).float()[None]
+    return HierarchyChunk(digits.inputs_TBP, answers, hints=[hint_1BK])
 
 
 def prepare(options: Options) -> None:
@@ -438,8 +456,8 @@ def _measured(model: nn.Module, problem: Problem, options: Options) -> dict[str,
     return found | blind_errors(problem.test, options.chunk_len)
 
 
-def _boundary(options: Options, size: int, scale: float) -> Boundary:
-    boundary = Boundary(build_synthesizer(options, size), scale, options.bound)
+def _boundary(options: Options, size: int, scale: float, hints: int = 0) -> Boundary:
+    boundary = Boundary(build_synthesizer(options, size, hints), scale, options.bound)
     return boundary.to(device_of(options))  # pyright: ignore[reportArgumentType]
 
 

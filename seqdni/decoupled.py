@@ -83,6 +83,8 @@ class DecoupledLevel:
         self.messages: list[Tensor] = []  # [B, M] each, not yet learned from
         self.seen: list[Tensor] = []  # [B, C] each, the contexts that were in force then
         self.context_grads: dict[int, Tensor] = {}  # [B, C] by the tick that gave the context
+        self.hints: list[Tensor] = []  # [B, K] each, beside messages sent and not yet corrected
+        self.corrected = 0  # messages whose gradient has come
         self.used = 0  # ticks that gave a context which is no longer in force
 
     # What the level below sees
@@ -175,6 +177,13 @@ class DecoupledLevel:
         self.live = self.learned
 
     @property
+    def wants_hints(self) -> bool:
+        """Whether the synthesizer of its messages sees more than these."""
+        boundary = self.learner.message_boundary
+        synthesizer = None if boundary is None else boundary.synthesizer
+        return self.feedback and synthesizer is not None and synthesizer.context_size > 0
+
+    @property
     def context_size(self) -> int:
         """Width of the context that this level takes."""
         return 0 if self.above_level is None else self.above_level.context_size
@@ -189,12 +198,24 @@ class DecoupledLevel:
             return
         boundary = self.learner.message_boundary
         for pairs in self.above.settle(all_of_it):
+            messages = len(pairs.state_NS) // self._rows
             if boundary is not None and self.feedback and self.learner.learns(boundary):
                 factor = self.learner.loss_scale / self._rows
                 here = (None if field is None else field.to(self._device) for field in pairs)
-                loss = boundary.regression(*here, loss_scale=factor)  # pyright: ignore[reportArgumentType]
+                loss = boundary.regression(  # pyright: ignore[reportCallIssue]
+                    *here,  # pyright: ignore[reportArgumentType]
+                    loss_scale=factor,
+                    context_BK=self._hints(self.corrected, messages),
+                )
                 self.learner.teach(boundary, loss)
                 self.meter.add(**{f"message_loss_{self.k}": loss, f"message_steps_{self.k}": 1})
+            del self.hints[:messages]
+            self.corrected += messages
+
+    def _hints(self, first: int, messages: int) -> Tensor | None:
+        """What is known beside some of the messages sent since the stream began; ``[N, K]``."""
+        at = first - self.corrected
+        return torch.cat(self.hints[at : at + messages]) if self.hints else None
 
     @torch.no_grad()
     def _walk(self, x: Tensor, should_reset: Tensor) -> Iterator[Tensor]:
@@ -227,7 +248,7 @@ class DecoupledLevel:
         boundary, message_boundary = learner.boundary, learner.message_boundary
         bootstraps = boundary is not None and listens and not nobody(restarts.continues)
         teaches = learner.learns(boundary)
-        clock = None
+        clock, period = None, 1
         if self.above_level is not None:
             period = self.above_level.period
             clock = clock_above(carry.ticks, period, chunk.should_reset, carry.since_B)
@@ -264,7 +285,9 @@ class DecoupledLevel:
             if message_boundary is not None and self.feedback and listens:
                 flat_NM = messages_mBM.flatten(0, 1)
                 roots.append(flat_NM)
-                grads.append(message_boundary.synthetic_grad(flat_NM) * factor)
+                hint_NK = self._hints(carry.ticks // period, len(clock.sent))
+                grad_NM = message_boundary.synthetic_grad(flat_NM, context_BK=hint_NK)
+                grads.append(grad_NM * factor)
         ticks = range(carry.ticks + 1, carry.ticks + steps + 1)
         if arrived := {t: self.context_grads.pop(t) for t in ticks if t in self.context_grads}:
             at = [t - carry.ticks - 1 for t in arrived]

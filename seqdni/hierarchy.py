@@ -102,7 +102,7 @@ class Hierarchy(nn.Module):
         if levels[0].context_size:
             raise ValueError("the lowest level has a context, and there is no level below it")
         self.levels = cast(Sequence[Timescale], nn.ModuleList(levels))
-        self._probe(example)
+        self.message_sizes = self._probe(example)
 
     @property
     def periods(self) -> list[int]:
@@ -188,9 +188,9 @@ class Hierarchy(nn.Module):
                 self._run(k + 1, messages, piece.above.should_reset, carries, found)
 
     @torch.no_grad()
-    def _probe(self, example: Tensor) -> None:
-        """Run one tick of one row through every level; its sizes are right or there is an error."""
-        x, what = example[:1, :1], f"inputs {list(example.shape)}"
+    def _probe(self, example: Tensor) -> list[int]:
+        """Run one tick of one row through every level; the widths of the messages, or an error."""
+        x, what, sizes = example[:1, :1], f"inputs {list(example.shape)}", []
         if not x.numel():
             raise ValueError(f"example is {list(example.shape)}, expected at least a step of a row")
         for k, level in enumerate(self.levels):
@@ -210,7 +210,9 @@ class Hierarchy(nn.Module):
             except RuntimeError as error:
                 reason = str(error).splitlines()[0]
                 raise ValueError(f"{asked}; make its sizes fit: {reason}") from None
-            what = f"messages of {x.shape[-1]} features"
+            sizes.append(x.shape[-1])
+            what = f"messages of {sizes[-1]} features"
+        return sizes
 
 
 def run_pieces(

@@ -26,11 +26,15 @@ class HierarchyChunk(NamedTuple):
         answers: one for each level, for the n ticks that it makes in these steps; None for a level
             without a readout, or without a tick here.
         should_reset: ``[T + 1, B]`` on the CPU, rows that restart before a step; None: no row does.
+        hints: one for each level below the top, ``[m, B, K]``: what the synthesizer of its message
+            boundary may see beside each of the m messages that it sends in these steps, if it was
+            built with ``context_size=K`` (cDNI); None for none. Only training sees them.
     """
 
     inputs: Tensor
     answers: Sequence[Answers | None]
     should_reset: Bool[Tensor, "Tplus1 B"] | None = None
+    hints: Sequence[Tensor | None] | None = None
 
 
 class Ticks(NamedTuple):
@@ -119,7 +123,7 @@ def check_chunk(chunk: HierarchyChunk, model: Hierarchy, steps_before: int, rows
     Raises:
         ValueError: naming what was got and what was expected.
     """
-    inputs, answers, should_reset = chunk
+    inputs, answers, should_reset, hints = chunk
     steps, got = inputs.shape[:2]
     if steps == 0:
         raise ValueError("the chunk has no steps; expected T >= 1")
@@ -137,6 +141,10 @@ def check_chunk(chunk: HierarchyChunk, model: Hierarchy, steps_before: int, rows
             f"answers are for {len(answers)} levels, the hierarchy has {len(model.levels)}; "
             "give None for a level without a readout"
         )
+    if hints is not None and len(hints) != len(model.levels) - 1:
+        raise ValueError(
+            f"hints are for {len(hints)} levels, expected {len(model.levels) - 1}: all but the top"
+        )
     for k, (given, period) in enumerate(zip(answers, model.periods, strict=True)):
         ticks = (steps_before + steps) // period - steps_before // period
         has_readout = model.levels[k].readout is not None
@@ -153,3 +161,9 @@ def check_chunk(chunk: HierarchyChunk, model: Hierarchy, steps_before: int, rows
                     f"{name} of level {k} is {list(field.shape)}, expected [{ticks}, {rows}, "
                     f"...]: it makes {ticks} ticks in these {steps} steps"
                 )
+        hint = hints[k - 1] if hints is not None and k > 0 else None
+        if hint is not None and hint.shape[:2] != (ticks, rows):
+            raise ValueError(
+                f"hints of level {k - 1} are {list(hint.shape)}, expected [{ticks}, {rows}, K]: "
+                f"it sends {ticks} messages in these {steps} steps"
+            )

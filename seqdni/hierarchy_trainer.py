@@ -29,6 +29,7 @@ from seqdni.hierarchy_state import load_level, restored_carry, saved_carry, save
 from seqdni.learner import Learner
 from seqdni.losses import masked_sum
 from seqdni.meter import Meter
+from seqdni.state import state_size
 
 Mode: TypeAlias = Literal["joint", "dni", "no-feedback"]
 
@@ -116,7 +117,7 @@ class HierarchyTrainer:
         Raises:
             ValueError: shapes that do not fit.
         """
-        inputs, answers, should_reset = chunk
+        inputs, answers, should_reset, hints = chunk
         steps, rows = inputs.shape[:2]
         if self.carry is None:
             self._begin(rows)
@@ -124,6 +125,11 @@ class HierarchyTrainer:
         check_chunk(chunk, self.model, self.stream_steps, len(self.since[0]))
         if should_reset is None:
             should_reset = torch.zeros(steps + 1, rows, dtype=torch.bool)
+        for k, level in enumerate(self.levels):
+            if level.wants_hints and (hints is None or hints[k] is None):
+                raise ValueError(
+                    f"the message_boundary of level {k} has a context_size: give hints with chunks"
+                )
         self.meter.add(nats=0.0, scored=0)  # it can be read at any time
         if self.mode == "joint":
             self.waiting.append(HierarchyChunk(inputs, tuple(answers), should_reset))
@@ -133,6 +139,9 @@ class HierarchyTrainer:
             lowest, *others = self._told(answers, should_reset)
             for level, ticks in zip(self.levels[1:], others, strict=True):
                 level.told += one_by_one(ticks)
+            for level, hint in zip(self.levels, hints or (), strict=False):
+                if hint is not None and level.wants_hints:
+                    level.hints += hint.to(self.device, non_blocking=True).unbind(0)
             self.levels[0].step(inputs, lowest)
             self.levels[0].learn_from_above()
         self.stream_steps += steps
@@ -167,7 +176,7 @@ class HierarchyTrainer:
             "levels": [saved_level(level) for level in self.levels],
             "since": self.since,
             "carry": self.carry and [saved_carry(each) for each in self.carry],
-            "waiting": [[x.clone(), list(answers), reset] for x, answers, reset in self.waiting],
+            "waiting": [[x.clone(), list(y), reset] for x, y, reset, _ in self.waiting],
             "counts": [self.tokens, self.stream_steps],
             "meter": self.meter.state_dict(),
         }
@@ -234,7 +243,7 @@ class HierarchyTrainer:
         assert self.carry is not None
         inputs = torch.cat([chunk.inputs for chunk in chunks])
         inputs = inputs.to(self.device, non_blocking=True)
-        told = [Ticks(None, None, reset) for *_, reset in chunks if reset is not None]
+        told = [Ticks(None, None, reset) for _, _, reset, _ in chunks if reset is not None]
         outputs, carry = self.model(inputs, self.carry, joined(told).should_reset)
         objective = torch.zeros((), device=self.device, dtype=inputs.dtype)
         for k, (learner, y) in enumerate(zip(self.learners, outputs, strict=True)):
@@ -283,4 +292,33 @@ def _check(model: Hierarchy, learners: Sequence[Learner], mode: str) -> None:
             raise ValueError(
                 f"level {k} needs a message_boundary in the mode 'dni'; without one the level "
                 "above does not teach it, and that is the mode 'no-feedback'"
+            )
+        _check_sizes(model, learner, k)
+
+
+@torch.no_grad()
+def _check_sizes(model: Hierarchy, learner: Learner, k: int) -> None:
+    """A boundary takes what is cut there; asked once about zeros."""
+    state = model.initial_carry(1)[k].state
+    cuts = {"boundary": (learner.boundary, state)}
+    if k + 1 < len(model.levels):
+        like = next(model.parameters())
+        cuts["message_boundary"] = (
+            learner.message_boundary,
+            like.new_zeros(1, model.message_sizes[k]),
+        )
+    for name, (boundary, cut_there) in cuts.items():
+        if boundary is None or boundary.synthesizer is None:
+            continue
+        size = state_size(cut_there)
+        try:
+            known = boundary.synthesizer.context_size if name == "message_boundary" else 0
+            hint = next(model.parameters()).new_zeros(1, known) if known else None
+            got = boundary.predict(cut_there, hint).shape[1]
+        except (RuntimeError, ValueError):
+            got = None
+        if got != size:
+            raise ValueError(
+                f"the {name} of level {k} does not take {size} features, the width of what is cut "
+                "there; build its synthesizer with that state size"
             )

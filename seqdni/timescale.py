@@ -63,8 +63,8 @@ class Timescale(nn.Module):
                 f"context is {'None' if context is None else 'given'} and context_size "
                 f"{context_size}; give a context with its width >= 1, or neither"
             )
-        self.core = core
         self.encoder = nn.Identity() if encoder is None else encoder
+        self.core = core
         self.readout = readout
         self.message = nn.Identity() if message is None else message
         self.context = nn.Identity() if context is None else context

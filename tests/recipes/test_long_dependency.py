@@ -152,7 +152,12 @@ def test_mistakes_with_a_trained_run(capsys):
     capsys.readouterr()
     for words, message in {
         ("eval", "out", "--text", "x"): "--text and --split are for runs of lm",
-        ("sample", "out", "--prompt", "x"): "--prompt, --temperature and --top-k are for runs of lm",
+        (
+            "sample",
+            "out",
+            "--prompt",
+            "x",
+        ): "--prompt, --temperature and --top-k are for runs of lm",
         ("sample", "out", "--length", "9"): "--length has no effect here",
         ("sample", "added", "--length", "1"): "--length 1: level.length is 1, expected >= 2",
         ("eval", "added", "--data-dir", "x"): "--data-dir has no effect",
