@@ -10,6 +10,7 @@ import torch
 from hierarchies import (
     CLASSES,
     CONTEXT,
+    HINT,
     INPUTS,
     MESSAGE,
     WIDTH,
@@ -74,10 +75,12 @@ def learning(model: Hierarchy, kind: str = "rls") -> list[Learner]:
     for k, level in enumerate(model.levels):
         sizes = [state_size(level.initial_state(1))]
         sizes += [MESSAGE] if k + 1 < len(model.levels) else []
-        if kind == "rls":
+        if kind in ("rls", "hinted"):
             made = [Boundary(LeastSquares(size, solve_every=1), bound=2.0) for size in sizes]
         else:
             made = [Boundary(Synthesizer(size, (5,))) for size in sizes]
+        if kind == "hinted" and len(sizes) > 1:
+            made[1] = Boundary(LeastSquares(MESSAGE, context_size=HINT, solve_every=1))
         made = [boundary.double() for boundary in made]
         parameters = [p for boundary in made for p in boundary.parameters()]
         learners.append(
@@ -338,41 +341,47 @@ def test_without_feedback_a_level_is_trained_as_if_it_were_alone():
     single = HierarchyTrainer(alone, [learner])
     for chunk in stream.chunks(CUTS["ragged"]):
         trainer.step(chunk)
-        single.step(chunk._replace(answers=chunk.answers[:1]))
+        single.step(chunk._replace(answers=chunk.answers[:1], hints=None))
     assert_close(alone.levels[0].core.parameters(), model.levels[0].core.parameters())
 
 
 # --- 4. Stop anywhere and go on
 
 
-@contexts
-@restarts
-@pytest.mark.parametrize("mode", ["joint", "dni", "no-feedback"])
-@pytest.mark.parametrize("kind", ["rls", "mlp"])
-def test_stopped_in_the_middle_of_slow_chunks_is_as_never_stopped(contexts, resets, mode, kind):
+@pytest.mark.parametrize(
+    ("mode", "contexts", "kind"),
+    [
+        ("joint", True, "rls"),
+        ("dni", False, "rls"),
+        ("dni", True, "rls"),
+        ("dni", True, "mlp"),
+        ("dni", False, "hinted"),
+        ("no-feedback", True, "mlp"),
+    ],
+)
+def test_stopped_in_the_middle_of_slow_chunks_is_as_never_stopped(mode, contexts, kind):
     model = make_hierarchy((1, 2, 3), contexts)
-    stream = make_stream(model, 40, ROWS, resets)
+    stream = make_stream(model, 26, ROWS, resets=True)
     stream.should_reset[-1] = False
-    chunks = stream.chunks([4, 3, 1, 5, 2, 5] * 2)
-    other = copy.deepcopy(model)
-    trainer = HierarchyTrainer(model, learning(model, kind), mode)
+    chunks = stream.chunks([4, 3, 1, 5, 2, 5, 4, 2])
+    before = copy.deepcopy(model)
+    trainer, saved = HierarchyTrainer(model, learning(model, kind), mode), {}
     for n, chunk in enumerate(chunks):
-        if n in (1, 4, 7):
-            buffer = io.BytesIO()
-            torch.save(trainer.state_dict(), buffer)
+        if n in (1, 4, 6):
+            torch.save(trainer.state_dict(), buffer := io.BytesIO())
             buffer.seek(0)
-            fresh = copy.deepcopy(other)
-            stopped = HierarchyTrainer(fresh, learning(fresh, kind), mode)
-            stopped.load_state_dict(torch.load(buffer, weights_only=True))
-            for later in chunks[n:]:
-                stopped.step(later)
+            saved[n] = torch.load(buffer, weights_only=True)
         trainer.step(chunk)
-        if n in (1, 4, 7):
-            ends = stopped
-    for a, b in zip(model.parameters(), ends.model.parameters(), strict=True):
-        assert torch.equal(a, b)
-    assert trainer.meter.read() == ends.meter.read()
-    assert trainer.updates_of_levels == ends.updates_of_levels
+    for n, state in saved.items():
+        fresh = copy.deepcopy(before)
+        stopped = HierarchyTrainer(fresh, learning(fresh, kind), mode)
+        stopped.load_state_dict(state)
+        for chunk in chunks[n:]:
+            stopped.step(chunk)
+        for a, b in zip(model.parameters(), fresh.parameters(), strict=True):
+            assert torch.equal(a, b)
+        assert trainer.meter.read() == stopped.meter.read()
+        assert trainer.updates_of_levels == stopped.updates_of_levels
 
 
 def test_another_stream_after_the_end_of_one():
@@ -387,7 +396,44 @@ def test_another_stream_after_the_end_of_one():
     assert trainer.tokens == 7 * 5
 
 
-# --- 5. Clear errors
+# --- 5. Hints
+
+
+@pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS)
+def test_a_hint_goes_with_its_message_when_asked_and_when_taught(cuts):
+    model = make_hierarchy((1, 2), contexts=False)
+    stream = make_stream(model, 20, ROWS, resets=True)
+    learners = frozen(model)
+    learners[0].message_boundary = recorded(MESSAGE, 3, context_size=HINT)
+    trainer = HierarchyTrainer(model, learners)
+    synthesizer = learners[0].message_boundary.synthesizer
+    synthesizer.asked.clear()
+    synthesizer.hints.clear()
+    for chunk in stream.chunks(cuts):
+        trainer.step(chunk)
+    trainer.finish()
+    hints_NK = stream.hints[0].flatten(0, 1)
+    assert torch.equal(torch.cat(synthesizer.hints), hints_NK)
+    taught_NK = torch.cat([hint for *_, hint in synthesizer.lessons])
+    assert torch.equal(taught_NK, hints_NK)
+    asked, taught = (
+        torch.cat(parts)
+        for parts in (synthesizer.asked, [lesson[0] for lesson in synthesizer.lessons])
+    )
+    torch.testing.assert_close(asked, taught)
+
+
+def test_a_synthesizer_that_wants_hints_gets_them_or_there_is_an_error():
+    model = make_hierarchy((1, 2), contexts=False)
+    chunk = make_stream(model, 4, ROWS, resets=False).chunks([4])[0]
+    trainer = HierarchyTrainer(model, learning(model, "hinted"))
+    with pytest.raises(ValueError, match="give hints with chunks"):
+        trainer.step(chunk._replace(hints=None))
+    with pytest.raises(ValueError, match=r"hints of level 0 are \[1, 3, 2\], expected \[2, 3, K"):
+        trainer.step(chunk._replace(hints=[chunk.hints[0][:1]]))
+
+
+# --- 6. Clear errors
 
 
 def level(inputs=2, readout=True, period=1, context=0, given=0, message=None):

@@ -19,7 +19,7 @@ from seqdni import (
     pack,
 )
 
-INPUTS, WIDTH, MESSAGE, CONTEXT, CLASSES = 2, 4, 3, 2, 3
+INPUTS, WIDTH, MESSAGE, CONTEXT, HINT, CLASSES = 2, 4, 3, 2, 2, 3
 
 
 def make_hierarchy(periods, contexts: bool, kind=nn.LSTM, seed: int = 0) -> Hierarchy:
@@ -51,6 +51,7 @@ class Stream:
     answers: list[tuple[Tensor, Tensor]]
     should_reset: Tensor
     periods: list[int]
+    hints: list[Tensor]  # for the messages of each level but the top
 
     def chunks(self, sizes: list[int]) -> list[HierarchyChunk]:
         assert sum(sizes) == len(self.inputs)
@@ -61,7 +62,11 @@ class Stream:
                 now = slice(t // period, (t + size) // period)
                 pairs.append((targets[now], mask[now]))
             reset = self.should_reset[t : t + size + 1]
-            found.append(HierarchyChunk(self.inputs[t : t + size], pairs, reset))
+            hints = [
+                hint[t // period : (t + size) // period]
+                for hint, period in zip(self.hints, self.periods[1:], strict=True)
+            ]
+            found.append(HierarchyChunk(self.inputs[t : t + size], pairs, reset, hints))
             t += size
         return found
 
@@ -78,7 +83,8 @@ def make_stream(model: Hierarchy, steps: int, rows: int, resets: bool, seed: int
         should_reset = torch.rand(steps + 1, rows, generator=g) < 0.15
     should_reset[-1] = True  # the stream is over: nothing to bridge to
     inputs = torch.randn(steps, rows, INPUTS, generator=g, dtype=torch.float64)
-    return Stream(inputs, answers, should_reset, model.periods)
+    hints = [torch.randn(steps // period, rows, HINT, generator=g) for period in model.periods[1:]]
+    return Stream(inputs, answers, should_reset, model.periods, [x.double() for x in hints])
 
 
 @dataclass
@@ -198,27 +204,30 @@ def gradients(model: Hierarchy) -> list[Tensor]:
 class Fixed(nn.Module):
     """A synthesizer that never changes and keeps what it was asked and told."""
 
-    context_size, aux_head = 0, None
+    aux_head = None
 
-    def __init__(self, size: int, seed: int):
+    def __init__(self, size: int, seed: int, context_size: int = 0):
         super().__init__()
+        self.context_size = context_size
+        self.hints: list[Tensor] = []
         g = torch.Generator().manual_seed(seed)
         self.weight = torch.randn(size, size, generator=g, dtype=torch.float64)
         self.asked: list[Tensor] = []
-        self.lessons: list[tuple[Tensor, Tensor]] = []
+        self.lessons: list[tuple] = []
 
     def answer(self, state_BS: Tensor) -> Tensor:
         return state_BS @ self.weight
 
     def forward(self, state_BS, context_BK=None):
         self.asked.append(state_BS.detach().clone())
+        self.hints += [] if context_BK is None else [context_BK]
         return self.answer(state_BS)
 
-    def loss(self, state_BS, target_BS, **_):
-        self.lessons.append((state_BS, target_BS))
+    def loss(self, state_BS, target_BS, *, context_BK=None, **_):
+        self.lessons.append((state_BS, target_BS, context_BK))
         return torch.zeros(())
 
 
-def recorded(size: int, seed: int) -> Boundary:
+def recorded(size: int, seed: int, context_size: int = 0) -> Boundary:
     """A boundary with such a synthesizer."""
-    return Boundary(Fixed(size, seed))
+    return Boundary(Fixed(size, seed, context_size))
