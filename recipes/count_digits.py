@@ -88,7 +88,8 @@ class Options:
     )
     encoder: int = option(64, "units that read an image, rectified", at_least=1)
     batch: int = option(32, "B: rows that are trained side by side", at_least=1)
-    lr: float = option(1e-3, "Adam's learning rate for both networks", above=0)
+    lr: float = option(1e-3, "Adam's learning rate for A", above=0)
+    lr_b: float | None = option(None, "Adam's learning rate for B; null: that of A", above=0)
     clip: float = option(1.0, "largest norm of a network's gradient", above=0)
     synthesizer: Literal["rls", "mlp", "whitened", "linear"] = for_decoupled(
         "rls",
@@ -265,9 +266,10 @@ def build_trainer(options: Options, model: Hierarchy) -> HierarchyTrainer:
         The trainer.
     """
     learners = []
-    for k, level in enumerate(model.levels):
+    rates = (options.lr, options.lr if options.lr_b is None else options.lr_b)
+    for k, (level, rate) in enumerate(zip(model.levels, rates, strict=True)):
         learner = Learner(
-            torch.optim.Adam(level.parameters(), lr=options.lr, fused=True),
+            torch.optim.Adam(level.parameters(), lr=rate, fused=True),
             chunk_len=options.chunk_len if k else None,
             clip=options.clip,
         )
@@ -276,7 +278,10 @@ def build_trainer(options: Options, model: Hierarchy) -> HierarchyTrainer:
                 options, state_size(level.initial_state(1)), options.grad_scale
             )
             if k == 0:
-                learner.message_boundary = _boundary(options, options.hidden, options.message_scale)
+                hints = options.chunk_len + 1 if options.hint else 0
+                learner.message_boundary = _boundary(
+                    options, options.hidden, options.message_scale, hints
+                )
             if options.synthesizer in DESCENDED:
                 parameters = [p for each in learner.boundaries() for p in each.parameters()]
                 learner.synth_optimizer = torch.optim.Adam(parameters, lr=options.synth_lr)

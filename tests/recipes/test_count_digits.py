@@ -66,6 +66,13 @@ def test_every_synthesizer_runs(synthesizer):
     assert result_of(Path("out"))["synth_parameters"] > 0
 
 
+@pytest.mark.parametrize(("hint", "features"), [("true", 8 + 4 + 1), ("false", 8 + 1)])
+def test_the_synthesizer_from_b_to_a_is_told_the_3s_or_not(hint, features):
+    count_digits("--hint", hint, "--max-tokens", 36, "--out", "out")
+    boundaries = torch.load("out/last.pt", weights_only=True)["trainer"]["boundary"]
+    assert boundaries["1.synthesizer.weight"].shape == (features, 8)
+
+
 def test_the_small_digits_are_the_default():
     pytest.importorskip("sklearn")
     run("count-digits", *TINY, "--max-tokens", 4 * 36, "--out", "out")
@@ -88,6 +95,7 @@ MISTAKES = {
     "--chunk-len 1": "--chunk-len is 1, expected at least 2",
     "--trainer joint --grad-scale 0.1": "--grad-scale has no effect here",
     "--trainer no-feedback --message-scale 0.1": "--message-scale has no effect here",
+    "--trainer joint --hint false": "--hint has no effect here",
     "--synthesizer mlp --ridge 0.1": "--ridge has no effect here",
     "--data-dir nowhere": "nowhere: no such folder",
 }
