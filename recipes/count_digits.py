@@ -87,8 +87,8 @@ class Options:
         when="--core lstm",
     )
     encoder: int = option(64, "units that read an image, rectified", at_least=1)
-    batch: int = option(32, "B: rows that are trained side by side", at_least=1)
-    lr: float = option(1e-3, "Adam's learning rate for A", above=0)
+    batch: int = option(64, "B: rows that are trained side by side", at_least=1)
+    lr: float = option(3e-3, "Adam's learning rate for A", above=0)
     lr_b: float | None = option(None, "Adam's learning rate for B; null: that of A", above=0)
     clip: float = option(1.0, "largest norm of a network's gradient", above=0)
     synthesizer: Literal["rls", "mlp", "whitened", "linear"] = for_decoupled(
@@ -111,7 +111,10 @@ class Options:
     synth_lr: float = for_decoupled(1e-3, "Adam's rate for synthesizers", DESCENDED, above=0)
     synth_clip: float = for_decoupled(1.0, "largest norm of their gradient", DESCENDED, above=0)
     grad_scale: float = for_decoupled(
-        1.0, "factor on synthetic gradients at a network's own chunk ends", at_least=0
+        0.0,
+        "factor on synthetic gradients at a network's own chunk ends; here each answer depends on "
+        "its own window alone, so that there is nothing to carry over them",
+        at_least=0,
     )
     message_scale: float = option(
         1.0,
@@ -274,15 +277,15 @@ def build_trainer(options: Options, model: Hierarchy) -> HierarchyTrainer:
             clip=options.clip,
         )
         if options.trainer != "joint":
-            learner.boundary = _boundary(
-                options, state_size(level.initial_state(1)), options.grad_scale
-            )
-            if k == 0:
+            if options.grad_scale:
+                size = state_size(level.initial_state(1))
+                learner.boundary = _boundary(options, size, options.grad_scale)
+            if k == 0 and options.trainer == "dni":
                 hints = options.chunk_len + 1 if options.hint else 0
                 learner.message_boundary = _boundary(
                     options, options.hidden, options.message_scale, hints
                 )
-            if options.synthesizer in DESCENDED:
+            if options.synthesizer in DESCENDED and any(learner.boundaries()):
                 parameters = [p for each in learner.boundaries() for p in each.parameters()]
                 learner.synth_optimizer = torch.optim.Adam(parameters, lr=options.synth_lr)
                 learner.synth_clip = options.synth_clip
