@@ -25,8 +25,9 @@ from seqdni.hierarchy import LevelCarry, only_of_this_episode, run_pieces
 from seqdni.hierarchy_chunk import Ticks, joined
 from seqdni.learner import Learner
 from seqdni.losses import masked_sum
+from seqdni.messages import Messages, message_pairs
 from seqdni.meter import Meter
-from seqdni.state import cut, or_zeros
+from seqdni.state import cut
 from seqdni.targets import Pairs, boundary_pairs
 from seqdni.timescale import Timescale
 
@@ -63,7 +64,7 @@ class DecoupledLevel:
         self.learner = learner
         self.above = above
         self.above_level = above_level
-        self.feedback = feedback
+        self.way_up = Messages(learner, feedback)
         self.meter = meter
         self.k = k
         self.chunks = 0
@@ -82,9 +83,8 @@ class DecoupledLevel:
         self.told: list[Ticks] = []  # by the stream, one tick each, not yet learned from
         self.messages: list[Tensor] = []  # [B, M] each, not yet learned from
         self.seen: list[Tensor] = []  # [B, C] each, the contexts that were in force then
+        self.way_up.begin()
         self.context_grads: dict[int, Tensor] = {}  # [B, C] by the tick that gave the context
-        self.hints: list[Tensor] = []  # [B, K] each, beside messages sent and not yet corrected
-        self.corrected = 0  # messages whose gradient has come
         self.used = 0  # ticks that gave a context which is no longer in force
 
     # What the level below sees
@@ -177,13 +177,6 @@ class DecoupledLevel:
         self.live = self.learned
 
     @property
-    def wants_hints(self) -> bool:
-        """Whether the synthesizer of its messages sees more than these."""
-        boundary = self.learner.message_boundary
-        synthesizer = None if boundary is None else boundary.synthesizer
-        return self.feedback and synthesizer is not None and synthesizer.context_size > 0
-
-    @property
     def context_size(self) -> int:
         """Width of the context that this level takes."""
         return 0 if self.above_level is None else self.above_level.context_size
@@ -196,26 +189,10 @@ class DecoupledLevel:
         """
         if self.above is None:
             return
-        boundary = self.learner.message_boundary
         for pairs in self.above.settle(all_of_it):
-            messages = len(pairs.state_NS) // self._rows
-            if boundary is not None and self.feedback and self.learner.learns(boundary):
-                factor = self.learner.loss_scale / self._rows
-                here = (None if field is None else field.to(self._device) for field in pairs)
-                loss = boundary.regression(  # pyright: ignore[reportCallIssue]
-                    *here,  # pyright: ignore[reportArgumentType]
-                    loss_scale=factor,
-                    context_BK=self._hints(self.corrected, messages),
-                )
-                self.learner.teach(boundary, loss)
+            loss = self.way_up.correct(pairs, self._rows)
+            if loss is not None:
                 self.meter.add(**{f"message_loss_{self.k}": loss, f"message_steps_{self.k}": 1})
-            del self.hints[:messages]
-            self.corrected += messages
-
-    def _hints(self, first: int, messages: int) -> Tensor | None:
-        """What is known beside some of the messages sent since the stream began; ``[N, K]``."""
-        at = first - self.corrected
-        return torch.cat(self.hints[at : at + messages]) if self.hints else None
 
     @torch.no_grad()
     def _walk(self, x: Tensor, should_reset: Tensor) -> Iterator[Tensor]:
@@ -245,7 +222,7 @@ class DecoupledLevel:
         if level.readout is not None:
             scored = steps * rows if chunk.mask is None else int(chunk.mask.sum())
         listens = self.chunks >= learner.warmup_chunks
-        boundary, message_boundary = learner.boundary, learner.message_boundary
+        boundary = learner.boundary
         bootstraps = boundary is not None and listens and not nobody(restarts.continues)
         teaches = learner.learns(boundary)
         clock, period = None, 1
@@ -282,11 +259,10 @@ class DecoupledLevel:
         messages_mBM = None
         if clock is not None and clock.sent:
             messages_mBM = level.message(features_TBF[clock.sent])
-            if message_boundary is not None and self.feedback and listens:
-                flat_NM = messages_mBM.flatten(0, 1)
+            flat_NM = messages_mBM.flatten(0, 1)
+            grad_NM = self.way_up.synthetic_grad(flat_NM, carry.ticks // period, rows)
+            if listens and grad_NM is not None:
                 roots.append(flat_NM)
-                hint_NK = self._hints(carry.ticks // period, len(clock.sent))
-                grad_NM = message_boundary.synthetic_grad(flat_NM, context_BK=hint_NK)
                 grads.append(grad_NM * factor)
         ticks = range(carry.ticks + 1, carry.ticks + steps + 1)
         if arrived := {t: self.context_grads.pop(t) for t in ticks if t in self.context_grads}:
@@ -332,7 +308,7 @@ class DecoupledLevel:
                 self.above.receive(messages_mBM.detach())
         if self.k == 0:
             return None
-        return self._message_pairs(x, chunk.should_reset, bootstraps)
+        return message_pairs(x, chunk.should_reset, bootstraps)
 
     def _hand_up(self, seen_TBC: Tensor, ticks: int) -> None:
         """Hand the gradients of a chunk's contexts to the level that gave them."""
@@ -345,13 +321,6 @@ class DecoupledLevel:
                 if (tick := (ticks + t) // period) > 0:  # before the first tick there are zeros
                     grads[tick] = grads[tick] + grad_BC if tick in grads else grad_BC
         self.above.hand_up(grads, (ticks + len(seen_TBC)) // period - 1)
-
-    def _message_pairs(self, x_TBM: Tensor, should_reset: Tensor, bootstraps: bool) -> Pairs:
-        (grad_TBM,) = or_zeros([x_TBM.grad], [x_TBM])
-        final_TB = torch.full(x_TBM.shape[:2], not bootstraps)
-        final_TB = final_TB | (should_reset[1:].flip(0).cumsum(0).flip(0) > 0)
-        final_N = final_TB.flatten() if bool(final_TB.any()) else None
-        return Pairs(x_TBM.detach().flatten(0, 1), grad_TBM.flatten(0, 1), None, final_N)
 
     @property
     def _rows(self) -> int:

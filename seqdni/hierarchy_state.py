@@ -36,8 +36,14 @@ def saved_level(level: DecoupledLevel) -> dict[str, Any]:
         "seen": list(level.seen),
         "context_grads": dict(level.context_grads),
         "ended": level.ended_B,
-        "hints": [hint.clone() for hint in level.hints],
-        "counts": [level.corrected, level.used, level.chunks, level.updates, int(level.carried)],
+        "hints": [hint.clone() for hint in level.way_up.hints],
+        "counts": [
+            level.way_up.corrected,
+            level.used,
+            level.chunks,
+            level.updates,
+            int(level.carried),
+        ],
     }
 
 
@@ -56,8 +62,8 @@ def load_level(level: DecoupledLevel, saved: Mapping[str, Any], device: torch.de
     level.seen = [context.to(device) for context in saved["seen"]]
     level.context_grads = {t: grad.to(device) for t, grad in saved["context_grads"].items()}
     level.ended_B = saved["ended"]
-    level.hints = [hint.to(device) for hint in saved["hints"]]
-    level.corrected, level.used, level.chunks, level.updates, carried = saved["counts"]
+    level.way_up.hints = [hint.to(device) for hint in saved["hints"]]
+    level.way_up.corrected, level.used, level.chunks, level.updates, carried = saved["counts"]
     level.carried = bool(carried)
 
 

@@ -126,7 +126,7 @@ class HierarchyTrainer:
         if should_reset is None:
             should_reset = torch.zeros(steps + 1, rows, dtype=torch.bool)
         for k, level in enumerate(self.levels):
-            if level.wants_hints and (hints is None or hints[k] is None):
+            if level.way_up.wants_hints and (hints is None or hints[k] is None):
                 raise ValueError(
                     f"the message_boundary of level {k} has a context_size: give hints with chunks"
                 )
@@ -140,8 +140,8 @@ class HierarchyTrainer:
             for level, ticks in zip(self.levels[1:], others, strict=True):
                 level.told += one_by_one(ticks)
             for level, hint in zip(self.levels, hints or (), strict=False):
-                if hint is not None and level.wants_hints:
-                    level.hints += hint.to(self.device, non_blocking=True).unbind(0)
+                if hint is not None and level.way_up.wants_hints:
+                    level.way_up.hints += hint.to(self.device, non_blocking=True).unbind(0)
             self.levels[0].step(inputs, lowest)
             self.levels[0].learn_from_above()
         self.stream_steps += steps
