@@ -114,6 +114,23 @@ def test_exact_synthesizers_make_the_gradient_of_one_graph(periods, contexts, re
     assert_close(gradients(model), expected)
 
 
+@restarts
+@pytest.mark.parametrize("mode", ["joint", "dni"])
+def test_a_top_level_may_only_give_context(mode, resets):
+    """As in a language model: all that the slow level does is to condition the fast one."""
+    model = make_hierarchy((1, 3), contexts=True)
+    model.levels[1].readout = None
+    stream = make_stream(model, 20, ROWS, resets)
+    expected, learners = oracles(model, stream)
+    learners[1].chunk_len = 2 if mode == "dni" else 100
+    trainer = HierarchyTrainer(model, learners, mode)
+    for chunk in stream.chunks(CUTS["periods"]):
+        trainer.step(chunk._replace(answers=[chunk.answers[0], None]))
+    trainer.finish()
+    assert_close(gradients(model), expected)
+    assert any(p.grad.any() for p in model.levels[1].parameters())
+
+
 @systems
 @contexts
 @restarts

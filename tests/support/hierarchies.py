@@ -124,9 +124,10 @@ def unrolled(model: Hierarchy, stream: Stream, taps: Taps, scales=None) -> Tenso
         y, state = level.core(torch.cat(parts, -1)[None], state)
         states[k] = map_state(lambda leaf: taps(("state", k, ticks[k] + 1), leaf), state)
         ticks[k] += 1
-        targets, mask = (part[ticks[k] - 1] for part in stream.answers[k])
-        nats = cross_entropy(level.readout(y), targets[None])[0]
-        objective = objective + (nats * mask).sum() * (scales[k] if scales else 1.0) / rows
+        if level.readout is not None:
+            targets, mask = (part[ticks[k] - 1] for part in stream.answers[k])
+            nats = cross_entropy(level.readout(y), targets[None])[0]
+            objective = objective + (nats * mask).sum() * (scales[k] if scales else 1.0) / rows
         if level.context_size:
             contexts[k] = level.context(y[0])
         if k + 1 < len(model.levels) and ticks[k] % model.levels[k + 1].period == 0:
