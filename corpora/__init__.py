@@ -5,6 +5,7 @@ from corpora.batch import Batch
 from corpora.cache import Encoded, Size, encode_splits
 from corpora.characters import Characters, CharVocabulary
 from corpora.copying import CopyTask, RepeatCopyTask
+from corpora.count_digits import COUNTED, CountDigits, Digits, read_small_digits, render_digits
 from corpora.curriculum import next_level
 from corpora.episodes import BackToBackEpisodes, LockstepEpisodes
 from corpora.errors import CorpusError
@@ -23,6 +24,7 @@ from corpora.wikipedia import enwik8_text, text8_text, wikitext_text
 from corpora.words import Words, WordVocabulary
 
 __all__ = [
+    "COUNTED",
     "AddingTask",
     "BackToBackEpisodes",
     "Batch",
@@ -30,6 +32,8 @@ __all__ = [
     "Characters",
     "CopyTask",
     "CorpusError",
+    "CountDigits",
+    "Digits",
     "Encoded",
     "Episode",
     "EpisodicTask",
@@ -64,6 +68,8 @@ __all__ = [
     "ptb_text",
     "pydoc_text",
     "read_mnist",
+    "read_small_digits",
+    "render_digits",
     "text8_text",
     "torchtext_vocabulary",
     "vocabulary_from",

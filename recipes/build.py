@@ -17,6 +17,7 @@ from seqdni import (
     LeastSquares,
     Model,
     OneHot,
+    Predictor,
     RandomTruncation,
     Reweighted,
     SequenceModel,
@@ -168,6 +169,38 @@ def optimizer_of(options: RunOptions, model: nn.Module) -> torch.optim.Optimizer
     return kind(model.parameters(), **settings)
 
 
+def build_synthesizer(options: Any, size: int, context_size: int = 0) -> Predictor | None:
+    """The synthesizer that the options ask for.
+
+    Args:
+        options: its kind and its settings.
+        size: of the packed state that it reads.
+        context_size: of what else it sees.
+
+    Returns:
+        The synthesizer, or None where there is none.
+    """
+    if options.synthesizer == "none":
+        return None
+    if options.synthesizer == "rls":
+        return LeastSquares(
+            size,
+            context_size=context_size,
+            forgetting=options.forgetting,
+            ridge=options.ridge,
+            solve_every=options.solve_every,
+        )
+    wide = options.synth_hidden or -(-options.hidden // 2)
+    return Synthesizer(
+        size,
+        context_size=context_size,
+        hidden_sizes=() if options.synthesizer == "linear" else (wide,),
+        aux=options.trainer == "dni-aux",
+        activation=nn.Tanh if options.synthesizer == "whitened" else nn.ReLU,
+        whitening=Whitening(size) if options.synthesizer == "whitened" else None,
+    )
+
+
 def build_trainer(
     options: RunOptions,
     model: SequenceModel,
@@ -198,24 +231,7 @@ def build_trainer(
     if options.trainer in ("bptt", "tbptt", "random"):
         return Trainer(_wrapped(options, model), optimizer, **common)
     size = state_size(model.initial_state(1))
-    if options.synthesizer == "none":
-        synthesizer = None
-    elif options.synthesizer == "rls":
-        synthesizer = LeastSquares(
-            size,
-            forgetting=options.forgetting,
-            ridge=options.ridge,
-            solve_every=options.solve_every,
-        )
-    else:
-        wide = options.synth_hidden or -(-options.hidden // 2)
-        synthesizer = Synthesizer(
-            size,
-            hidden_sizes=() if options.synthesizer == "linear" else (wide,),
-            aux=options.trainer == "dni-aux",
-            activation=nn.Tanh if options.synthesizer == "whitened" else nn.ReLU,
-            whitening=Whitening(size) if options.synthesizer == "whitened" else None,
-        )
+    synthesizer = build_synthesizer(options, size)
     control = CONTROLS[options.control]
     boundary = Boundary(synthesizer, options.grad_scale, options.bound, control)
     boundary.to(device_of(options))

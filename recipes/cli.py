@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 
 from corpora import CorpusError
-from recipes import copying, curves, horizon, lm, long_dependency, plot
-from recipes.directory import RunDirectory
+from recipes import copying, count_digits, curves, horizon, lm, long_dependency, plot
+from recipes.directory import RunDirectory, new_folder
 from recipes.errors import RunError, RunStopped
 from recipes.export import export
 from recipes.options import (
@@ -49,6 +49,7 @@ RECIPES = {
         long_dependency.RECALL_SUMMARY, long_dependency.RecallOptions, long_dependency
     ),
     "mnist": Recipe(long_dependency.MNIST_SUMMARY, long_dependency.MnistOptions, long_dependency),
+    "count-digits": Recipe(count_digits.SUMMARY, count_digits.Options, count_digits),
     "lm": Recipe(lm.SUMMARY, lm.Options, lm),
 }
 
@@ -93,6 +94,8 @@ def run(recipe_name: str, words: Sequence[str]) -> int:
     recipe = RECIPES[recipe_name]
     parser = recipe_parser(recipe_name, recipe.summary, recipe.options)
     parsed = parse(parser, words)
+    if parsed["resume"] is None and parsed["trainer"] == "all":
+        return _run_each(recipe_name, words, parsed["out"])
     if parsed["resume"] is None:
         session = _begin(recipe, parsed)
     else:
@@ -115,6 +118,17 @@ def run(recipe_name: str, words: Sequence[str]) -> int:
     print(f"\nA sample (another: seqdni sample {path} --seed 1):\n")
     recipe.file.sample(session.directory, session.options, Sampling())
     print(f"\nAll of it is in {path}; compute the result again with: seqdni eval {path}")
+    return 0
+
+
+def _run_each(recipe_name: str, words: Sequence[str], out: str | None) -> int:
+    """Every way of training that a recipe compares, each in a folder of its own."""
+    folder = new_folder(out, recipe_name)
+    for trainer in RECIPES[recipe_name].file.WAYS:
+        path = str(folder / trainer)
+        if status := run(recipe_name, [*words, "--trainer", trainer, "--out", path]):
+            return status
+    print(f"Draw them with: seqdni plot {folder}/* --metric error_b --against tokens")
     return 0
 
 

@@ -42,17 +42,7 @@ class RunDirectory:
         Raises:
             RunError: there is a run in it already.
         """
-        if options.out is None:
-            path = _new_folder(Path("runs", options.recipe))
-        else:
-            path = Path(options.out)
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise RunError(
-                    f"--out {path} exists and is not an empty folder; name another, "
-                    f"or continue that run with --resume {path}"
-                )
-            path.mkdir(parents=True, exist_ok=True)
-        directory = cls(path)
+        directory = cls(new_folder(options.out, options.recipe))
         directory.write_options(options)
         return directory
 
@@ -192,6 +182,31 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def new_folder(out: str | None, recipe: str) -> Path:
+    """An empty folder.
+
+    Args:
+        out: its name; None for ``runs/RECIPE/TIME``.
+        recipe: its name.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RunError: there is something in it already.
+    """
+    if out is None:
+        return _new_folder(Path("runs", recipe))
+    path = Path(out)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(
+            f"--out {path} exists and is not an empty folder; name another, "
+            f"or continue that run with --resume {path}"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _new_folder(parent: Path) -> Path:

@@ -89,8 +89,7 @@ def log(session: Session, chunks: Callable[[], list[Batch]], row: dict[str, Any]
     if len(data) < 2:
         return  # all within one chunk: no boundary yet
     known = getattr(session.options, "look_ahead", 0)
-    model = trainer.model
-    assert isinstance(model, torch.nn.Module)
+    model: Any = trainer.model
     with torch.random.fork_rng(), without_dropout(model):  # a control draws
         found = measure_horizon(
             model,

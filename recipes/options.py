@@ -356,18 +356,15 @@ def _split_config(word: str) -> list[str]:
     return word.split("=", 1) if word.startswith("--config=") else [word]
 
 
-def check(options: Any, synthesizer: str) -> None:
-    """Refuse values out of range, and settings that would be silently ignored.
+def check_values(options: Any) -> None:
+    """Refuse values out of range, options without an effect, and a run without an end.
 
     Args:
-        options: a recipe's options; an open choice of the synthesizer is filled in.
-        synthesizer: the recipe's choice.
+        options: a recipe's options.
 
     Raises:
         RunError: naming the option.
     """
-    if options.synthesizer is None and options.trainer in ("dni", "dni-aux"):
-        options.synthesizer = "mlp" if options.trainer == "dni-aux" else synthesizer
     for each in fields(options):
         value = getattr(options, each.name)
         least, most = each.metadata.get("at_least"), each.metadata.get("at_most")
@@ -386,6 +383,21 @@ def check(options: Any, synthesizer: str) -> None:
             )
     if all(getattr(options, name, None) is None for name in LIMITS):
         raise RunError("nothing says when to stop; give --updates or --max-seconds")
+
+
+def check(options: Any, synthesizer: str) -> None:
+    """Refuse values out of range, and settings that would be silently ignored.
+
+    Args:
+        options: a recipe's options; an open choice of the synthesizer is filled in.
+        synthesizer: the recipe's choice.
+
+    Raises:
+        RunError: naming the option.
+    """
+    if options.synthesizer is None and options.trainer in ("dni", "dni-aux"):
+        options.synthesizer = "mlp" if options.trainer == "dni-aux" else synthesizer
+    check_values(options)
     if options.trainer == "dni-aux" and options.synthesizer not in ("mlp", "whitened"):
         raise RunError(
             "--trainer dni-aux shapes a hidden layer of the synthesizer, and --synthesizer "

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, RunStopped, one_line
-from seqdni import Chunk, Trainer, to_bits
+from seqdni import Chunk, to_bits
 
 
 class Session:
@@ -24,7 +24,7 @@ class Session:
     Args:
         directory: where it writes.
         options: its options.
-        trainer: trains.
+        trainer: a :class:`seqdni.Trainer`, or a :class:`seqdni.HierarchyTrainer`.
         stream: what it trains on; has ``state_dict`` and ``load_state_dict``.
         progress: the recipe's own numbers, primitives only.
         data: what the recipe read and need not read again.
@@ -35,7 +35,7 @@ class Session:
         self,
         directory: RunDirectory,
         options: Any,
-        trainer: Trainer,
+        trainer: Any,
         stream: Any,
         progress: dict[str, Any],
         data: Any = None,
@@ -54,9 +54,9 @@ class Session:
 
     def train(
         self,
-        chunks: Iterable[Chunk],
+        chunks: Iterable[Any],
         work: Callable[[], float],
-        ahead: Callable[[], Chunk | None] = lambda: None,
+        ahead: Callable[[], Chunk | None] | None = None,
         finished: Callable[[], bool] = lambda: False,
     ) -> Iterator[dict[str, Any]]:
         """Train until a limit is reached, and hand out a row of metrics every ``log_every``.
@@ -87,7 +87,8 @@ class Session:
         with _stop_requests() as stopping, self._bar() as bar:
             clock = time.perf_counter()
             while self.fraction() < 1 and not finished():
-                trainer.step(next(source), ahead=ahead())
+                chunk = next(source)
+                trainer.step(chunk) if ahead is None else trainer.step(chunk, ahead=ahead())
                 reporting = work() - self.reported >= options.log_every
                 sums = trainer.meter.read() if reporting else {}  # waits for the device
                 now = time.perf_counter()

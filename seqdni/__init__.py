@@ -6,7 +6,11 @@ from seqdni.boundary import Boundary, bootstrap_term
 from seqdni.checkpointed import Checkpointed
 from seqdni.chunk import Chunk, whole_episodes
 from seqdni.core import Core, TorchCore, TraceableCore, unroll, unroll_traced
+from seqdni.hierarchy import Hierarchy
+from seqdni.hierarchy_chunk import HierarchyChunk
+from seqdni.hierarchy_trainer import HierarchyTrainer
 from seqdni.horizon import Agreement, Horizon, Lag, measure_horizon
+from seqdni.learner import Learner
 from seqdni.least_squares import LeastSquares
 from seqdni.look_ahead import look_ahead
 from seqdni.losses import cross_entropy, masked_sum, squared_error, to_bits, to_perplexity
@@ -29,6 +33,7 @@ from seqdni.state import (
     unpack,
 )
 from seqdni.synthesizer import Synthesizer
+from seqdni.timescale import Timescale
 from seqdni.traced import Trace
 from seqdni.trainer import Model, Trainer
 from seqdni.whitening import Whitening
@@ -40,9 +45,13 @@ __all__ = [
     "Checkpointed",
     "Chunk",
     "Core",
+    "Hierarchy",
+    "HierarchyChunk",
+    "HierarchyTrainer",
     "Horizon",
     "LSTMState",
     "Lag",
+    "Learner",
     "LeastSquares",
     "LockedDropout",
     "Meter",
@@ -55,6 +64,7 @@ __all__ = [
     "Stack",
     "State",
     "Synthesizer",
+    "Timescale",
     "TorchCore",
     "Trace",
     "TraceableCore",

@@ -1,0 +1,488 @@
+"""Recipe ``count-digits``: two networks that tick at different rates count the digits of a stream.
+
+Network A sees a digit a step and says after each window of T how many of them were odd. Network B
+ticks once a window, on A's message, and says after each T windows how many 3s there were: of which
+A must tell it, and A learns that from B alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from corpora import (
+    COUNTED,
+    CountDigits,
+    Digits,
+    Images,
+    read_mnist,
+    read_small_digits,
+    render_digits,
+)
+from recipes.build import build_core, build_synthesizer
+from recipes.directory import RunDirectory
+from recipes.errors import RunError, one_line
+from recipes.options import Sampling, check_no_text, check_values, device_of, option
+from recipes.session import Session
+from seqdni import (
+    Boundary,
+    Hierarchy,
+    HierarchyChunk,
+    HierarchyTrainer,
+    Learner,
+    Timescale,
+    state_size,
+)
+
+SUMMARY = "count odd digits in each T and 3s in each T * T: two networks at two rates"
+WAYS = ("joint", "dni", "no-feedback")
+HELD_OUT_ROWS, HELD_OUT_SEED = 250, 2**31 - 1
+LOOK, FINAL = 8, 40  # long windows of a row: for a point of the curve, for the result
+
+
+def for_decoupled(default: Any, help: str, kinds: tuple[str, ...] = (), **limits: Any) -> Any:
+    """An option of runs with synthesizers, of some kinds; see :func:`recipes.options.option`."""
+
+    def only(options: Options) -> bool:
+        return options.trainer != "joint" and (not kinds or options.synthesizer in kinds)
+
+    when = "a --trainer other than joint"
+    if kinds:
+        when += f" with --synthesizer {' or '.join(kinds)}"
+    return option(default, help, only=only, when=when, **limits)
+
+
+DESCENDED = ("mlp", "whitened", "linear")
+
+
+@dataclass
+class Options:
+    """Options of ``seqdni run count-digits``."""
+
+    recipe: Literal["count-digits"] = "count-digits"
+    trainer: Literal["joint", "dni", "no-feedback", "all"] = option(
+        "dni",
+        "joint: one graph over T * T digits, one update for both; dni: each network by itself, "
+        "with synthetic gradients from B to A and at chunk ends; no-feedback: the same without "
+        "those from B to A; all: the three, each in a folder of its own",
+    )
+    data_dir: str | None = option(
+        None, "folder with the four files of MNIST; null: the small digits of scikit-learn"
+    )
+    chunk_len: int = option(4, "T: digits of a window, and windows of a long one", at_least=2)
+    core: Literal["lstm", "gru", "rnn"] = option("lstm", "recurrent core of both")
+    hidden: int = option(64, "units of a layer", at_least=1)
+    layers: int = option(1, "recurrent layers", at_least=1)
+    forget_bias: float = option(
+        0.0,
+        "added to the LSTM's forget bias at the start",
+        only=lambda options: options.core == "lstm",
+        when="--core lstm",
+    )
+    encoder: int = option(64, "units that read an image, rectified", at_least=1)
+    batch: int = option(64, "B: rows that are trained side by side", at_least=1)
+    lr: float = option(3e-3, "Adam's learning rate for A", above=0)
+    lr_b: float | None = option(None, "Adam's learning rate for B; null: that of A", above=0)
+    clip: float = option(1.0, "largest norm of a network's gradient", above=0)
+    synthesizer: Literal["rls", "mlp", "whitened", "linear"] = for_decoupled(
+        "rls",
+        "rls: linear, by recursive least squares; mlp: one hidden ReLU layer, by Adam (the "
+        "paper's); whitened: one hidden tanh layer on the whitened state; linear: no hidden layer",
+    )
+    forgetting: float = for_decoupled(
+        0.99, "weight that the past keeps from lesson to lesson", ("rls",), above=0, at_most=1
+    )
+    ridge: float = for_decoupled(
+        1e-4, "damping of the solution, relative to each feature's energy", ("rls",), above=0
+    )
+    solve_every: int | None = for_decoupled(
+        None, "lessons between two solutions; null: more the wider the state", ("rls",), at_least=1
+    )
+    synth_hidden: int | None = for_decoupled(
+        None, "width of the hidden layer; null: half the core's", ("mlp", "whitened"), at_least=1
+    )
+    synth_lr: float = for_decoupled(1e-3, "Adam's rate for synthesizers", DESCENDED, above=0)
+    synth_clip: float = for_decoupled(1.0, "largest norm of their gradient", DESCENDED, above=0)
+    grad_scale: float = for_decoupled(
+        0.0,
+        "factor on synthetic gradients at a network's own chunk ends; here each answer depends on "
+        "its own window alone, so that there is nothing to carry over them",
+        at_least=0,
+    )
+    message_scale: float = option(
+        1.0,
+        "factor on synthetic gradients from B to A",
+        at_least=0,
+        only=lambda options: options.trainer in ("dni", "all"),
+        when="--trainer dni",
+    )
+    hint: bool = option(
+        True,
+        "tell the synthesizer from B to A, in training, how many 3s each window had; without, its "
+        "gradient is what can be told from A's message alone, which vanishes as B learns",
+        only=lambda options: options.trainer in ("dni", "all"),
+        when="--trainer dni",
+    )
+    bound: float | None = for_decoupled(
+        1.0, "largest of a row, as a multiple of the usual target; null: no bound", above=0
+    )
+    seed: int = option(0, "of the initial weights and of the data", at_least=0, at_most=2**63 - 1)
+    updates: int | None = option(None, "stop after this many updates of A", at_least=1)
+    max_tokens: int | None = option(2_000_000, "stop after this many digits, of all rows", above=0)
+    max_seconds: float | None = option(None, "stop after this much training time", above=0)
+    evaluate_every: int = option(
+        2000, "steps between two looks at held-out digits, in steps of --log-every", at_least=1
+    )
+    device: str = option("auto", "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
+    threads: int | None = option(None, "CPU threads; null leaves it to torch", at_least=1)
+    log_every: int = option(1000, "steps between two rows of metrics.jsonl", at_least=1)
+    checkpoint_seconds: float = option(60.0, "training time between two checkpoints", above=0)
+    out: str | None = option(None, "folder of the run; null: runs/count-digits/TIME")
+
+
+class Problem(NamedTuple):
+    """What a run learns from, and what it is measured on.
+
+    Args:
+        train: images to draw from in training.
+        valid: for the curves.
+        test: for the result alone.
+        digest: of all of them.
+    """
+
+    train: Images
+    valid: Images
+    test: Images
+    digest: str
+
+
+class Chunks:
+    """The stream as a hierarchy takes it.
+
+    Args:
+        digits: the stream.
+    """
+
+    def __init__(self, digits: CountDigits):
+        self.digits = digits
+
+    def __iter__(self) -> Iterator[HierarchyChunk]:
+        return map(as_chunk, self.digits)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the stream."""
+        return self.digits.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Of the stream."""
+        self.digits.load_state_dict(state)
+
+
+def as_chunk(digits: Digits) -> HierarchyChunk:
+    """A window for the hierarchy.
+
+    Args:
+        digits: one window, with its answers.
+
+    Returns:
+        The chunk.
+    """
+    answers = ((digits.odd_TB, digits.odd_due_TB), (digits.threes_wB, digits.threes_due_wB))
+    threes_B = (digits.digits_TB == COUNTED).sum(0)
+    hint_1BK = functional.one_hot(threes_B, len(digits.digits_TB) + 1).float()[None]
+    return HierarchyChunk(digits.inputs_TBP, answers, hints=[hint_1BK])
+
+
+def prepare(options: Options) -> None:
+    """Refuse what cannot work, before any data is read; make paths absolute.
+
+    Args:
+        options: of the run, changed in place.
+
+    Raises:
+        RunError: naming the option.
+    """
+    check_values(options)
+    device_of(options)  # pyright: ignore[reportArgumentType]
+    if options.data_dir is not None:
+        options.data_dir = str(Path(options.data_dir).expanduser().resolve())
+
+
+def problem_of(options: Options) -> Problem:
+    """The images that the options name.
+
+    Args:
+        options: of the run.
+
+    Returns:
+        The splits.
+
+    Raises:
+        CorpusError: they are missing or damaged.
+    """
+    if options.data_dir is not None:
+        return Problem(*read_mnist(options.data_dir))
+    return Problem(*read_small_digits())
+
+
+def build_model(options: Options, pixels: int) -> Hierarchy:
+    """A and B, from the seed.
+
+    Args:
+        options: cores and sizes.
+        pixels: of an image.
+
+    Returns:
+        The hierarchy on its device.
+    """
+    torch.manual_seed(options.seed)
+    window, hidden = options.chunk_len, options.hidden
+    a = Timescale(
+        build_core(options, options.encoder),  # pyright: ignore[reportArgumentType]
+        encoder=nn.Sequential(nn.Linear(pixels, options.encoder), nn.ReLU()),
+        readout=nn.Linear(hidden, window + 1),
+    )
+    b = Timescale(
+        build_core(options, hidden),  # pyright: ignore[reportArgumentType]
+        readout=nn.Linear(hidden, window * window + 1),
+        period=window,
+    )
+    model = Hierarchy([a, b], example=torch.zeros(1, 1, pixels))
+    return model.to(device_of(options))  # pyright: ignore[reportArgumentType]
+
+
+def build_trainer(options: Options, model: Hierarchy) -> HierarchyTrainer:
+    """The way of training that the options ask for.
+
+    Args:
+        options: of the run.
+        model: what is trained.
+
+    Returns:
+        The trainer.
+    """
+    learners = []
+    rates = (options.lr, options.lr if options.lr_b is None else options.lr_b)
+    for k, (level, rate) in enumerate(zip(model.levels, rates, strict=True)):
+        learner = Learner(
+            torch.optim.Adam(level.parameters(), lr=rate, fused=True),
+            chunk_len=options.chunk_len if k else None,
+            clip=options.clip,
+        )
+        if options.trainer != "joint":
+            if options.grad_scale:
+                size = state_size(level.initial_state(1))
+                learner.boundary = _boundary(options, size, options.grad_scale)
+            if k == 0 and options.trainer == "dni":
+                hints = options.chunk_len + 1 if options.hint else 0
+                learner.message_boundary = _boundary(
+                    options, options.hidden, options.message_scale, hints
+                )
+            if options.synthesizer in DESCENDED and any(learner.boundaries()):
+                parameters = [p for each in learner.boundaries() for p in each.parameters()]
+                learner.synth_optimizer = torch.optim.Adam(parameters, lr=options.synth_lr)
+                learner.synth_clip = options.synth_clip
+        learners.append(learner)
+    assert options.trainer != "all"
+    return HierarchyTrainer(model, learners, options.trainer)
+
+
+def start(options: Options, directory: RunDirectory) -> Session:
+    """Data, model and trainer of a run that has not begun.
+
+    Args:
+        options: of the run.
+        directory: where it writes.
+
+    Returns:
+        The session.
+
+    Raises:
+        CorpusError: the images are missing or damaged.
+    """
+    problem = problem_of(options)
+    model = build_model(options, problem.train.pixels_nP.shape[1])
+    trainer = build_trainer(options, model)
+    stream = Chunks(CountDigits(problem.train, options.chunk_len, options.batch, options.seed))
+    progress = {"data": problem.digest, "evaluated_at": 0, "curve": []}
+    return Session(directory, options, trainer, stream, progress, data=problem)
+
+
+def run(session: Session) -> dict[str, Any]:
+    """Train, looking at held-out digits now and then.
+
+    Args:
+        session: new, or restored.
+
+    Returns:
+        What result.json holds.
+    """
+    options, progress, trainer = session.options, session.progress, session.trainer
+    problem: Problem = session.data
+    _same_data(options, problem, progress)
+
+    def steps() -> int:
+        return trainer.tokens // options.batch
+
+    for row in session.train(session.stream, work=steps):
+        if steps() - progress["evaluated_at"] >= options.evaluate_every:
+            progress["evaluated_at"] = steps()
+            found = errors(trainer.model, problem.valid, options.chunk_len, LOOK)
+            row.update({name: round(value, 5) for name, value in found.items()})
+            progress["curve"].append([steps(), row["error_a"], row["error_b"]])
+            row["note"] = f"errors: A {found['error_a']:.4f}, B {found['error_b']:.4f}"
+            tqdm.write(f"{steps():>8} steps  {row['note']}")
+    result = session.result() | {"steps": steps(), "updates_b": trainer.updates_of_levels[1]}
+    return result | _measured(trainer.model, problem, options) | {"curve": progress["curve"]}
+
+
+def evaluate(directory: RunDirectory, options: Options) -> dict[str, Any]:
+    """Recompute the result of a run from its last checkpoint.
+
+    Args:
+        directory: of the run.
+        options: its options.
+
+    Returns:
+        Errors of A and B, and of answers that ignore the digits.
+    """
+    problem = problem_of(options)
+    return _measured(_trained(directory, options, problem), problem, options)
+
+
+@torch.no_grad()
+def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:
+    """Print a long window with what A and B make of it.
+
+    Args:
+        directory: of the run.
+        options: its options.
+        asked: seed of the digits.
+
+    Raises:
+        RunError: what only a language model can be asked for.
+    """
+    check_no_text(asked)
+    if asked.length is not None:
+        raise RunError("--length has no effect here: a long window has T * T digits")
+    problem = problem_of(options)
+    model = _trained(directory, options, problem)
+    window = options.chunk_len
+    stream = CountDigits(problem.test, window, 1, asked.seed)
+    parts = [next(stream) for _ in range(window)]
+    inputs = torch.cat([part.inputs_TBP for part in parts])
+    (a, b), _ = model(inputs.to(next(model.parameters()).device))
+    digits = torch.cat([part.digits_TB[:, 0] for part in parts]).tolist()
+    odd = [int(part.odd_TB[-1, 0]) for part in parts]
+    said = a[window - 1 :: window, 0].argmax(-1).tolist()
+    print(f"digits  {render_digits(digits, window)}")
+    print(f"A, odd  expected {odd}, said {said}")
+    print(f"B, 3s   expected {int(parts[-1].threes_wB[-1, 0])}, said {int(b[-1, 0].argmax())}")
+
+
+def exported(directory: RunDirectory, options: Options) -> tuple[nn.Module, dict[str, Any]]:
+    """What others need to use the model.
+
+    Args:
+        directory: of the run.
+        options: its options.
+
+    Returns:
+        The last model; it needs nothing else.
+    """
+    return _trained(directory, options, problem_of(options)), {}
+
+
+def held_out(_directory: RunDirectory, options: Options, _length: int | None) -> Any:
+    """Not for this recipe.
+
+    Raises:
+        RunError: always.
+    """
+    raise RunError(f"seqdni horizon looks at one network's chunks; {options.recipe} has two")
+
+
+@torch.no_grad()
+def errors(model: nn.Module, images: Images, window: int, long_windows: int) -> dict[str, float]:
+    """The share of wrong answers on digits that were not trained on, always the same ones.
+
+    Args:
+        model: a hierarchy.
+        images: to draw from.
+        window: T.
+        long_windows: of a row; the first starts the stream, and is not counted.
+
+    Returns:
+        ``error_a`` and ``error_b``.
+    """
+    device = next(model.parameters()).device
+    stream = CountDigits(images, window, HELD_OUT_ROWS, HELD_OUT_SEED)
+    wrong, due, carry = torch.zeros(2), torch.zeros(2), None
+    for n in range((1 + long_windows) * window):
+        digits = next(stream)
+        outputs, carry = model(digits.inputs_TBP.to(device), carry)
+        if n < window:
+            continue
+        both = ((digits.odd_TB, digits.odd_due_TB), (digits.threes_wB, digits.threes_due_wB))
+        for k, (targets, mask) in enumerate(both):
+            missed = outputs[k].argmax(-1).cpu() != targets
+            wrong[k] += missed[mask].sum()
+            due[k] += mask.sum()
+    return dict(zip(("error_a", "error_b"), (wrong / due).tolist(), strict=True))
+
+
+def blind_errors(images: Images, window: int) -> dict[str, float]:
+    r"""Errors of the likeliest counts, :math:`1 - \max_n \mathrm{Binomial}(n; N, p)`.
+
+    Args:
+        images: that the digits are drawn from.
+        window: T.
+
+    Returns:
+        ``majority_error_a`` and ``majority_error_b``.
+    """
+    found = {}
+    odd, threes = images.labels_n % 2 == 1, images.labels_n == 3
+    for name, hits, draws in (("a", odd, window), ("b", threes, window * window)):
+        counts = torch.distributions.Binomial(draws, hits.double().mean())
+        likeliest = counts.log_prob(torch.arange(draws + 1).double()).exp().max()
+        found[f"majority_error_{name}"] = 1 - likeliest.item()
+    return found
+
+
+def _measured(model: nn.Module, problem: Problem, options: Options) -> dict[str, float]:
+    found = errors(model, problem.valid, options.chunk_len, FINAL)
+    test = errors(model, problem.test, options.chunk_len, FINAL)
+    found |= {f"test_{name}": value for name, value in test.items()}
+    return found | blind_errors(problem.test, options.chunk_len)
+
+
+def _boundary(options: Options, size: int, scale: float, hints: int = 0) -> Boundary:
+    boundary = Boundary(build_synthesizer(options, size, hints), scale, options.bound)
+    return boundary.to(device_of(options))  # pyright: ignore[reportArgumentType]
+
+
+def _trained(directory: RunDirectory, options: Options, problem: Problem) -> Hierarchy:
+    """The last model of a run."""
+    saved = directory.load("last")
+    _same_data(options, problem, saved["progress"])
+    model = build_model(options, problem.train.pixels_nP.shape[1])
+    try:
+        model.load_state_dict(saved["trainer"]["model"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        where = directory.path / "last.pt"
+        raise RunError(f"{where} does not fit its config.yaml: {one_line(error)}") from None
+    return model
+
+
+def _same_data(options: Options, problem: Problem, progress: dict[str, Any]) -> None:
+    if problem.digest != progress.get("data"):
+        where = options.data_dir or "scikit-learn"
+        raise RunError(f"{where} has other images than the run was trained on; put those back")

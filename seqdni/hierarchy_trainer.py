@@ -1,0 +1,324 @@
+r"""Trains a hierarchy as one graph, or its levels apart with synthetic gradients between them.
+
+Shapes: T steps of a chunk, n ticks of a level in it, B rows.
+
+Source: Jaderberg et al., arXiv 1608.05343, section 3.2 (multi-network systems).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from seqdni.clock import clock_above
+from seqdni.decoupled import DecoupledLevel
+from seqdni.hierarchy import Hierarchy
+from seqdni.hierarchy_chunk import (
+    Answers,
+    HierarchyChunk,
+    Ticks,
+    check_chunk,
+    filled_mask,
+    joined,
+    one_by_one,
+)
+from seqdni.hierarchy_state import load_level, restored_carry, saved_carry, saved_level
+from seqdni.learner import Learner
+from seqdni.losses import masked_sum
+from seqdni.meter import Meter
+from seqdni.state import state_size
+
+Mode: TypeAlias = Literal["joint", "dni", "no-feedback"]
+
+
+class HierarchyTrainer:
+    r"""The same hierarchy, trained in one of three ways.
+
+    ``joint``: one graph over a whole chunk of the slowest level and all steps below it, one
+    update of all levels, then the graph is cut. With :math:`L_k` the summed loss of level k,
+
+    .. math:: \frac{1}{B} \sum_k loss\_scale_k \, L_k
+
+    ``dni``: each level learns as soon as its own chunk is over, from one backward pass of
+
+    .. math:: \frac{loss\_scale_k}{B} \Big( L_k + \langle \hat g_{state}, s \rangle
+              + \sum_i \langle \hat g_{message}(m_i), m_i \rangle \Big)
+              + \sum_j \langle g_j, c_j \rangle
+
+    with the synthetic gradients of its state and of its messages :math:`m_i`, and the true ones of
+    the contexts :math:`c_j` that it gave. The gradients at the messages that it received teach the
+    level below. ``no-feedback``: the same without :math:`\hat g_{message}`. Which comes when is
+    drawn in docs/hierarchy.md.
+
+    Args:
+        model: the hierarchy.
+        learners: one for each level, from the lowest.
+        mode: the way.
+
+    Raises:
+        ValueError: learners that do not fit the levels or the mode.
+
+    Example:
+        >>> from seqdni import Boundary, LeastSquares, Timescale, TorchCore
+        >>> fast = Timescale(TorchCore(nn.GRU(2, 8)), readout=nn.Linear(8, 3))
+        >>> slow = Timescale(TorchCore(nn.GRU(8, 8)), readout=nn.Linear(8, 5), period=4)
+        >>> learners = [
+        ...     Learner(torch.optim.Adam(fast.parameters()),
+        ...             message_boundary=Boundary(LeastSquares(8))),
+        ...     Learner(torch.optim.Adam(slow.parameters()), chunk_len=2)]
+        >>> trainer = HierarchyTrainer(Hierarchy([fast, slow], torch.zeros(1, 1, 2)), learners)
+        >>> for _ in range(4):
+        ...     fast_answers = torch.zeros(4, 6, dtype=torch.long), None
+        ...     slow_answers = torch.zeros(1, 6, dtype=torch.long), None
+        ...     trainer.step(HierarchyChunk(torch.randn(4, 6, 2), [fast_answers, slow_answers]))
+        >>> trainer.updates_of_levels
+        [4, 2]
+    """
+
+    def __init__(self, model: Hierarchy, learners: Sequence[Learner], mode: Mode = "dni"):
+        _check(model, learners, mode)
+        self.model = model
+        self.learners = list(learners)
+        self.mode = mode
+        self.boundary = nn.ModuleList(b for each in learners for b in each.boundaries())
+        self.device = next(model.parameters()).device
+        self.meter = Meter(self.device)
+        self.tokens = 0  # steps of all rows
+        self.levels: list[DecoupledLevel] = []
+        for k in reversed(range(len(learners))):
+            above, above_level = (
+                (self.levels[0], model.levels[k + 1]) if self.levels else (None, None)
+            )
+            settings = (learners[k], above, above_level, mode == "dni", self.meter, k)
+            self.levels.insert(0, DecoupledLevel(model.levels[k], *settings))
+        self._begin(None)
+
+    @property
+    def updates_of_levels(self) -> list[int]:
+        """Weight updates of each level."""
+        return [level.updates for level in self.levels]
+
+    @property
+    def updates(self) -> int:
+        """Weight updates of the lowest level."""
+        return self.levels[0].updates
+
+    def step(self, chunk: HierarchyChunk) -> None:
+        """Take some steps of the stream; whatever is complete with them is learned from.
+
+        Args:
+            chunk: row b continues row b of the chunk before. In the modes ``dni`` and
+                ``no-feedback`` it is the lowest level's chunk; in ``joint`` it waits until the
+                slowest level's chunk is complete.
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+        inputs, answers, should_reset, hints = chunk
+        steps, rows = inputs.shape[:2]
+        if self.carry is None:
+            self._begin(rows)
+        assert self.carry is not None
+        check_chunk(chunk, self.model, self.stream_steps, len(self.since[0]))
+        if should_reset is None:
+            should_reset = torch.zeros(steps + 1, rows, dtype=torch.bool)
+        for k, level in enumerate(self.levels):
+            if level.way_up.wants_hints and (hints is None or hints[k] is None):
+                raise ValueError(
+                    f"the message_boundary of level {k} has a context_size: give hints with chunks"
+                )
+        self.meter.add(nats=0.0, scored=0)  # it can be read at any time
+        if self.mode == "joint":
+            self.waiting.append(HierarchyChunk(inputs, tuple(answers), should_reset))
+            if sum(len(each.inputs) for each in self.waiting) >= self.window:
+                self._joint()
+        else:
+            lowest, *others = self._told(answers, should_reset)
+            for level, ticks in zip(self.levels[1:], others, strict=True):
+                level.told += one_by_one(ticks)
+            for level, hint in zip(self.levels, hints or (), strict=False):
+                if hint is not None and level.way_up.wants_hints:
+                    level.way_up.hints += hint.to(self.device, non_blocking=True).unbind(0)
+            self.levels[0].step(inputs, lowest)
+            self.levels[0].learn_from_above()
+        self.stream_steps += steps
+        self.tokens += steps * rows
+
+    def finish(self) -> None:
+        """The stream is over: learn from what is pending, and be ready for another stream."""
+        if self.mode == "joint":
+            if self.waiting:
+                self._joint()
+        elif self.carry is not None:
+            for level in self.levels:
+                level.learn_from_above(all_of_it=True)
+        self._begin(None)
+
+    @property
+    def window(self) -> int:
+        """Steps of the stream in one update of ``joint``: the slowest level's chunk; one level
+        alone takes its chunks as they are fed."""
+        return self.model.periods[-1] * (self.learners[-1].chunk_len or 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, chunks in the making included.
+
+        Returns:
+            Tensors and primitives only: it survives ``torch.load(weights_only=True)``.
+        """
+        return {
+            "model": self.model.state_dict(),
+            "boundary": self.boundary.state_dict(),
+            "optimizers": [_saved_optimizers(each) for each in self.learners],
+            "levels": [saved_level(level) for level in self.levels],
+            "since": self.since,
+            "carry": self.carry and [saved_carry(each) for each in self.carry],
+            "waiting": [[x.clone(), list(y), reset] for x, y, reset, _ in self.waiting],
+            "counts": [self.tokens, self.stream_steps],
+            "meter": self.meter.state_dict(),
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Continue as if never stopped.
+
+        Args:
+            saved: from :meth:`state_dict` of a trainer built alike.
+
+        Raises:
+            ValueError: it has another number of levels.
+        """
+        if (got := len(saved["levels"])) != len(self.levels):
+            raise ValueError(f"the saved trainer has {got} levels, this one {len(self.levels)}")
+        self.model.load_state_dict(saved["model"])
+        self.boundary.load_state_dict(saved["boundary"])
+        for learner, (steps, synth_steps) in zip(self.learners, saved["optimizers"], strict=True):
+            learner.optimizer.load_state_dict(steps)
+            if learner.synth_optimizer is not None:
+                learner.synth_optimizer.load_state_dict(synth_steps)
+        for level, part in zip(self.levels, saved["levels"], strict=True):
+            load_level(level, part, self.device)
+        self.since = list(saved["since"])
+        carry = saved["carry"]
+        self.carry = carry and [
+            restored_carry(each, level, self.device)
+            for each, level in zip(carry, self.model.levels, strict=True)
+        ]
+        self.waiting = [
+            HierarchyChunk(x, [pair and tuple(pair) for pair in answers], reset)
+            for x, answers, reset in saved["waiting"]
+        ]
+        self.tokens, self.stream_steps = saved["counts"]
+        self.meter.load_state_dict(saved["meter"])
+
+    def _begin(self, rows: int | None) -> None:
+        """Begin a stream of so many rows; None: of how many is not known yet."""
+        self.carry = None if rows is None else self.model.initial_carry(rows)
+        self.since = (
+            [] if rows is None else [torch.zeros(rows, dtype=torch.bool)] * len(self.levels)
+        )
+        self.waiting: list[HierarchyChunk] = []  # for an update in ``joint``
+        self.stream_steps = 0
+        for level, carry in zip(self.levels, self.carry or [None] * len(self.levels), strict=True):
+            level.begin(carry)
+
+    def _told(self, answers: Sequence[Answers | None], should_reset: Tensor) -> list[Ticks]:
+        """What the stream says to each level about its ticks in these steps."""
+        told = []
+        for k, pair in enumerate(answers):
+            targets, mask = pair or (None, None)
+            told.append(Ticks(targets, mask, should_reset))
+            if k + 1 < len(self.levels):
+                ticks = self.stream_steps // self.model.periods[k]
+                period = self.model.levels[k + 1].period
+                above = clock_above(ticks, period, should_reset, self.since[k])
+                should_reset, self.since[k] = above.should_reset, above.since_B
+        return told
+
+    def _joint(self) -> None:
+        """One graph over all that waited, one backward pass, one update."""
+        chunks, self.waiting = self.waiting, []
+        assert self.carry is not None
+        inputs = torch.cat([chunk.inputs for chunk in chunks])
+        inputs = inputs.to(self.device, non_blocking=True)
+        told = [Ticks(None, None, reset) for _, _, reset, _ in chunks if reset is not None]
+        outputs, carry = self.model(inputs, self.carry, joined(told).should_reset)
+        objective = torch.zeros((), device=self.device, dtype=inputs.dtype)
+        for k, (learner, y) in enumerate(zip(self.learners, outputs, strict=True)):
+            given = [pair for chunk in chunks if (pair := chunk.answers[k]) is not None]
+            if y is None or not given:
+                continue
+            targets = torch.cat([targets for targets, _ in given])
+            mask = torch.cat([filled_mask(pair) for pair in given])
+            losses_TB = learner.loss(y, targets.to(self.device, non_blocking=True))
+            nats = masked_sum(losses_TB, mask.to(self.device, non_blocking=True))
+            scored = int(mask.sum())
+            objective = objective + nats * (learner.loss_scale / len(self.since[0]))
+            self.meter.add(nats=nats, scored=scored)
+            self.meter.add(**{f"nats_{k}": nats, f"scored_{k}": scored})
+        self.carry = [each.detached() for each in carry]
+        if objective.requires_grad:
+            objective.backward()
+            for level, learner in zip(self.levels, self.learners, strict=True):
+                learner.update(level.level)
+                level.updates += 1
+
+
+def _saved_optimizers(learner: Learner) -> list[Any]:
+    both = (learner.optimizer, learner.synth_optimizer)
+    return [each and each.state_dict() for each in both]
+
+
+def _check(model: Hierarchy, learners: Sequence[Learner], mode: str) -> None:
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode is {mode!r}, expected one of {', '.join(get_args(Mode))}")
+    if len(learners) != len(model.levels):
+        raise ValueError(
+            f"got {len(learners)} learners for {len(model.levels)} levels; give one for each"
+        )
+    for k, learner in enumerate(learners):
+        top = k == len(learners) - 1
+        if k == 0 and learner.chunk_len is not None:
+            raise ValueError(
+                "the lowest level takes the chunks that are fed; leave out its chunk_len"
+            )
+        if k > 0 and learner.chunk_len is None:
+            raise ValueError(f"level {k} needs a chunk_len, the ticks of its own chunk")
+        if top and learner.message_boundary is not None:
+            raise ValueError("the top level sends no messages; leave out its message_boundary")
+        if mode == "dni" and not top and learner.message_boundary is None:
+            raise ValueError(
+                f"level {k} needs a message_boundary in the mode 'dni'; without one the level "
+                "above does not teach it, and that is the mode 'no-feedback'"
+            )
+        _check_sizes(model, learner, k)
+
+
+@torch.no_grad()
+def _check_sizes(model: Hierarchy, learner: Learner, k: int) -> None:
+    """A boundary takes what is cut there; asked once about zeros."""
+    state = model.initial_carry(1)[k].state
+    cuts = {"boundary": (learner.boundary, state)}
+    if k + 1 < len(model.levels):
+        like = next(model.parameters())
+        cuts["message_boundary"] = (
+            learner.message_boundary,
+            like.new_zeros(1, model.message_sizes[k]),
+        )
+    for name, (boundary, cut_there) in cuts.items():
+        if boundary is None or boundary.synthesizer is None:
+            continue
+        size = state_size(cut_there)
+        try:
+            known = boundary.synthesizer.context_size if name == "message_boundary" else 0
+            hint = next(model.parameters()).new_zeros(1, known) if known else None
+            got = boundary.predict(cut_there, hint).shape[1]
+        except (RuntimeError, ValueError):
+            got = None
+        if got != size:
+            raise ValueError(
+                f"the {name} of level {k} does not take {size} features, the width of what is cut "
+                "there; build its synthesizer with that state size"
+            )

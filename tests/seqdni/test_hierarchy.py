@@ -1,0 +1,564 @@
+"""Hierarchies: the oracles that joint and decoupled training satisfy."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from hierarchies import (
+    CLASSES,
+    CONTEXT,
+    HINT,
+    INPUTS,
+    MESSAGE,
+    WIDTH,
+    Frozen,
+    Taps,
+    gradients,
+    make_hierarchy,
+    make_stream,
+    oracles,
+    recorded,
+    unrolled,
+)
+from torch import nn
+
+from seqdni import (
+    Boundary,
+    Hierarchy,
+    HierarchyTrainer,
+    Learner,
+    LeastSquares,
+    SequenceModel,
+    Synthesizer,
+    Timescale,
+    TorchCore,
+    Trainer,
+    cross_entropy,
+    state_size,
+)
+
+ROWS = 3
+SYSTEMS = {"2": (1, 3), "2-every-step": (1, 1), "3": (1, 2, 3)}
+systems = pytest.mark.parametrize("periods", SYSTEMS.values(), ids=SYSTEMS)
+contexts = pytest.mark.parametrize("contexts", [False, True], ids=["messages", "contexts"])
+restarts = pytest.mark.parametrize("resets", [False, True], ids=["endless", "resets"])
+CUTS = {
+    "periods": [3] * 6 + [2],
+    "ragged": [3, 1, 4, 2, 5, 1, 4],
+    "long": [13, 7],
+    "ones": [1] * 20,
+}
+SCALES = [1.0, 0.5, 2.0]
+
+
+def assert_close(got, expected):
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def frozen(model: Hierarchy, chunk_len: int = 2) -> list[Learner]:
+    """Learners without boundaries that let gradients pile up."""
+    lengths = [None, *[chunk_len] * (len(model.levels) - 1)]
+    return [
+        Learner(Frozen(level.parameters()), length, loss_scale=scale)
+        for level, length, scale in zip(model.levels, lengths, SCALES, strict=False)
+    ]
+
+
+def learning(model: Hierarchy, kind: str = "rls") -> list[Learner]:
+    """Learners that move, with synthesizers that learn."""
+    learners = []
+    torch.manual_seed(1)
+    for k, level in enumerate(model.levels):
+        sizes = [state_size(level.initial_state(1))]
+        sizes += [MESSAGE] if k + 1 < len(model.levels) else []
+        if kind in ("rls", "hinted"):
+            made = [Boundary(LeastSquares(size, solve_every=1), bound=2.0) for size in sizes]
+        else:
+            made = [Boundary(Synthesizer(size, (5,))) for size in sizes]
+        if kind == "hinted" and len(sizes) > 1:
+            made[1] = Boundary(LeastSquares(MESSAGE, context_size=HINT, solve_every=1))
+        made = [boundary.double() for boundary in made]
+        parameters = [p for boundary in made for p in boundary.parameters()]
+        learners.append(
+            Learner(
+                torch.optim.Adam(level.parameters(), lr=0.01),
+                2 if k else None,
+                clip=1.0,
+                boundary=made[0],
+                message_boundary=made[1] if len(made) > 1 else None,
+                synth_optimizer=torch.optim.Adam(parameters, 0.01) if parameters else None,
+            )
+        )
+    return learners
+
+
+# --- 1. What the gradient is
+
+
+@systems
+@contexts
+@restarts
+@pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS)
+def test_exact_synthesizers_make_the_gradient_of_one_graph(periods, contexts, resets, cuts):
+    model = make_hierarchy(periods, contexts)
+    stream = make_stream(model, 20, ROWS, resets)
+    expected, learners = oracles(model, stream, SCALES)
+    trainer = HierarchyTrainer(model, learners)
+    for chunk in stream.chunks(cuts):
+        trainer.step(chunk)
+    trainer.finish()
+    assert_close(gradients(model), expected)
+
+
+@restarts
+@pytest.mark.parametrize("mode", ["joint", "dni"])
+def test_a_top_level_may_only_give_context(mode, resets):
+    """As in a language model: all that the slow level does is to condition the fast one."""
+    model = make_hierarchy((1, 3), contexts=True)
+    model.levels[1].readout = None
+    stream = make_stream(model, 20, ROWS, resets)
+    expected, learners = oracles(model, stream)
+    learners[1].chunk_len = 2 if mode == "dni" else 100
+    trainer = HierarchyTrainer(model, learners, mode)
+    for chunk in stream.chunks(CUTS["periods"]):
+        trainer.step(chunk._replace(answers=[chunk.answers[0], None]))
+    trainer.finish()
+    assert_close(gradients(model), expected)
+    assert any(p.grad.any() for p in model.levels[1].parameters())
+
+
+@systems
+@contexts
+@restarts
+def test_joint_is_the_gradient_of_one_graph(periods, contexts, resets):
+    model = make_hierarchy(periods, contexts)
+    stream = make_stream(model, 20, ROWS, resets)
+    unrolled(model, stream, Taps(), SCALES).backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    trainer = HierarchyTrainer(model, frozen(model, chunk_len=100), "joint")
+    for chunk in stream.chunks(CUTS["ragged"]):
+        trainer.step(chunk)
+    assert all(p.grad is None for p in model.parameters())
+    trainer.finish()
+    assert_close(gradients(model), expected)
+
+
+@contexts
+def test_joint_updates_once_in_a_chunk_of_the_slowest_level_and_cuts_there(contexts):
+    model = make_hierarchy((1, 3), contexts)
+    stream = make_stream(model, 12, ROWS, resets=False)
+    trainer = HierarchyTrainer(model, frozen(model), "joint")
+    assert trainer.window == 6
+    updates = []
+    for chunk in stream.chunks([3, 3, 2, 2, 2]):
+        trainer.step(chunk)
+        updates.append(trainer.updates)
+    assert updates == [0, 1, 1, 1, 2]
+    expected, carry = [torch.zeros_like(p) for p in model.parameters()], None
+    for chunk in stream.chunks([6, 6]):
+        model.zero_grad()
+        carry = carry and [each.detached() for each in carry]
+        outputs, carry = model(chunk.inputs, carry, chunk.should_reset)
+        losses = [
+            (cross_entropy(y, targets) * mask).sum() * scale / ROWS
+            for y, (targets, mask), scale in zip(outputs, chunk.answers, SCALES, strict=False)
+        ]
+        sum(losses).backward()
+        expected = [a + b for a, b in zip(expected, gradients(model), strict=True)]
+    model.zero_grad()
+    again = HierarchyTrainer(model, frozen(model), "joint")
+    for chunk in stream.chunks([3, 3, 2, 2, 2]):
+        again.step(chunk)
+    assert_close(gradients(model), expected)
+
+
+@contexts
+@restarts
+def test_any_cutting_says_the_same(contexts, resets):
+    model = make_hierarchy((1, 2, 3), contexts)
+    stream = make_stream(model, 20, ROWS, resets)
+    whole, _ = model(stream.inputs, None, stream.should_reset)
+    parts, carry = [[], [], []], None
+    for chunk in stream.chunks(CUTS["ragged"]):
+        outputs, carry = model(chunk.inputs, carry, chunk.should_reset)
+        for found, y in zip(parts, outputs, strict=True):
+            found += [] if y is None else [y]
+    assert [len(y) for y in whole] == [20, 10, 3]
+    assert_close([torch.cat(found) for found in parts], whole)
+
+
+# --- 2. One level is the plain trainer
+
+
+@restarts
+@pytest.mark.parametrize("kind", ["tbptt", "rls", "mlp"])
+def test_one_level_is_the_plain_trainer(kind, resets):
+    model = make_hierarchy((1,), contexts=False)
+    stream = make_stream(model, 20, ROWS, resets)
+    if not resets:
+        stream.should_reset[-1] = False
+    level = copy.deepcopy(model.levels[0])
+    plain = SequenceModel(level.encoder, level.core, level.readout)
+    (learner,) = learning(model, kind)
+    boundary = copy.deepcopy(learner.boundary)
+    options = {}
+    if kind == "tbptt":
+        learner.boundary = learner.synth_optimizer = None
+    else:
+        options["boundary"] = boundary
+        learn = torch.optim.Adam(boundary.parameters(), 0.01) if kind == "mlp" else None
+        options["synth_optimizer"] = learn
+    adam = torch.optim.Adam(plain.parameters(), lr=0.01)
+    trainer, apart = Trainer(plain, adam, clip=1.0, **options), HierarchyTrainer(model, [learner])
+    for chunk in stream.chunks(CUTS["ragged"]):
+        (targets, mask) = chunk.answers[0]
+        apart.step(chunk)
+        trainer.step((chunk.inputs, targets, mask, chunk.should_reset))
+    pairs = zip(model.parameters(), plain.parameters(), strict=True)
+    for got, expected in pairs:  # with restarts the readout runs in other pieces: other rounding
+        assert torch.equal(got, expected) or (resets and torch.allclose(got, expected))
+    assert apart.meter.read()["nats"] == pytest.approx(trainer.meter.read()["nats"], rel=1e-12)
+    if kind != "tbptt":
+        assert apart.meter.read()["synth_loss"] == pytest.approx(
+            trainer.meter.read()["synth_loss"], rel=1e-9
+        )
+
+
+# --- 3. What is predicted when, and when each correction arrives (docs/hierarchy.md)
+
+
+def test_the_timing_of_two_levels_with_messages():
+    """T = 2, period 2, slow chunks of 2: every prediction and every lesson, by hand."""
+    model = make_hierarchy((1, 2), contexts=False, kind=nn.GRU)
+    stream = make_stream(model, 12, ROWS, resets=False)
+    stream.should_reset[-1] = False
+    learners = frozen(model)
+    for learner in learners:
+        learner.loss_scale = 1.0
+    learners[0].boundary, learners[1].boundary = recorded(WIDTH, 1), recorded(WIDTH, 2)
+    learners[0].message_boundary = recorded(MESSAGE, 3)
+    trainer = HierarchyTrainer(model, learners)
+    own, slow_own, message = (
+        each.synthesizer
+        for each in (learners[0].boundary, learners[1].boundary, learners[0].message_boundary)
+    )
+    watched = {"fast state": own, "slow state": slow_own, "message": message}
+    for each in watched.values():
+        each.asked.clear()  # the trainer asks once at its construction, whether the sizes fit
+    log = {name: [] for name in watched}
+    for chunk in stream.chunks([2] * 6):
+        trainer.step(chunk)
+        for name, each in watched.items():
+            log[name].append((len(each.asked), len(each.lessons)))
+    expected = {  # asked and taught, so far
+        "fast state": [(1, 0), (2, 1), (3, 2), (4, 3), (5, 4), (6, 5)],
+        "slow state": [(0, 0), (1, 0), (1, 0), (2, 1), (2, 1), (3, 2)],
+        "message": [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (6, 3)],
+    }
+    assert log == expected
+
+    fast, slow = model.levels
+    state, slow_state = fast.initial_state(ROWS), slow.initial_state(ROWS)
+    sent = []
+    for n in range(6):  # fast chunks
+        start = state.detach().requires_grad_()
+        x = fast.encoder(stream.inputs[2 * n : 2 * n + 2])
+        first, state = fast.core(x[:1], start)
+        second, state = fast.core(x[1:], state)
+        targets, mask = (part[2 * n : 2 * n + 2] for part in stream.answers[0])
+        nats = cross_entropy(fast.readout(torch.cat([first, second])), targets)
+        m = fast.message(second[0])
+        torch.testing.assert_close(own.asked[n], state[0])
+        torch.testing.assert_close(message.asked[n], m)
+        objective = (nats * mask).sum() / ROWS
+        objective = objective + (own.answer(state[0]).detach() * state[0]).sum() / ROWS
+        objective = objective + (message.answer(m).detach() * m).sum() / ROWS
+        (grad,) = torch.autograd.grad(objective, start)
+        if n > 0:
+            torch.testing.assert_close(own.lessons[n - 1][0], start[0])
+            torch.testing.assert_close(own.lessons[n - 1][1], grad[0] * ROWS)
+        sent.append(m.detach().requires_grad_())
+        if n % 2 == 0:
+            continue
+        c = n // 2  # the slow chunk that is over now
+        start = slow_state.detach().requires_grad_()
+        first, slow_state = slow.core(slow.encoder(sent[-2])[None], start)
+        second, slow_state = slow.core(slow.encoder(sent[-1])[None], slow_state)
+        targets, mask = (part[2 * c : 2 * c + 2] for part in stream.answers[1])
+        nats = cross_entropy(slow.readout(torch.cat([first, second])), targets)
+        objective = (nats * mask).sum() / ROWS
+        end = slow_state[0]
+        objective = objective + (slow_own.answer(end).detach() * end).sum() / ROWS
+        grad, *of_messages = torch.autograd.grad(objective, [start, *sent[-2:]])
+        torch.testing.assert_close(message.lessons[c][0], torch.cat(sent[-2:]))
+        torch.testing.assert_close(message.lessons[c][1], torch.cat(of_messages) * ROWS)
+        if c > 0:
+            torch.testing.assert_close(slow_own.lessons[c - 1][1], grad[0] * ROWS)
+    assert len(sent) == 6
+
+
+def test_a_slow_level_that_gives_contexts_learns_one_fast_chunk_later():
+    model = make_hierarchy((1, 2), contexts=True)
+    stream = make_stream(model, 12, ROWS, resets=False)
+    trainer = HierarchyTrainer(model, learning(model))
+    done = []
+    for chunk in stream.chunks([2] * 6):
+        trainer.step(chunk)
+        done.append(trainer.updates_of_levels)
+    assert done == [[1, 0], [2, 0], [3, 1], [4, 1], [5, 2], [6, 2]]
+
+
+class Recorder:
+    """Stands for the level above, and keeps all that it is handed."""
+
+    def __init__(self, context_BC):
+        self.context = context_BC
+        self.calls = []
+
+    def receive(self, messages_mBM):
+        self.calls.append(("message", messages_mBM))
+
+    def hand_up(self, grads, used):
+        self.calls.append(("context's gradient", *grads.values()))
+
+    def settle(self, all_of_it=False):
+        return iter(())
+
+
+def test_levels_exchange_messages_contexts_and_gradients_alone():
+    model = make_hierarchy((1, 2), contexts=True)
+    stream = make_stream(model, 6, ROWS, resets=False)
+    trainer = HierarchyTrainer(model, learning(model))
+    recorder = Recorder(torch.ones(ROWS, CONTEXT, dtype=torch.float64))
+    trainer.levels[0].above = recorder
+    for chunk in stream.chunks([2] * 3):
+        trainer.step(chunk)
+    names = [name for name, *_ in recorder.calls]
+    assert names == ["context's gradient", "message"] * 3
+    for name, *values in recorder.calls:
+        for value in values:
+            assert not value.requires_grad
+            assert value.shape[-2:] == (ROWS, MESSAGE if name == "message" else CONTEXT)
+    assert [len(call) for call in recorder.calls[::2]] == [1, 2, 2]  # none before its first tick
+    assert trainer.updates_of_levels == [3, 0]
+    assert all(p.grad is None for p in model.levels[1].parameters())
+
+
+def test_without_feedback_a_level_is_trained_as_if_it_were_alone():
+    model = make_hierarchy((1, 3), contexts=False)
+    alone = Hierarchy([copy.deepcopy(model.levels[0])], torch.zeros(1, 1, INPUTS).double())
+    stream = make_stream(model, 20, ROWS, resets=True)
+    trainer = HierarchyTrainer(model, learning(model), "no-feedback")
+    learner = learning(alone)[0]
+    single = HierarchyTrainer(alone, [learner])
+    for chunk in stream.chunks(CUTS["ragged"]):
+        trainer.step(chunk)
+        single.step(chunk._replace(answers=chunk.answers[:1], hints=None))
+    assert_close(alone.levels[0].core.parameters(), model.levels[0].core.parameters())
+
+
+# --- 4. Stop anywhere and go on
+
+
+@pytest.mark.parametrize(
+    ("mode", "contexts", "kind"),
+    [
+        ("joint", True, "rls"),
+        ("dni", False, "rls"),
+        ("dni", True, "rls"),
+        ("dni", True, "mlp"),
+        ("dni", False, "hinted"),
+        ("no-feedback", True, "mlp"),
+    ],
+)
+def test_stopped_in_the_middle_of_slow_chunks_is_as_never_stopped(mode, contexts, kind):
+    model = make_hierarchy((1, 2, 3), contexts)
+    stream = make_stream(model, 26, ROWS, resets=True)
+    stream.should_reset[-1] = False
+    chunks = stream.chunks([4, 3, 1, 5, 2, 5, 4, 2])
+    before = copy.deepcopy(model)
+    trainer, saved = HierarchyTrainer(model, learning(model, kind), mode), {}
+    for n, chunk in enumerate(chunks):
+        if n in (1, 4, 6):
+            torch.save(trainer.state_dict(), buffer := io.BytesIO())
+            buffer.seek(0)
+            saved[n] = torch.load(buffer, weights_only=True)
+        trainer.step(chunk)
+    for n, state in saved.items():
+        fresh = copy.deepcopy(before)
+        stopped = HierarchyTrainer(fresh, learning(fresh, kind), mode)
+        stopped.load_state_dict(state)
+        for chunk in chunks[n:]:
+            stopped.step(chunk)
+        for a, b in zip(model.parameters(), fresh.parameters(), strict=True):
+            assert torch.equal(a, b)
+        assert trainer.meter.read() == stopped.meter.read()
+        assert trainer.updates_of_levels == stopped.updates_of_levels
+
+
+def test_another_stream_after_the_end_of_one():
+    """finish() forgets the stream, not what was learned: the next one may have other rows."""
+    model = make_hierarchy((1, 2), contexts=True)
+    trainer = HierarchyTrainer(model, learning(model))
+    for rows in (3, 2):
+        for chunk in make_stream(model, 7, rows, resets=False).chunks([3, 4]):
+            trainer.step(chunk)
+        trainer.finish()
+    assert trainer.updates_of_levels == [4, 4]
+    assert trainer.tokens == 7 * 5
+
+
+# --- 5. Hints
+
+
+@pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS)
+def test_a_hint_goes_with_its_message_when_asked_and_when_taught(cuts):
+    model = make_hierarchy((1, 2), contexts=False)
+    stream = make_stream(model, 20, ROWS, resets=True)
+    learners = frozen(model)
+    learners[0].message_boundary = recorded(MESSAGE, 3, context_size=HINT)
+    trainer = HierarchyTrainer(model, learners)
+    synthesizer = learners[0].message_boundary.synthesizer
+    synthesizer.asked.clear()
+    synthesizer.hints.clear()
+    for chunk in stream.chunks(cuts):
+        trainer.step(chunk)
+    trainer.finish()
+    hints_NK = stream.hints[0].flatten(0, 1)
+    assert torch.equal(torch.cat(synthesizer.hints), hints_NK)
+    taught_NK = torch.cat([hint for *_, hint in synthesizer.lessons])
+    assert torch.equal(taught_NK, hints_NK)
+    asked, taught = (
+        torch.cat(parts)
+        for parts in (synthesizer.asked, [lesson[0] for lesson in synthesizer.lessons])
+    )
+    torch.testing.assert_close(asked, taught)
+
+
+def test_a_synthesizer_that_wants_hints_gets_them_or_there_is_an_error():
+    model = make_hierarchy((1, 2), contexts=False)
+    chunk = make_stream(model, 4, ROWS, resets=False).chunks([4])[0]
+    trainer = HierarchyTrainer(model, learning(model, "hinted"))
+    with pytest.raises(ValueError, match="give hints with chunks"):
+        trainer.step(chunk._replace(hints=None))
+    with pytest.raises(ValueError, match=r"hints of level 0 are \[1, 3, 2\], expected \[2, 3, K"):
+        trainer.step(chunk._replace(hints=[chunk.hints[0][:1]]))
+
+
+# --- 6. Clear errors
+
+
+def level(inputs=2, readout=True, period=1, context=0, given=0, message=None):
+    return Timescale(
+        TorchCore(nn.GRU(inputs + context, WIDTH)),
+        readout=nn.Linear(WIDTH, CLASSES) if readout else None,
+        context=nn.Linear(WIDTH, given) if given else None,
+        context_size=given,
+        message=message,
+        period=period,
+    )
+
+
+@pytest.mark.parametrize("period", [0, -2, 2.0, "4", True])
+def test_a_period_is_a_positive_integer(period):
+    with pytest.raises(Exception, match=r"expected an integer >= 1|period"):
+        level(period=period)
+
+
+X = torch.zeros(1, 1, 2)
+BAD_SYSTEMS = {
+    "no level": (lambda: [], "at least one level"),
+    "lowest period": (lambda: [level(period=2)], "has period 2, expected 1"),
+    "no loss": (lambda: [level(readout=False)], "no level has a readout"),
+    "idle top": (
+        lambda: [level(), level(WIDTH, readout=False, period=2)],
+        "neither a readout .* nor a context",
+    ),
+    "message": (
+        lambda: [level(), level(WIDTH + 1, period=2)],
+        "level 1 must take messages of 4 features and a context of 0",
+    ),
+    "mapped message": (
+        lambda: [level(message=nn.Linear(WIDTH, 3)), level(WIDTH, period=2)],
+        "level 1 must take messages of 3 features",
+    ),
+    "context": (
+        lambda: [level(context=2), level(WIDTH, period=2, given=3)],
+        "level 0 must take inputs .* and a context of 3",
+    ),
+    "context for nobody": (lambda: [level(given=2)], "no level below it"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SYSTEMS)
+def test_a_hierarchy_that_does_not_fit_is_refused(name):
+    make, message = BAD_SYSTEMS[name]
+    with pytest.raises(ValueError, match=message):
+        Hierarchy(make(), X)
+
+
+def test_a_context_is_as_wide_as_it_says():
+    top = level(WIDTH, period=2, given=3)
+    top.context_size = 2
+    with pytest.raises(ValueError, match="gives a context of 3, its context_size is 2"):
+        Hierarchy([level(context=2), top], X)
+    with pytest.raises(ValueError, match="give a context with its width"):
+        Timescale(TorchCore(nn.GRU(1, 1)), context_size=3)
+
+
+def test_learners_that_do_not_fit_are_refused():
+    model = make_hierarchy((1, 2), contexts=False)
+    for change, mode, message in [
+        (lambda all_: all_.pop(), "dni", "1 learners for 2 levels"),
+        (lambda all_: setattr(all_[0], "chunk_len", 2), "dni", "leave out its chunk_len"),
+        (lambda all_: setattr(all_[1], "chunk_len", None), "dni", "needs a chunk_len"),
+        (lambda all_: setattr(all_[0], "message_boundary", None), "dni", "needs a message_bound"),
+        (
+            lambda all_: setattr(all_[1], "message_boundary", Boundary(None)),
+            "dni",
+            "top level sends no messages",
+        ),
+        (
+            lambda all_: setattr(all_[0], "message_boundary", Boundary(LeastSquares(9))),
+            "dni",
+            "message_boundary of level 0 does not take 3 features",
+        ),
+        (
+            lambda all_: setattr(all_[1], "boundary", Boundary(LeastSquares(9))),
+            "no-feedback",
+            "boundary of level 1 does not take 8 features",
+        ),
+    ]:
+        learners = learning(model)
+        change(learners)
+        with pytest.raises(ValueError, match=message):
+            HierarchyTrainer(model, learners, mode)
+    adam = torch.optim.Adam(model.parameters())
+    with pytest.raises(ValueError, match="Aux"):
+        Learner(adam, boundary=Boundary(Synthesizer(8, (4,), aux=True)))
+
+
+def test_chunks_that_do_not_fit_are_refused():
+    model = make_hierarchy((1, 2), contexts=False)
+    stream = make_stream(model, 8, ROWS, resets=False)
+    good = stream.chunks([4, 4])[0]
+    fast, _ = good.answers
+    for bad, message in [
+        (good._replace(answers=[fast]), "answers are for 1 levels"),
+        (good._replace(answers=[fast, None]), "level 1 has a readout and no answers"),
+        (good._replace(answers=[fast, fast]), r"targets of level 1 is \[4, 3\], expected \[2, 3"),
+        (good._replace(should_reset=torch.zeros(4, ROWS).bool()), r"expected \[5, 3\]"),
+        (good._replace(inputs=good.inputs[:0]), "no steps"),
+    ]:
+        trainer = HierarchyTrainer(model, learning(model))
+        trainer.step(good)
+        with pytest.raises(ValueError, match=message):
+            trainer.step(bad)
+    other = make_stream(model, 4, ROWS + 1, resets=False).chunks([4])[0]
+    with pytest.raises(ValueError, match="the chunk has 4 rows, the ones before 3"):
+        trainer.step(other)
