@@ -26,7 +26,7 @@ from corpora import (
     read_small_digits,
     render_digits,
 )
-from recipes.build import build_core, build_synthesizer
+from recipes.build import CONTROLS, build_core, build_synthesizer
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, one_line
 from recipes.options import Sampling, check_no_text, check_values, device_of, option
@@ -129,6 +129,10 @@ class Options:
         "gradient is what can be told from A's message alone, which vanishes as B learns",
         only=lambda options: options.trainer in ("dni", "all"),
         when="--trainer dni",
+    )
+    control: Literal["shuffled", "batch-mean", "zero"] | None = for_decoupled(
+        None,
+        "for experiments: rows get each other's synthetic gradients, or the batch's mean, or none",
     )
     bound: float | None = for_decoupled(
         1.0, "largest of a row, as a multiple of the usual target; null: no bound", above=0
@@ -315,6 +319,18 @@ def start(options: Options, directory: RunDirectory) -> Session:
     return Session(directory, options, trainer, stream, progress, data=problem)
 
 
+def resumed(session: Session) -> None:
+    """Refuse to go on with other data.
+
+    Args:
+        session: restored.
+
+    Raises:
+        RunError: the data is not that of the run.
+    """
+    _same_data(session.options, session.data, session.progress)
+
+
 def run(session: Session) -> dict[str, Any]:
     """Train, looking at held-out digits now and then.
 
@@ -326,7 +342,6 @@ def run(session: Session) -> dict[str, Any]:
     """
     options, progress, trainer = session.options, session.progress, session.trainer
     problem: Problem = session.data
-    _same_data(options, problem, progress)
 
     def steps() -> int:
         return trainer.tokens // options.batch
@@ -465,7 +480,8 @@ def _measured(model: nn.Module, problem: Problem, options: Options) -> dict[str,
 
 
 def _boundary(options: Options, size: int, scale: float, hints: int = 0) -> Boundary:
-    boundary = Boundary(build_synthesizer(options, size, hints), scale, options.bound)
+    synthesizer = build_synthesizer(options, size, hints)
+    boundary = Boundary(synthesizer, scale, options.bound, CONTROLS[options.control])
     return boundary.to(device_of(options))  # pyright: ignore[reportArgumentType]
 
 
