@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -30,8 +28,6 @@ from recipes.directory import RunDirectory
 from recipes.errors import RunError
 from recipes.horizon import HeldOut
 from recipes.lm_data import (
-    DOWNLOADED,
-    NAMED,
     figures,
     prepared,
     read_corpus,
@@ -40,131 +36,14 @@ from recipes.lm_data import (
     unit,
 )
 from recipes.lm_model import EVALUATION_ROWS, at_once, build, loss_of, score
-from recipes.options import LEARNING, RunOptions, Sampling, check, for_dni, option
+from recipes.lm_options import Options
+from recipes.lm_options import prepare as prepare  # what a recipe has
+from recipes.options import Sampling
 from recipes.session import Session
 from seqdni import Chunk, SequenceModel
 
 SUMMARY = "language model on Penn Treebank, WikiText, enwik8, text8, your text, or Python's manual"
-UPDATES = 8000  # where nothing else says when to stop
 SAMPLE_LENGTH = {"char": 300, "word": 80, "subword": 120}
-
-
-def _own(options: Options) -> bool:
-    return options.corpus not in NAMED
-
-
-def _split_by_us(options: Options) -> bool:
-    return _own(options) and not Path(options.corpus, "train.txt").exists()
-
-
-@dataclass
-class Options(RunOptions):
-    """Options of ``seqdni run lm``."""
-
-    recipe: Literal["lm"] = "lm"
-    corpus: str = option(
-        "pydoc",
-        "pydoc (comes with Python), ptb, wikitext-2, wikitext-103, enwik8, text8 (from --data-dir, "
-        "else downloaded), or the path of your own text file or folder of .txt files",
-    )
-    tokens: Literal["char", "word", "subword"] = option(
-        "char", "what a symbol is: a character, a word or line end, a piece of a word"
-    )
-    max_words: int | None = option(
-        None,
-        "keep this many of the most frequent words, the others are <unk>; null: all",
-        at_least=2,
-        only=lambda options: options.tokens == "word",
-        when="--tokens word",
-    )
-    subword_size: int = option(
-        4000,
-        "pieces in the vocabulary",
-        at_least=260,
-        at_most=65536,
-        only=lambda options: options.tokens == "subword",
-        when="--tokens subword",
-    )
-    data_dir: str | None = option(
-        None,
-        "folder with the corpus's files, e.g. ptb.train.txt; null: download it once",
-        only=lambda options: options.corpus in DOWNLOADED,
-        when=f"--corpus {', '.join(DOWNLOADED)}",
-    )
-    valid_fraction: float = option(
-        0.05,
-        "share of your own text that validates",
-        at_least=0,
-        only=_split_by_us,
-        when="your own text as --corpus, without a train.txt of its own",
-    )
-    test_fraction: float = option(
-        0.05,
-        "share of your own text that tests",
-        at_least=0,
-        only=_split_by_us,
-        when="your own text as --corpus, without a train.txt of its own",
-    )
-    embedding: int | None = option(
-        None,
-        "width of the token embedding; 0: one-hot; null: one-hot for up to 512 symbols, else as "
-        "wide as the core",
-        at_least=0,
-    )
-    tie: bool = option(False, "the readout's weights are the embedding's")
-    dropout: float = option(
-        0.0,
-        "after the embedding, between layers and before the readout; one mask a row and chunk",
-        at_least=0,
-        at_most=0.99,
-    )
-    cutoffs: tuple[int, ...] | None = option(
-        None,
-        "adaptive softmax for large vocabularies of words: ids at which groups of rarer words "
-        "begin, e.g. [20000,60000]; null: plain softmax",
-        only=lambda options: options.tokens == "word",
-        when="--tokens word",
-    )
-    max_tokens: int | None = option(None, "stop after this many training tokens", at_least=1)
-    epochs: float | None = option(None, "stop after this many passes over the text", above=0)
-    evaluations: int = option(
-        10, "validations during the run, at most one each --log-every", at_least=1
-    )
-    patience: int | None = option(
-        None, "stop after this many validations without a new best; null: never", at_least=1
-    )
-    schedule: Literal["constant", "cosine", "plateau"] = option(
-        "constant",
-        "of the learning rate: constant; down to 0 along half a cosine; times --decay after each "
-        "validation without a new best",
-    )
-    decay: float = option(
-        0.5,
-        "factor on the learning rate",
-        above=0,
-        at_most=1,
-        only=lambda options: options.schedule == "plateau",
-        when="--schedule plateau",
-    )
-    warmup_updates: int = option(
-        0, "updates during which the learning rate rises from 0 in a straight line", at_least=0
-    )
-    look_ahead: int = for_dni(
-        4,
-        "K: steps after a chunk whose gradient is taken by running the model on over them; the "
-        "synthesizer is asked for what lies beyond",
-        at_least=0,
-    )
-    # An endless stream: at full scale the bootstrapped targets feed on themselves and diverge.
-    grad_scale: float = for_dni(
-        0.1, "factor on the synthetic gradient where the model consumes it", LEARNING, at_least=0
-    )
-    lr: float = option(4e-3, "learning rate for the model", above=0)
-    updates: int | None = option(
-        None,
-        f"stop after this many weight updates; null: {UPDATES}, or when another limit is reached",
-        at_least=1,
-    )
 
 
 class Material(NamedTuple):
@@ -177,54 +56,6 @@ class Material(NamedTuple):
 
     corpus: Encoded
     model: SequenceModel
-
-
-def prepare(options: Options) -> None:
-    """Refuse what cannot work, before any data is read; make paths absolute.
-
-    Args:
-        options: of the run, changed in place.
-
-    Raises:
-        RunError: naming the option.
-    """
-    limits = (options.updates, options.max_tokens, options.epochs, options.max_seconds)
-    if limits == (None,) * 4:
-        options.updates = UPDATES
-    check(options, synthesizer="none")
-    if options.synthesizer == "none" and not options.look_ahead:
-        raise RunError(
-            "--synthesizer none without --look-ahead is plain tbptt; use --trainer tbptt"
-        )
-    if options.trainer == "bptt":
-        raise RunError(
-            "--trainer bptt unrolls whole episodes, and a text has no end of episode; "
-            "use --trainer tbptt with a longer --chunk-len"
-        )
-    if options.update_every == "episode":
-        raise RunError("--update-every episode: a text has no episodes; give a number of chunks")
-    if options.tie and options.embedding not in (None, options.hidden):
-        raise RunError(
-            f"--tie needs an embedding as wide as the core: --embedding is {options.embedding}, "
-            f"--hidden {options.hidden}; leave --embedding out"
-        )
-    if options.tie and options.cutoffs:
-        raise RunError("--tie does not go with --cutoffs: there the readout is in groups")
-    if options.corpus == "enwik8" and options.tokens != "char":
-        raise RunError(
-            f"--tokens {options.tokens}: symbols of enwik8 are its bytes; use --tokens char"
-        )
-    if options.targets == "dense" and options.dropout and options.layers > 1:
-        raise RunError("--targets dense does not go with dropout between layers; use --layers 1")
-    if _own(options) and not options.valid_fraction + options.test_fraction < 1:
-        raise RunError(
-            "--valid-fraction and --test-fraction leave nothing to train on: their sum is "
-            f"{options.valid_fraction + options.test_fraction:g}, expected less than 1"
-        )
-    if options.data_dir is not None:
-        options.data_dir = str(Path(options.data_dir).expanduser().resolve())
-    if _own(options):
-        options.corpus = str(Path(options.corpus).expanduser().resolve())
 
 
 def start(options: Options, directory: RunDirectory) -> Session:

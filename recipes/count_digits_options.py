@@ -1,0 +1,127 @@
+"""The options of recipe ``count-digits``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from recipes.options import DESCENDED, check_values, device_of, option
+
+WAYS = ("joint", "dni", "no-feedback")
+
+
+def for_decoupled(default: Any, help: str, kinds: tuple[str, ...] = (), **limits: Any) -> Any:
+    """An option of runs with synthesizers, of some kinds; see :func:`recipes.options.option`."""
+
+    def only(options: Options) -> bool:
+        return options.trainer != "joint" and (not kinds or options.synthesizer in kinds)
+
+    when = "a --trainer other than joint"
+    if kinds:
+        when += f" with --synthesizer {' or '.join(kinds)}"
+    return option(default, help, only=only, when=when, **limits)
+
+
+@dataclass
+class Options:
+    """Options of ``seqdni run count-digits``."""
+
+    recipe: Literal["count-digits"] = "count-digits"
+    trainer: Literal["joint", "dni", "no-feedback", "all"] = option(
+        "dni",
+        "joint: one graph over T * T digits, one update for both; dni: each network by itself, "
+        "with synthetic gradients from B to A and at chunk ends; no-feedback: the same without "
+        "those from B to A; all: the three, each in a folder of its own",
+    )
+    data_dir: str | None = option(
+        None, "folder with the four files of MNIST; null: the small digits of scikit-learn"
+    )
+    chunk_len: int = option(4, "T: digits of a window, and windows of a long one", at_least=2)
+    core: Literal["lstm", "gru", "rnn"] = option("lstm", "recurrent core of both")
+    hidden: int = option(64, "units of a layer", at_least=1)
+    layers: int = option(1, "recurrent layers", at_least=1)
+    forget_bias: float = option(
+        0.0,
+        "added to the LSTM's forget bias at the start",
+        only=lambda options: options.core == "lstm",
+        when="--core lstm",
+    )
+    encoder: int = option(64, "units that read an image, rectified", at_least=1)
+    batch: int = option(64, "B: rows that are trained side by side", at_least=1)
+    lr: float = option(3e-3, "Adam's learning rate for A", above=0)
+    lr_b: float | None = option(None, "Adam's learning rate for B; null: that of A", above=0)
+    clip: float = option(1.0, "largest norm of a network's gradient", above=0)
+    synthesizer: Literal["rls", "mlp", "whitened", "linear"] = for_decoupled(
+        "rls",
+        "rls: linear, by recursive least squares; mlp: one hidden ReLU layer, by Adam (the "
+        "paper's); whitened: one hidden tanh layer on the whitened state; linear: no hidden layer",
+    )
+    forgetting: float = for_decoupled(
+        0.99, "weight that the past keeps from lesson to lesson", ("rls",), above=0, at_most=1
+    )
+    ridge: float = for_decoupled(
+        1e-4, "damping of the solution, relative to each feature's energy", ("rls",), above=0
+    )
+    solve_every: int | None = for_decoupled(
+        None, "lessons between two solutions; null: more the wider the state", ("rls",), at_least=1
+    )
+    synth_hidden: int | None = for_decoupled(
+        None, "width of the hidden layer; null: half the core's", ("mlp", "whitened"), at_least=1
+    )
+    synth_lr: float = for_decoupled(1e-3, "Adam's rate for synthesizers", DESCENDED, above=0)
+    synth_clip: float = for_decoupled(1.0, "largest norm of their gradient", DESCENDED, above=0)
+    grad_scale: float = for_decoupled(
+        0.0,
+        "factor on synthetic gradients at a network's own chunk ends; here each answer depends on "
+        "its own window alone, so that there is nothing to carry over them",
+        at_least=0,
+    )
+    message_scale: float = option(
+        1.0,
+        "factor on synthetic gradients from B to A",
+        at_least=0,
+        only=lambda options: options.trainer in ("dni", "all"),
+        when="--trainer dni",
+    )
+    hint: bool = option(
+        True,
+        "tell the synthesizer from B to A, in training, how many 3s each window had; without, its "
+        "gradient is what can be told from A's message alone, which vanishes as B learns",
+        only=lambda options: options.trainer in ("dni", "all"),
+        when="--trainer dni",
+    )
+    control: Literal["shuffled", "batch-mean", "zero"] | None = for_decoupled(
+        None,
+        "for experiments: rows get each other's synthetic gradients, or the batch's mean, or none",
+    )
+    bound: float | None = for_decoupled(
+        1.0, "largest of a row, as a multiple of the usual target; null: no bound", above=0
+    )
+    seed: int = option(0, "of the initial weights and of the data", at_least=0, at_most=2**63 - 1)
+    updates: int | None = option(None, "stop after this many updates of A", at_least=1)
+    max_tokens: int | None = option(2_000_000, "stop after this many digits, of all rows", above=0)
+    max_seconds: float | None = option(None, "stop after this much training time", above=0)
+    evaluate_every: int = option(
+        2000, "steps between two looks at held-out digits, in steps of --log-every", at_least=1
+    )
+    device: str = option("auto", "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
+    threads: int | None = option(None, "CPU threads; null leaves it to torch", at_least=1)
+    log_every: int = option(1000, "steps between two rows of metrics.jsonl", at_least=1)
+    checkpoint_seconds: float = option(60.0, "training time between two checkpoints", above=0)
+    out: str | None = option(None, "folder of the run; null: runs/count-digits/TIME")
+
+
+def prepare(options: Options) -> None:
+    """Refuse what cannot work, before any data is read; make paths absolute.
+
+    Args:
+        options: of the run, changed in place.
+
+    Raises:
+        RunError: naming the option.
+    """
+    check_values(options)
+    device_of(options)  # pyright: ignore[reportArgumentType]
+    if options.data_dir is not None:
+        options.data_dir = str(Path(options.data_dir).expanduser().resolve())
