@@ -20,6 +20,7 @@ from corpora.errors import CorpusError
 from corpora.mnist import Images, Mnist
 
 COUNTED = 3
+"""The digit that B counts."""
 SMALL_SPLITS = (1197, 1497)  # of the 1797 small digits: where validation and test begin
 SHADES = 16  # of the small digits
 

@@ -51,6 +51,7 @@ class Stretch:
 
 
 Source = str | Stretch
+"""A text: in memory, or in files."""
 
 
 def whole_file(path: str | Path, remedy: str, encoding: str = "utf-8") -> Stretch:

@@ -13,7 +13,8 @@ from corpora.source import Source
 from corpora.subwords import Subwords, SubwordVocabulary
 from corpora.words import Words, WordVocabulary
 
-Tokens = Characters | Words | Subwords  # each has learn(text) -> Vocabulary
+Tokens = Characters | Words | Subwords
+"""A kind of tokens; each has ``learn(text)``, which returns a vocabulary."""
 
 
 @runtime_checkable

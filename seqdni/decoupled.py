@@ -75,7 +75,7 @@ class DecoupledLevel:
         """Begin a stream; what was pending is dropped.
 
         Args:
-            carry: from :meth:`seqdni.Hierarchy.initial_carry`.
+            carry: from :meth:`seqdni.hierarchy.Hierarchy.initial_carry`.
         """
         self.learned = self.live = carry  # up to the last backward pass; up to the last message
         self.carried = False  # whether the next chunk continues another one
