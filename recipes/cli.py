@@ -7,11 +7,12 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import yaml
 
 from corpora import CorpusError
 from recipes import copying, count_digits, curves, horizon, lm, long_dependency, plot
@@ -95,7 +96,7 @@ def run(recipe_name: str, words: Sequence[str]) -> int:
     parser = recipe_parser(recipe_name, recipe.summary, recipe.options)
     parsed = parse(parser, words)
     if parsed["resume"] is None and parsed["trainer"] == "all":
-        return _run_each(recipe_name, words, parsed["out"])
+        return _run_each(recipe_name, parsed)
     if parsed["resume"] is None:
         session = _begin(recipe, parsed)
     else:
@@ -121,15 +122,50 @@ def run(recipe_name: str, words: Sequence[str]) -> int:
     return 0
 
 
-def _run_each(recipe_name: str, words: Sequence[str], out: str | None) -> int:
-    """Every way of training that a recipe compares, each in a folder of its own."""
-    folder = new_folder(out, recipe_name)
-    for trainer in RECIPES[recipe_name].file.WAYS:
-        path = str(folder / trainer)
-        if status := run(recipe_name, [*words, "--trainer", trainer, "--out", path]):
+def _run_each(recipe_name: str, parsed: dict[str, Any]) -> int:
+    """Every way of training that a recipe compares, each in a folder of its own.
+
+    What is finished there is left alone and what was stopped goes on: the same command continues.
+    """
+    recipe = RECIPES[recipe_name]
+    options = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
+    recipe.file.prepare(options)
+    folder = _folder_of_each(options.out, recipe_name)
+    for trainer in recipe.file.WAYS:
+        path = folder / trainer
+        if (path / "result.json").exists():
+            continue
+        words = ["--resume", str(path)]
+        if not (path / "last.pt").exists():
+            words = [*_words_for(options, trainer), "--trainer", trainer, "--out", str(path)]
+        if status := run(recipe_name, words):
+            print(f"and with the rest by the same command, with --out {folder}")
             return status
     print(f"Draw them with: seqdni plot {folder}/* --metric error_b --against tokens")
     return 0
+
+
+def _folder_of_each(out: str | None, recipe_name: str) -> Path:
+    """The folder of several runs, which may be there from before."""
+    ways = RECIPES[recipe_name].file.WAYS
+    if out is not None and Path(out).is_dir():
+        inside = {path.name for path in Path(out).iterdir()}
+        if inside and inside <= set(ways):
+            return Path(out)
+    return new_folder(out, recipe_name)
+
+
+def _words_for(options: Any, trainer: str) -> list[str]:
+    """The options that were set, as a command line of one way: those with an effect there."""
+    own = replace(options, trainer=trainer)
+    words = []
+    for each in fields(own):
+        value, only = getattr(own, each.name), each.metadata.get("only")
+        if each.name in ("recipe", "trainer", "out") or value == each.default:
+            continue
+        if only is None or only(own):
+            words += [flag(each.name), yaml.safe_dump(value).split("\n")[0]]
+    return words
 
 
 def _begin(recipe: Recipe, parsed: dict[str, Any]) -> Session:

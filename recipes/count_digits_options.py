@@ -15,9 +15,11 @@ def for_decoupled(default: Any, help: str, kinds: tuple[str, ...] = (), **limits
     """An option of runs with synthesizers, of some kinds; see :func:`recipes.options.option`."""
 
     def only(options: Options) -> bool:
-        return options.trainer != "joint" and (not kinds or options.synthesizer in kinds)
+        bridged = options.trainer == "no-feedback" and options.grad_scale > 0
+        decoupled = options.trainer in ("dni", "all") or bridged
+        return decoupled and (not kinds or options.synthesizer in kinds)
 
-    when = "a --trainer other than joint"
+    when = "--trainer dni (or no-feedback with --grad-scale above 0)"
     if kinds:
         when += f" with --synthesizer {' or '.join(kinds)}"
     return option(default, help, only=only, when=when, **limits)
@@ -31,8 +33,8 @@ class Options:
     trainer: Literal["joint", "dni", "no-feedback", "all"] = option(
         "dni",
         "joint: one graph over T * T digits, one update for both; dni: each network by itself, "
-        "with synthetic gradients from B to A and at chunk ends; no-feedback: the same without "
-        "those from B to A; all: the three, each in a folder of its own",
+        "with synthetic gradients from B to A (and at chunk ends, see --grad-scale); no-feedback: "
+        "the same without those from B to A; all: the three, each in a folder of its own",
     )
     data_dir: str | None = option(
         None, "folder with the four files of MNIST; null: the small digits of scikit-learn"
@@ -71,11 +73,13 @@ class Options:
     )
     synth_lr: float = for_decoupled(1e-3, "Adam's rate for synthesizers", DESCENDED, above=0)
     synth_clip: float = for_decoupled(1.0, "largest norm of their gradient", DESCENDED, above=0)
-    grad_scale: float = for_decoupled(
+    grad_scale: float = option(
         0.0,
         "factor on synthetic gradients at a network's own chunk ends; here each answer depends on "
         "its own window alone, so that there is nothing to carry over them",
         at_least=0,
+        only=lambda options: options.trainer != "joint",
+        when="a --trainer other than joint",
     )
     message_scale: float = option(
         1.0,

@@ -38,6 +38,8 @@ def saved_level(level: DecoupledLevel) -> dict[str, Any]:
         "ended": level.ended_B,
         "hints": [hint.clone() for hint in level.way_up.hints],
         "counts": [
+            level.way_up.held,
+            level.way_up.predicted,
             level.way_up.corrected,
             level.used,
             level.chunks,
@@ -63,8 +65,9 @@ def load_level(level: DecoupledLevel, saved: Mapping[str, Any], device: torch.de
     level.context_grads = {t: grad.to(device) for t, grad in saved["context_grads"].items()}
     level.ended_B = saved["ended"]
     level.way_up.hints = [hint.to(device) for hint in saved["hints"]]
-    level.way_up.corrected, level.used, level.chunks, level.updates, carried = saved["counts"]
-    level.carried = bool(carried)
+    way_up, counts = level.way_up, saved["counts"]
+    way_up.held, way_up.predicted, way_up.corrected, level.used = counts[:4]
+    level.chunks, level.updates, level.carried = counts[4], counts[5], bool(counts[6])
 
 
 def saved_carry(carry: LevelCarry) -> list[Any]:

@@ -119,17 +119,22 @@ class HierarchyTrainer:
         """
         inputs, answers, should_reset, hints = chunk
         steps, rows = inputs.shape[:2]
+        known = rows if self.carry is None else len(self.since[0])
+        check_chunk(chunk, self.model, self.stream_steps, known)
+        for k, level in enumerate(self.levels):
+            if (size := level.way_up.hint_size) == 0:
+                continue
+            hint = None if hints is None else hints[k]
+            if hint is None or hint.shape[-1] != size:
+                got = "none" if hint is None else f"some of {hint.shape[-1]} features"
+                raise ValueError(
+                    f"the message_boundary of level {k} has context_size={size}, and there are "
+                    f"{got}: give hints with chunks"
+                )
         if self.carry is None:
             self._begin(rows)
-        assert self.carry is not None
-        check_chunk(chunk, self.model, self.stream_steps, len(self.since[0]))
         if should_reset is None:
             should_reset = torch.zeros(steps + 1, rows, dtype=torch.bool)
-        for k, level in enumerate(self.levels):
-            if level.way_up.wants_hints and (hints is None or hints[k] is None):
-                raise ValueError(
-                    f"the message_boundary of level {k} has a context_size: give hints with chunks"
-                )
         self.meter.add(nats=0.0, scored=0)  # it can be read at any time
         if self.mode == "joint":
             self.waiting.append(HierarchyChunk(inputs, tuple(answers), should_reset))
@@ -140,7 +145,7 @@ class HierarchyTrainer:
             for level, ticks in zip(self.levels[1:], others, strict=True):
                 level.told += one_by_one(ticks)
             for level, hint in zip(self.levels, hints or (), strict=False):
-                if hint is not None and level.way_up.wants_hints:
+                if hint is not None and level.way_up.hint_size:
                     level.way_up.hints += hint.to(self.device, non_blocking=True).unbind(0)
             self.levels[0].step(inputs, lowest)
             self.levels[0].learn_from_above()
@@ -163,6 +168,11 @@ class HierarchyTrainer:
         alone takes its chunks as they are fed."""
         return self.model.periods[-1] * (self.learners[-1].chunk_len or 1)
 
+    @property
+    def _built(self) -> list[Any]:
+        """What a checkpoint of another trainer would not fit."""
+        return [self.mode, *[learner.chunk_len for learner in self.learners]]
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, chunks in the making included.
 
@@ -178,6 +188,7 @@ class HierarchyTrainer:
             "carry": self.carry and [saved_carry(each) for each in self.carry],
             "waiting": [[x.clone(), list(y), reset] for x, y, reset, _ in self.waiting],
             "counts": [self.tokens, self.stream_steps],
+            "built": self._built,
             "meter": self.meter.state_dict(),
         }
 
@@ -188,10 +199,12 @@ class HierarchyTrainer:
             saved: from :meth:`state_dict` of a trainer built alike.
 
         Raises:
-            ValueError: it has another number of levels.
+            ValueError: it has another mode, or levels of other chunks.
         """
-        if (got := len(saved["levels"])) != len(self.levels):
-            raise ValueError(f"the saved trainer has {got} levels, this one {len(self.levels)}")
+        if (got := saved["built"]) != (own := self._built):
+            raise ValueError(
+                f"the saved trainer has the mode and chunk lengths {got}, this one {own}"
+            )
         self.model.load_state_dict(saved["model"])
         self.boundary.load_state_dict(saved["boundary"])
         for learner, (steps, synth_steps) in zip(self.learners, saved["optimizers"], strict=True):

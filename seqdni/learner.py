@@ -88,7 +88,7 @@ class Learner:
             boundary: whose synthesizer.
             synth_loss: from its regression.
         """
-        if self.synth_optimizer is None:
+        if self.synth_optimizer is None or not synth_loss.requires_grad:  # solved for
             return
         synth_loss.backward()
         if self.synth_clip is not None:

@@ -28,14 +28,18 @@ class Messages:
 
     def begin(self) -> None:
         """Begin a stream."""
-        self.hints: list[Tensor] = []  # [B, K] each, beside messages sent and not yet corrected
+        self.hints: list[
+            Tensor
+        ] = []  # [B, K] each, beside messages not yet predicted and corrected
+        self.held = 0  # messages before the first of these
+        self.predicted = 0  # messages whose gradient was asked for
         self.corrected = 0  # messages whose gradient has come
 
     @property
-    def wants_hints(self) -> bool:
-        """Whether the synthesizer sees more than the messages."""
+    def hint_size(self) -> int:
+        """K: what the synthesizer sees besides a message; 0: nothing."""
         synthesizer = None if self.boundary is None else self.boundary.synthesizer
-        return synthesizer is not None and synthesizer.context_size > 0
+        return 0 if synthesizer is None else synthesizer.context_size
 
     def synthetic_grad(self, messages_NM: Tensor, first: int, rows: int) -> Tensor | None:
         """What is predicted for some messages.
@@ -50,7 +54,10 @@ class Messages:
         """
         if self.boundary is None:
             return None
-        hint_NK = self._hint(first, len(messages_NM) // rows)
+        messages = len(messages_NM) // rows
+        hint_NK = self._hint(first, messages)
+        self.predicted = first + messages
+        self._drop()
         return self.boundary.synthetic_grad(messages_NM, context_BK=hint_NK)
 
     def correct(self, pairs: Pairs, rows: int) -> Tensor | None:
@@ -75,13 +82,20 @@ class Messages:
                 context_BK=self._hint(self.corrected, messages),
             )
             self.learner.teach(self.boundary, loss)
-        del self.hints[:messages]
         self.corrected += messages
+        self._drop()
         return loss
 
     def _hint(self, first: int, messages: int) -> Tensor | None:
-        at = first - self.corrected
+        at = first - self.held
         return torch.cat(self.hints[at : at + messages]) if self.hints else None
+
+    def _drop(self) -> None:
+        """Hints of messages that were predicted and corrected; either may come first."""
+        done = min(self.predicted, self.corrected)
+        if done > self.held:
+            del self.hints[: done - self.held]
+            self.held = done
 
 
 def message_pairs(received_mBM: Tensor, should_reset: Tensor, bootstrapped: bool) -> Pairs:

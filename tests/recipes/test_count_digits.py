@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from runs import assert_same, result_of, rows_of, run, without_times
 from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
 
@@ -141,3 +143,26 @@ def test_a_constant_answer_has_the_majority_s_error():
     found = errors(Silent(1, int(counts.argmax())), images, 3, 40)
     assert found["error_a"] == pytest.approx(expected["majority_error_a"], abs=0.02)
     assert found["error_b"] == pytest.approx(expected["majority_error_b"], abs=0.02)
+
+
+def test_the_three_ways_take_options_of_one_and_are_continued_by_the_same_command(capsys):
+    words = ["--trainer", "all", "--hint", "false", "--max-tokens", 4 * 36, "--out", "out"]
+    count_digits(*words)
+    hints = {
+        way: yaml.safe_load(Path("out", way, "config.yaml").read_text())["hint"] for way in WAYS
+    }
+    assert hints == {"joint": True, "dni": False, "no-feedback": True}
+    before = Path("out/joint/result.json").stat().st_mtime_ns
+    Path("out/dni/result.json").unlink()
+    shutil.rmtree("out/no-feedback")
+    count_digits(*words)
+    assert all(result_of(Path("out", way))["tokens"] == 144 for way in WAYS)
+    assert Path("out/joint/result.json").stat().st_mtime_ns == before
+    words[3] = "true"
+    assert main(["run", "count-digits", *map(str, words), "--control", "nobody"]) == 1
+
+
+def test_options_without_an_effect_are_refused(capsys):
+    for words in (["no-feedback", "--control", "shuffled"], ["joint", "--hint", "false"]):
+        assert main(["run", "count-digits", "--trainer", *words]) == 1
+        assert f"{words[1]} has no effect here" in capsys.readouterr().err

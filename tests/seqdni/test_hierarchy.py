@@ -440,6 +440,62 @@ def test_a_hint_goes_with_its_message_when_asked_and_when_taught(cuts):
     torch.testing.assert_close(asked, taught)
 
 
+@pytest.mark.parametrize("size", [2, 3, 5, 8, 13])
+@pytest.mark.parametrize("chunk_lens", [(1, 1), (3, 1), (2, 3)])
+def test_hints_of_a_level_in_the_middle_are_there_when_it_needs_them(size, chunk_lens):
+    """It may learn from a message after the level above has corrected it."""
+    model = make_hierarchy((1, 2, 2), contexts="lowest")
+    stream = make_stream(model, 8 * size, ROWS, resets=True)
+    learners = learning(model, "hinted")
+    for learner, chunk_len in zip(learners[1:], chunk_lens, strict=True):
+        learner.chunk_len = chunk_len
+    trainer = HierarchyTrainer(model, learners)
+    asked = []
+    for k, level in enumerate(trainer.levels[:2]):
+        seen = level.way_up._hint
+
+        def noting(first, messages, k=k, seen=seen):
+            asked.append((k, first, messages, seen(first, messages)))
+            return asked[-1][-1]
+
+        level.way_up._hint = noting
+    for chunk in stream.chunks([size] * 8):
+        trainer.step(chunk)
+    trainer.finish()
+    for k, first, messages, hint_NK in asked:
+        expected_NK = stream.hints[k][first : first + messages].flatten(0, 1)
+        assert torch.equal(hint_NK, expected_NK)
+    assert {k for k, *_ in asked} == {0, 1}
+    assert not any(level.way_up.hints for level in trainer.levels)
+
+
+def test_a_solved_and_a_descended_boundary_in_one_level():
+    model = make_hierarchy((1, 2), contexts=False)
+    stream = make_stream(model, 12, ROWS, resets=False)
+    learners = learning(model, "mlp")
+    learners[0].message_boundary = Boundary(LeastSquares(MESSAGE)).double()
+    trainer = HierarchyTrainer(model, learners)
+    for chunk in stream.chunks([2] * 6):
+        trainer.step(chunk)
+    assert trainer.updates == 6
+
+
+def test_a_refused_chunk_leaves_nothing_behind():
+    model = make_hierarchy((1, 2), contexts=False)
+    trainer = HierarchyTrainer(model, learning(model))
+    wrong = make_stream(model, 4, ROWS + 1, resets=False).chunks([4])[0]
+    with pytest.raises(ValueError, match="has a readout and no answers"):
+        trainer.step(wrong._replace(answers=[wrong.answers[0], None]))
+    trainer.step(make_stream(model, 4, ROWS, resets=False).chunks([4])[0])
+
+
+def test_a_checkpoint_of_another_mode_is_refused():
+    model = make_hierarchy((1, 2), contexts=False)
+    saved = HierarchyTrainer(model, learning(model), mode="joint").state_dict()
+    with pytest.raises(ValueError, match=r"mode and chunk lengths \['joint', None, 2\], this one"):
+        HierarchyTrainer(model, learning(model), mode="dni").load_state_dict(saved)
+
+
 def test_a_synthesizer_that_wants_hints_gets_them_or_there_is_an_error():
     model = make_hierarchy((1, 2), contexts=False)
     chunk = make_stream(model, 4, ROWS, resets=False).chunks([4])[0]

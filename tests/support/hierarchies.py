@@ -22,14 +22,18 @@ from seqdni import (
 INPUTS, WIDTH, MESSAGE, CONTEXT, HINT, CLASSES = 2, 4, 3, 2, 2, 3
 
 
-def make_hierarchy(periods, contexts: bool, kind=nn.LSTM, seed: int = 0) -> Hierarchy:
-    """Levels of equal widths; with contexts, every level above the lowest gives one."""
+def make_hierarchy(periods, contexts, kind=nn.LSTM, seed: int = 0) -> Hierarchy:
+    """Levels of equal widths; with contexts, every level above the lowest gives one.
+
+    With contexts "lowest", only the level above the lowest does.
+    """
     torch.manual_seed(seed)
     levels = []
     for k, period in enumerate(periods):
         top = k + 1 == len(periods)
-        taken = CONTEXT if contexts and not top else 0
-        given = CONTEXT if contexts and k else 0
+        everywhere = contexts != "lowest"
+        taken = CONTEXT if contexts and not top and (everywhere or k == 0) else 0
+        given = CONTEXT if contexts and k and (everywhere or k == 1) else 0
         level = Timescale(
             TorchCore(kind(3 + taken, WIDTH)),
             encoder=nn.Linear(INPUTS if k == 0 else MESSAGE, 3),
