@@ -11,10 +11,10 @@ from corpora.episodes import BackToBackEpisodes, LockstepEpisodes
 from corpora.errors import CorpusError
 from corpora.from_torchtext import from_torchtext, import_torchtext, torchtext_vocabulary
 from corpora.mnist import Images, Mnist, MnistTask, pixel_order, read_mnist
-from corpora.penn_treebank import ptb_text
+from corpora.penn_treebank import ptb_lines, ptb_text
 from corpora.recall import RecallTask
 from corpora.shuffled import ShuffledImages
-from corpora.source import Source, Stretch, blocks
+from corpora.source import Source, Stretch, blocks, characters_and_words
 from corpora.stream import TokenStream, evaluation_chunks
 from corpora.subwords import Subwords, SubwordVocabulary
 from corpora.task import Episode, EpisodicTask, Level
@@ -57,6 +57,7 @@ __all__ = [
     "WordVocabulary",
     "Words",
     "blocks",
+    "characters_and_words",
     "encode_splits",
     "enwik8_text",
     "evaluation_chunks",
@@ -65,6 +66,7 @@ __all__ = [
     "next_level",
     "own_text",
     "pixel_order",
+    "ptb_lines",
     "ptb_text",
     "pydoc_text",
     "read_mnist",

@@ -1,5 +1,6 @@
 """Penn Treebank, in Mikolov's split, by character, word or subword."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from corpora.download import Remote, fetch
@@ -65,11 +66,30 @@ archive; pass its path as --data-dir
             f"{folder}: damaged, {types} different words, expected {WORDS}; get its files again; "
             f"{HELP}"
         )
-    between = "_" if by_character else " "
-    train, valid, test = (
-        "".join(between.join(words) + "\n" for words in part) for part in lines.values()
-    )
+    train, valid, test = (_joined(part, by_character) for part in lines.values())
     return Text("ptb", train, valid, test)
+
+
+def ptb_lines(text: str, by_character: bool = True) -> str:
+    """Any text as :func:`ptb_text` has its lines.
+
+    Args:
+        text: with words between white space.
+        by_character: whether tokens are characters.
+
+    Returns:
+        Words joined by `_`, or by a space, and a newline after each line.
+
+    Example:
+        >>> ptb_lines(" no it  was n't \\n black monday")
+        "no_it_was_n't\\nblack_monday\\n"
+    """
+    return _joined((line.split() for line in text.splitlines()), by_character)
+
+
+def _joined(lines: Iterable[list[str]], by_character: bool) -> str:
+    between = "_" if by_character else " "
+    return "".join(between.join(words) + "\n" for words in lines)
 
 
 def _lines(path: Path, split: str) -> list[list[str]]:

@@ -23,9 +23,10 @@ from corpora import (
 from recipes import horizon
 from recipes.build import build_model, build_stream, build_trainer, load_model
 from recipes.directory import RunDirectory
+from recipes.episodic import EpisodicOptions, chunk_len_option
 from recipes.errors import RunError
 from recipes.horizon import HeldOut
-from recipes.options import RunOptions, Sampling, check, check_no_text, option
+from recipes.options import Sampling, check, check_no_text, option
 from recipes.session import Session
 from seqdni import (
     Chunk,
@@ -43,26 +44,11 @@ FRESH_EPISODES, FRESH_SEED = 256, 2**31 - 1
 
 
 @dataclass
-class CopyOptions(RunOptions):
+class CopyOptions(EpisodicOptions):
     """Options of ``seqdni run copy``."""
 
     recipe: Literal["copy"] = "copy"
-    chunk_len: int = option(
-        4,
-        "T: steps of a chunk, the truncation length",
-        at_least=1,
-        only=lambda options: options.trainer != "bptt" or options.recompute,
-        when="a trainer that truncates, or --recompute true",
-    )
-    hidden: int = option(64, "units of a layer", at_least=1)
-    lr: float = option(3e-3, "learning rate for the model", above=0)
-    update_every: Literal["episode"] | int = option(
-        "episode",
-        "chunks whose gradients make one update, or 'episode'",
-        at_least=1,
-        only=lambda options: options.trainer != "bptt",
-        when="a trainer that truncates",
-    )
+    chunk_len: int = chunk_len_option(4)
     updates: int | None = option(4000, "stop after this many weight updates", at_least=1)
     log_every: int = option(10, "episodes between two decisions of the curriculum", at_least=1)
     symbols: int = option(2, "kinds of symbols", at_least=1)

@@ -14,9 +14,11 @@ from corpora import (
     Batch,
     CorpusError,
     Encoded,
+    Size,
     TokenStream,
     Vocabulary,
     blocks,
+    characters_and_words,
     encode_splits,
     evaluation_chunks,
     own_text,
@@ -31,7 +33,6 @@ from recipes.lm_data import (
     figures,
     prepared,
     read_corpus,
-    size_of,
     tokens_of,
     unit,
 )
@@ -257,8 +258,10 @@ def evaluate(
         whole = prepared(options, "".join(blocks(own_text(text, 0.0, 0.0).train)))
         if not whole.strip():
             raise RunError(f"--text {text} is only white space")
-        nats = score(model, vocabulary.encode(whole), len(vocabulary))
-        return {"text": text, **figures(options, nats, size_of(vocabulary, whole))}
+        tokens = vocabulary.encode(whole)
+        size = Size(len(tokens), *characters_and_words(whole))
+        nats = score(model, tokens, len(vocabulary))
+        return {"text": text, **figures(options, nats, size)}
     corpus = encode_splits(read_corpus(options), tokens_of(options))
     _same_text(corpus, progress)
     if split is not None and split not in corpus.sizes:

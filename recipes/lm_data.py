@@ -7,14 +7,13 @@ from typing import Any
 from corpora import (
     Characters,
     Size,
-    Source,
     Subwords,
     Text,
     Tokens,
-    Vocabulary,
     Words,
     enwik8_text,
     own_text,
+    ptb_lines,
     ptb_text,
     pydoc_text,
     text8_text,
@@ -78,24 +77,8 @@ def prepared(options: Any, text: str) -> str:
     if options.corpus == "enwik8":
         return text.encode().decode("latin-1")
     if options.corpus == "ptb":
-        between = "_" if options.tokens == "char" else " "
-        return "".join(between.join(line.split()) + "\n" for line in text.splitlines())
+        return ptb_lines(text, by_character=options.tokens == "char")
     return text
-
-
-def size_of(vocabulary: Vocabulary, text: Source) -> Size:
-    """How long a short text is.
-
-    Args:
-        vocabulary: of the run.
-        text: all of it, in memory.
-
-    Returns:
-        In tokens, characters and words.
-    """
-    assert isinstance(text, str)
-    words = len(text.split()) + text.count("\n")
-    return Size(len(vocabulary.encode(text)), len(text), words)
 
 
 def unit(options: Any) -> str:

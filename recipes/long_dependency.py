@@ -24,9 +24,10 @@ from corpora import (
 from recipes import horizon
 from recipes.build import build_model, build_stream, build_trainer, load_model, loss_for
 from recipes.directory import RunDirectory
+from recipes.episodic import EpisodicOptions, chunk_len_option
 from recipes.errors import RunError
 from recipes.horizon import HeldOut
-from recipes.options import RunOptions, Sampling, check, check_no_text, option
+from recipes.options import Sampling, check, check_no_text, option
 from recipes.session import Session
 from seqdni import Model, SequenceModel, cross_entropy, to_bits, whole_episodes
 
@@ -38,31 +39,16 @@ EVALUATION_ROWS, HORIZON_ROWS = 250, 256
 
 
 @dataclass
-class LongOptions(RunOptions):
+class LongOptions(EpisodicOptions):
     """Options that the three have in common."""
 
-    chunk_len: int = option(
-        8,
-        "T: steps of a chunk, the truncation length",
-        at_least=1,
-        only=lambda options: options.trainer != "bptt" or options.recompute,
-        when="a trainer that truncates, or --recompute true",
-    )
-    hidden: int = option(64, "units of a layer", at_least=1)
+    chunk_len: int = chunk_len_option(8)
     # At 0 a new LSTM forgets within a few steps; at 2 it needs little credit to remember 20.
     forget_bias: float = option(
         1.0,
         "added to the LSTM's forget bias at the start",
         only=lambda options: options.core == "lstm",
         when="--core lstm",
-    )
-    lr: float = option(3e-3, "learning rate for the model", above=0)
-    update_every: Literal["episode"] | int = option(
-        "episode",
-        "chunks whose gradients make one update, or 'episode'",
-        at_least=1,
-        only=lambda options: options.trainer != "bptt",
-        when="a trainer that truncates",
     )
     updates: int | None = option(3000, "stop after this many weight updates", at_least=1)
     evaluate_every: int = option(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import result_of, rows_of, run
 from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
 
 from corpora import (
@@ -55,18 +56,6 @@ def tiny_mnist_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     accept_tiny_mnist(monkeypatch)
     write_tiny_mnist(Path("mnist"))
-
-
-def run(*words):
-    assert main(["run", *map(str, words)]) == 0
-
-
-def result_of(folder):
-    return json.loads(Path(folder, "result.json").read_text())
-
-
-def rows_of(folder):
-    return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("trainer", ["bptt", "tbptt", "random", "overlap", "dni", "dni-aux"])

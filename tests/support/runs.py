@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import torch
 
@@ -17,11 +18,11 @@ def run(*words):
 
 
 def result_of(folder):
-    return json.loads((folder / "result.json").read_text())
+    return json.loads(Path(folder, "result.json").read_text())
 
 
 def rows_of(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
 
 
 def assert_same(a, b, path=""):
