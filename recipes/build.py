@@ -89,19 +89,14 @@ def build_core(options: RunOptions, inputs: int, dropout: float = 0.0) -> TorchC
     return core
 
 
-def load_model(
-    saved: dict[str, Any], path: Path, options: RunOptions, model: SequenceModel
-) -> SequenceModel:
-    """A trained model.
+def load_weights(saved: dict[str, Any], path: Path, options: RunOptions, model: Any) -> None:
+    """Put the weights of a trained model into one built alike.
 
     Args:
         saved: a checkpoint of its run.
         path: of that checkpoint, for the message.
         options: of its run.
         model: built by these; takes the weights.
-
-    Returns:
-        The model.
 
     Raises:
         RunError: the checkpoint does not fit the options.
@@ -110,7 +105,6 @@ def load_model(
         _wrapped(options, model).load_state_dict(saved["trainer"]["model"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise RunError(f"{path} does not fit its config.yaml: {one_line(error)}") from None
-    return model
 
 
 def _wrapped(options: RunOptions, model: SequenceModel) -> Model:

@@ -21,7 +21,7 @@ from corpora import (
     next_level,
 )
 from recipes import horizon
-from recipes.build import build_model, build_stream, build_trainer, load_model
+from recipes.build import build_model, build_stream, build_trainer, load_weights
 from recipes.directory import RunDirectory
 from recipes.episodic import EpisodicOptions, chunk_len_option
 from recipes.errors import RunError
@@ -279,7 +279,8 @@ def _trained(directory: RunDirectory, options: CopyOptions) -> tuple[SequenceMod
     task = task_of(options)
     saved = directory.load("last")
     model = build_model(options, task.input_size, task.output_size)
-    return load_model(saved, directory.path / "last.pt", options, model), saved["progress"]
+    load_weights(saved, directory.path / "last.pt", options, model)
+    return model, saved["progress"]
 
 
 def _held_out(model: Model, options: CopyOptions, progress: dict[str, Any]) -> dict[str, Any]:

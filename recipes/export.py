@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import nn
 
 from recipes.errors import RunError
-from seqdni import SequenceModel
 
 
 def export(
-    model: SequenceModel, files: dict[str, dict[str, Any]], config: Path, out: Path
+    model: nn.Module, files: dict[str, dict[str, Any]], config: Path, out: Path
 ) -> list[Path]:
     """Write model.safetensors, config.yaml and what else the recipe has.
 

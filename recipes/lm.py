@@ -8,6 +8,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
+from torch import nn
 from tqdm import tqdm
 
 from corpora import (
@@ -24,8 +25,8 @@ from corpora import (
     own_text,
     vocabulary_from,
 )
-from recipes import horizon, lm_sample
-from recipes.build import build_stream, build_trainer, load_model
+from recipes import horizon, lm_hierarchy, lm_sample
+from recipes.build import build_stream, build_trainer, load_weights
 from recipes.directory import RunDirectory
 from recipes.errors import RunError
 from recipes.horizon import HeldOut
@@ -36,12 +37,21 @@ from recipes.lm_data import (
     tokens_of,
     unit,
 )
-from recipes.lm_model import EVALUATION_ROWS, at_once, build, loss_of, score
+from recipes.lm_hierarchy import Reader
+from recipes.lm_model import (
+    EVALUATION_ROWS,
+    LanguageModel,
+    at_once,
+    build,
+    loss_of,
+    score,
+    trained_part,
+)
 from recipes.lm_options import Options
 from recipes.lm_options import prepare as prepare  # what a recipe has
 from recipes.options import Sampling
 from recipes.session import Session
-from seqdni import Chunk, SequenceModel
+from seqdni import Chunk, HierarchyTrainer, SequenceModel
 
 SUMMARY = "language model on Penn Treebank, WikiText, enwik8, text8, your text, or Python's manual"
 SAMPLE_LENGTH = {"char": 300, "word": 80, "subword": 120}
@@ -56,7 +66,7 @@ class Material(NamedTuple):
     """
 
     corpus: Encoded
-    model: SequenceModel
+    model: LanguageModel
 
 
 def start(options: Options, directory: RunDirectory) -> Session:
@@ -92,7 +102,11 @@ def start(options: Options, directory: RunDirectory) -> Session:
     chunks = float(options.update_every)  # of an update, on average
     if options.trainer == "random":
         chunks /= options.cut_probability
-    trainer = build_trainer(options, model, 1 / (options.chunk_len * chunks), loss_of(model))
+    if isinstance(model, Reader):
+        trainer = lm_hierarchy.build_trainer(options, model, loss_of(model))
+    else:
+        scale = 1 / (options.chunk_len * chunks)
+        trainer = build_trainer(options, model, scale, loss_of(model))
     progress = {
         "vocabulary": corpus.vocabulary.to_json(),
         "corpus": corpus.digest,
@@ -136,14 +150,17 @@ def run(session: Session) -> dict[str, Any]:
     evaluations, name, judge = options.evaluations, unit(options), judged_by(corpus)
     done = int(session.fraction() * evaluations)  # fewer than before where the run was prolonged
     progress["evaluated"] = min(progress["evaluated"], done)
-    steps = options.look_ahead if trainer.boundary is not None else 0
+    steps = options.look_ahead if options.trainer in ("dni", "dni-aux") else 0
     ahead = (lambda: session.stream.peek(steps)) if steps else (lambda: None)
     held_out_text = partial(validation_chunks, corpus, options.chunk_len, None)
 
     def finished() -> bool:
         return options.patience is not None and progress["since_best"] >= options.patience
 
-    for row in session.train(_scheduled(session), lambda: trainer.updates, ahead, finished):
+    chunks: Iterator[Any] = _scheduled(session)
+    if isinstance(trainer, HierarchyTrainer):
+        chunks = lm_hierarchy.as_hierarchy_chunks(chunks, trainer)
+    for row in session.train(chunks, lambda: trainer.updates, ahead, finished):
         horizon.log(session, held_out_text, row)
         if session.fraction() * evaluations >= progress["evaluated"] + 1:
             row |= {f"{judge}_{k}": round(v, 5) for k, v in _validate(session).items()}
@@ -180,8 +197,10 @@ def _scheduled(session: Session) -> Iterator[Chunk]:
             factor *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, session.fraction()))
         if trainer.updates < options.warmup_updates:
             factor *= (trainer.updates + 1) / options.warmup_updates
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = options.lr * factor
+        learners = trainer.learners if isinstance(trainer, HierarchyTrainer) else [trainer]
+        for learner in learners:
+            for group in learner.optimizer.param_groups:
+                group["lr"] = options.lr * factor
         yield chunk
 
 
@@ -226,7 +245,7 @@ def finish(session: Session) -> dict[str, Any]:
 
 
 def _split_figures(
-    model: SequenceModel, options: Options, corpus: Encoded, split: str
+    model: LanguageModel, options: Options, corpus: Encoded, split: str
 ) -> dict[str, float]:
     nats = score(model, getattr(corpus, split), len(corpus.vocabulary))
     found = figures(options, nats, corpus.sizes[split])
@@ -291,7 +310,7 @@ def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:
 
 def exported(
     directory: RunDirectory, options: Options
-) -> tuple[SequenceModel, dict[str, dict[str, Any]]]:
+) -> tuple[nn.Module, dict[str, dict[str, Any]]]:
     """What others need to use the model.
 
     Args:
@@ -302,7 +321,7 @@ def exported(
         The best model, and JSON files by name: the vocabulary.
     """
     model, vocabulary, _ = _trained(directory, options)
-    return model, {"vocabulary.json": vocabulary.to_json()}
+    return trained_part(model), {"vocabulary.json": vocabulary.to_json()}
 
 
 def _same_text(corpus: Encoded, progress: dict[str, Any]) -> None:
@@ -315,14 +334,15 @@ def _same_text(corpus: Encoded, progress: dict[str, Any]) -> None:
 
 def _trained(
     directory: RunDirectory, options: Options
-) -> tuple[SequenceModel, Vocabulary, dict[str, Any]]:
+) -> tuple[LanguageModel, Vocabulary, dict[str, Any]]:
     """The best model of a run, its vocabulary, and the run's progress when it was saved."""
     saved = directory.load("best")
     try:
         vocabulary = vocabulary_from(saved["progress"]["vocabulary"])
     except (KeyError, ValueError) as error:
         raise RunError(f"{directory.path}/best.pt does not fit: {error}") from None
-    model = load_model(saved, directory.path / "best.pt", options, build(options, len(vocabulary)))
+    model = build(options, len(vocabulary))
+    load_weights(saved, directory.path / "best.pt", options, trained_part(model))
     return model, vocabulary, saved["progress"]
 
 
@@ -336,10 +356,16 @@ def held_out(directory: RunDirectory, options: Options, length: int | None) -> H
 
     Returns:
         The chunks, and what the model is built and judged by.
+
+    Raises:
+        RunError: the run's model has several levels.
     """
+    if options.hierarchy > 1:
+        raise RunError("seqdni horizon looks at one network's chunks; --hierarchy has several")
     corpus = encode_splits(read_corpus(options), tokens_of(options))
     _same_text(corpus, directory.load("last")["progress"])
     model = build(options, len(corpus.vocabulary))
+    assert isinstance(model, SequenceModel)
     return HeldOut(validation_chunks(corpus, options.chunk_len, length), model, loss_of(model))
 
 

@@ -6,7 +6,7 @@ Shapes: T steps, B rows, V symbols.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from corpora import evaluation_chunks
 from recipes.build import build_core
 from recipes.errors import RunError
+from recipes.lm_hierarchy import Reader, build_reader, slow_width
 from recipes.options import device_of
 from seqdni import (
     AdaptiveReadout,
@@ -27,14 +28,15 @@ from seqdni import (
     without_dropout,
 )
 
+LanguageModel: TypeAlias = SequenceModel | Reader
 ONE_HOT_UP_TO = 512  # symbols
 EMBEDDING_RANGE = 0.1  # of the initial weights, so that a tied readout starts nearly even
 EVALUATION_ROWS, EVALUATION_STEPS = 64, 200
 EVALUATION_SCORES = 1 << 24  # in memory at once
 
 
-def build(options: Any, symbols: int) -> SequenceModel:
-    """Embedding or one-hot, the recurrent core, a readout; initialised from the seed.
+def build(options: Any, symbols: int) -> LanguageModel:
+    """Embedding or one-hot, the recurrent core, a readout, levels above; initialised from the seed.
 
     Args:
         options: of the run.
@@ -50,7 +52,8 @@ def build(options: Any, symbols: int) -> SequenceModel:
     if width is None:
         width = options.hidden if options.tie or symbols > ONE_HOT_UP_TO else 0
     torch.manual_seed(options.seed)
-    core = build_core(options, width or symbols, options.dropout)
+    context = slow_width(options) if options.hierarchy > 1 else 0
+    core = build_core(options, (width or symbols) + context, options.dropout)
     readout: nn.Module
     if options.cutoffs:
         try:
@@ -73,10 +76,24 @@ def build(options: Any, symbols: int) -> SequenceModel:
         if width:
             encoder = nn.Sequential(encoder, LockedDropout(options.dropout))
         readout = nn.Sequential(LockedDropout(options.dropout), readout)
+    if options.hierarchy > 1:
+        return build_reader(options, encoder, core, readout, options.hidden)
     return SequenceModel(encoder, core, readout).to(device_of(options))
 
 
-def loss_of(model: SequenceModel) -> Callable[[Tensor, Tensor], Tensor]:
+def trained_part(model: LanguageModel) -> nn.Module:
+    """What the trainer trains, and what checkpoints hold.
+
+    Args:
+        model: from :func:`build`.
+
+    Returns:
+        The model itself, or the hierarchy in it.
+    """
+    return model.hierarchy if isinstance(model, Reader) else model
+
+
+def loss_of(model: LanguageModel) -> Callable[[Tensor, Tensor], Tensor]:
     """What the model is trained on.
 
     Args:
@@ -89,7 +106,7 @@ def loss_of(model: SequenceModel) -> Callable[[Tensor, Tensor], Tensor]:
     return last.loss if isinstance(last, AdaptiveReadout) else cross_entropy
 
 
-def scores_of(model: SequenceModel, outputs_TBD: Tensor) -> Tensor:
+def scores_of(model: LanguageModel, outputs_TBD: Tensor) -> Tensor:
     """Scores of all symbols: logits, or log-probabilities.
 
     Args:
@@ -103,7 +120,7 @@ def scores_of(model: SequenceModel, outputs_TBD: Tensor) -> Tensor:
     return last.log_prob(outputs_TBD) if isinstance(last, AdaptiveReadout) else outputs_TBD
 
 
-def _last(model: SequenceModel) -> nn.Module:
+def _last(model: LanguageModel) -> nn.Module:
     return model.readout[-1] if isinstance(model.readout, nn.Sequential) else model.readout
 
 
@@ -121,7 +138,7 @@ def at_once(scores: int, most: int) -> int:
 
 
 @torch.no_grad()
-def score(model: SequenceModel, tokens: np.ndarray, symbols: int) -> float:
+def score(model: LanguageModel, tokens: np.ndarray, symbols: int) -> float:
     """Mean over every next-token prediction of a text, state carried along, dropout off.
 
     Args:

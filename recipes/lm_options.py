@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from recipes.errors import RunError
 from recipes.lm_data import DOWNLOADED, NAMED
-from recipes.options import LEARNING, RunOptions, check, for_dni, option
+from recipes.options import LEARNING, RunOptions, check, flag, for_dni, option
 
 UPDATES = 8000  # where nothing else says when to stop
 
@@ -21,11 +21,41 @@ def _split_by_us(options: Options) -> bool:
     return _own(options) and not Path(options.corpus, "train.txt").exists()
 
 
+def _for_levels(default: Any, help: str, **limits: Any) -> Any:
+    return option(
+        default, help, only=lambda options: options.hierarchy > 1, when="--hierarchy 2", **limits
+    )
+
+
+# What a hierarchy's trainer has not.
+SINGLE = ("update_every", "precision", "targets", "lessons", "synth_steps", "horizon_every")
+
+
 @dataclass
 class Options(RunOptions):
     """Options of ``seqdni run lm``."""
 
     recipe: Literal["lm"] = "lm"
+    trainer: Literal["bptt", "tbptt", "random", "overlap", "dni", "dni-aux", "joint"] = option(  # pyright: ignore[reportIncompatibleVariableOverride]
+        "dni",
+        "as in the other recipes, but for bptt, which needs episodes; with --hierarchy: tbptt: "
+        "each level by itself; dni: with gradients across chunk ends and from the levels above; "
+        "joint: one graph over a chunk of the slowest level",
+    )
+    hierarchy: int = option(
+        1,
+        "levels: a core that reads every token and, above it, cores that tick once in --period "
+        "ticks of the level below, whose features that level gets as an input",
+        at_least=1,
+        at_most=8,
+    )
+    period: int = _for_levels(8, "ticks of a level per tick of the one above", at_least=1)
+    slow_hidden: int | None = _for_levels(
+        None, "units of each core above the lowest; null: an eighth of --hidden", at_least=1
+    )
+    slow_chunk_len: int = _for_levels(
+        8, "ticks of a chunk of each level above the lowest", at_least=1
+    )
     corpus: str = option(
         "pydoc",
         "pydoc (comes with Python), ptb, wikitext-2, wikitext-103, enwik8, text8 (from --data-dir, "
@@ -153,6 +183,10 @@ def prepare(options: Options) -> None:
             "--trainer bptt unrolls whole episodes, and a text has no end of episode; "
             "use --trainer tbptt with a longer --chunk-len"
         )
+    if options.trainer == "joint" and options.hierarchy == 1:
+        raise RunError("--trainer joint is for several levels; add --hierarchy 2")
+    if options.hierarchy > 1:
+        _check_levels(options)
     if options.update_every == "episode":
         raise RunError("--update-every episode: a text has no episodes; give a number of chunks")
     if options.tie and options.embedding not in (None, options.hidden):
@@ -177,3 +211,13 @@ def prepare(options: Options) -> None:
         options.data_dir = str(Path(options.data_dir).expanduser().resolve())
     if _own(options):
         options.corpus = str(Path(options.corpus).expanduser().resolve())
+
+
+def _check_levels(options: Options) -> None:
+    if options.trainer not in ("tbptt", "dni", "joint"):
+        raise RunError(
+            f"--trainer {options.trainer} is for one level; with --hierarchy: dni, tbptt or joint"
+        )
+    for each in fields(options):
+        if each.name in SINGLE and getattr(options, each.name) != each.default:
+            raise RunError(f"{flag(each.name)} is for one level; leave it out with --hierarchy")

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from corpora import CorpusError, Vocabulary
-from recipes.lm_model import scores_of
+from recipes.lm_model import LanguageModel, scores_of
 from recipes.options import Sampling
-from seqdni import SequenceModel, detach, without_dropout
+from seqdni import without_dropout
 
 MOST, OVERLAP = 64, 16  # tokens that are decoded again for each new one
 
 
 @torch.no_grad()
 def write(
-    model: SequenceModel,
+    model: LanguageModel,
     vocabulary: Vocabulary,
     asked: Sampling,
     as_bytes: bool = False,
@@ -49,7 +49,7 @@ def write(
     sys.stdout.write(shown := _decode(vocabulary, written, as_bytes))
     with without_dropout(model):
         for _ in range(asked.length):
-            outputs, state = model(tokens.to(device), detach(state))
+            outputs, state = model(tokens.to(device), state)
             scores_V = scores_of(model, outputs[-1:])[0, 0].double().cpu()
             tokens = _choose(scores_V, asked, generator).view(1, 1)
             written.append(int(tokens))

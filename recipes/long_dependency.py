@@ -22,7 +22,7 @@ from corpora import (
     read_mnist,
 )
 from recipes import horizon
-from recipes.build import build_model, build_stream, build_trainer, load_model, loss_for
+from recipes.build import build_model, build_stream, build_trainer, load_weights, loss_for
 from recipes.directory import RunDirectory
 from recipes.episodic import EpisodicOptions, chunk_len_option
 from recipes.errors import RunError
@@ -361,7 +361,8 @@ def _trained(directory: RunDirectory, options: Options, problem: Problem) -> Seq
     saved = directory.load("last")
     _same_data(options, problem, saved["progress"])
     model = build_model(options, *_sizes(problem))
-    return load_model(saved, directory.path / "last.pt", options, model)
+    load_weights(saved, directory.path / "last.pt", options, model)
+    return model
 
 
 def _same_data(options: Options, problem: Problem, progress: dict[str, Any]) -> None:

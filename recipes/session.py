@@ -73,7 +73,8 @@ class Session:
 
         Yields:
             A row: update, tokens, seconds, train_bits (or the unit's), synth_loss (1: no better
-            than zero; with the auxiliary task the two losses are added).
+            than zero; with the auxiliary task the two losses are added). For a hierarchy also
+            train_bits_K of each level K that has a loss beside others, and message_loss_K.
 
         Raises:
             RunStopped: Ctrl-C or SIGTERM; the run is saved.
@@ -198,16 +199,27 @@ class Session:
         self.trainer.meter.clear()
         if not math.isfinite(sums["nats"]) or not math.isfinite(sums.get("synth_loss", 0.0)):
             raise self._diverged("the loss")
-        error = sums["nats"] / max(sums["scored"], 1)
         row = {
             "update": self.trainer.updates,
             "tokens": self.trainer.tokens,
             "seconds": round(self.seconds, 3),
-            f"train_{self.unit}": round(to_bits(error) if self.unit == "bits" else error, 5),
+            f"train_{self.unit}": self._error(sums, ""),
         }
         if "synth_loss" in sums:
             row["synth_loss"] = round(sums["synth_loss"] / sums["synth_steps"], 5)
+        for level in range(len(getattr(self.trainer, "levels", ()))):
+            k = f"_{level}"
+            if f"nats{k}" in sums and sums[f"scored{k}"] < sums["scored"]:
+                row[f"train_{self.unit}{k}"] = self._error(sums, k)
+            if f"message_loss{k}" in sums:
+                row[f"message_loss{k}"] = round(
+                    sums[f"message_loss{k}"] / sums[f"message_steps{k}"], 5
+                )
         return row
+
+    def _error(self, sums: dict[str, float], level: str) -> float:
+        error = sums[f"nats{level}"] / max(sums[f"scored{level}"], 1)
+        return round(to_bits(error) if self.unit == "bits" else error, 5)
 
     def _diverged(self, what: str) -> RunError:
         last = self.directory.path / "last.pt"

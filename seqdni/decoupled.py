@@ -13,7 +13,8 @@ Source: Jaderberg et al., arXiv 1608.05343, section 3.2 (multi-network systems).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -30,6 +31,12 @@ from seqdni.meter import Meter
 from seqdni.state import cut
 from seqdni.targets import Pairs, boundary_pairs
 from seqdni.timescale import Timescale
+
+Known: TypeAlias = Callable[
+    [LevelCarry, Tensor | None, Tensor | None, Tensor | None], tuple[Tensor, Tensor | None]
+]
+"""Looks ahead: the carry after a chunk, the message of its last step and the restarts around its
+tick, rows that continue -> gradients at state and message, constants in per-example-sum units."""
 
 
 class DecoupledLevel:
@@ -152,12 +159,13 @@ class DecoupledLevel:
 
     # What the trainer calls
 
-    def step(self, inputs: Tensor, chunk: Ticks) -> None:
+    def step(self, inputs: Tensor, chunk: Ticks, known: Known | None = None) -> None:
         """The lowest level: learn from a chunk at once, and send what follows from it.
 
         Args:
             inputs: ``[T, B, ...]``.
             chunk: the rest of it.
+            known: looks ahead; None where the steps after the chunk are not known.
         """
         assert self.learned is not None
         inputs = inputs.to(self._device, non_blocking=True)
@@ -173,7 +181,7 @@ class DecoupledLevel:
                 context_BC = self.above.context
                 assert context_BC is not None
                 seen = context_BC.expand(len(inputs), -1, -1)
-        self._learn(inputs, chunk, seen, send=not walked)
+        self._learn(inputs, chunk, seen, not walked, known)
         self.live = self.learned
 
     @property
@@ -209,7 +217,12 @@ class DecoupledLevel:
         return iter(seen)
 
     def _learn(
-        self, x: Tensor, chunk: Ticks, seen_TBC: Tensor | None, send: bool = False
+        self,
+        x: Tensor,
+        chunk: Ticks,
+        seen_TBC: Tensor | None,
+        send: bool = False,
+        known: Known | None = None,
     ) -> Pairs | None:
         """One chunk: forward, one backward pass, the synthesizer, an update."""
         level, learner, carry = self.level, self.learner, self.learned
@@ -251,19 +264,36 @@ class DecoupledLevel:
             roots, grads = [nats * factor], [None]
             self.meter.add(nats=nats, scored=scored)
             self.meter.add(**{f"nats_{self.k}": nats, f"scored_{self.k}": scored})
-        if bootstraps:
-            assert boundary is not None
-            grad_BS = boundary.consumed(boundary.predict(end), continues_B)
-            states, given = with_grads(end, grad_BS * factor)
-            roots, grads = [*roots, *states], [*grads, *given]
-        messages_mBM = None
+        messages_mBM, known_BM = None, None
         if clock is not None and clock.sent:
             messages_mBM = level.message(features_TBF[clock.sent])
+        since_B = carry.since_B if clock is None else clock.since_B
+        after = LevelCarry(end, None, carry.ticks + steps, since_B).detached()
+        if bootstraps:
+            assert boundary is not None
+            if known is None:
+                grad_BS = boundary.consumed(boundary.predict(end), continues_B)
+            else:
+                message_BM, restarts_2B = None, None
+                ends = clock is not None and clock.sent[-1:] == [steps - 1]
+                if ends and send and self.way_up.boundary is not None:
+                    assert clock is not None
+                    assert messages_mBM is not None
+                    message_BM, restarts_2B = messages_mBM[-1].detach(), clock.should_reset[-2:]
+                grad_BS, known_BM = known(after, message_BM, restarts_2B, continues_B)
+            states, given = with_grads(end, grad_BS * factor)
+            roots, grads = [*roots, *states], [*grads, *given]
+        if messages_mBM is not None:
             flat_NM = messages_mBM.flatten(0, 1)
             grad_NM = self.way_up.synthetic_grad(flat_NM, carry.ticks // period, rows)
-            if listens and grad_NM is not None:
-                roots.append(flat_NM)
-                grads.append(grad_NM * factor)
+            guessed = len(flat_NM)
+            if known_BM is not None:
+                guessed -= rows
+                roots.append(messages_mBM[-1])
+                grads.append(known_BM * factor)
+            if listens and grad_NM is not None and guessed:
+                roots.append(flat_NM[:guessed])
+                grads.append(grad_NM[:guessed] * factor)
         ticks = range(carry.ticks + 1, carry.ticks + steps + 1)
         if arrived := {t: self.context_grads.pop(t) for t in ticks if t in self.context_grads}:
             at = [t - carry.ticks - 1 for t in arrived]
@@ -289,8 +319,7 @@ class DecoupledLevel:
         if roots:
             learner.update(level)
             self.updates += 1
-        since_B = carry.since_B if clock is None else clock.since_B
-        self.learned = LevelCarry(end, None, carry.ticks + steps, since_B).detached()
+        self.learned = after
         if self.k > 0 and not self.messages:
             assert self.live is not None
             self.learned = self.learned._replace(context_BC=self.live.context_BC)

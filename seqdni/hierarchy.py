@@ -162,30 +162,43 @@ class Hierarchy(nn.Module):
         if should_reset is None:
             should_reset = torch.zeros(steps + 1, rows, dtype=torch.bool)
         carries = list(self.initial_carry(rows) if carry is None else carry)
-        found: list[list[Tensor]] = [[] for _ in self.levels]
-        self._run(0, inputs, should_reset, carries, found)
+        found = self.run(0, inputs, should_reset, carries)
         outputs = [
             level.readout(torch.cat(y) if len(y) > 1 else y[0]) if level.readout and y else None
             for level, y in zip(self.levels, found, strict=True)
         ]
         return outputs, carries
 
-    def _run(
+    def run(
         self,
         k: int,
         x: Tensor,
-        should_reset: Tensor,
-        carries: list[LevelCarry],
-        found: list[list[Tensor]],
-    ) -> None:
+        should_reset: Bool[Tensor, "Tplus1 B"],
+        carry: list[LevelCarry],
+    ) -> list[list[Tensor]]:
+        """Run a level, and those above it as its messages come.
+
+        Args:
+            k: the level.
+            x: its inputs or messages, ``[T, B, ...]``.
+            should_reset: ``[T + 1, B]`` of that level, on the CPU.
+            carry: of all levels; changed in place.
+
+        Returns:
+            For each level the features of its ticks, in pieces.
+        """
+        found: list[list[Tensor]] = [[] for _ in self.levels]
         above = self.levels[k + 1] if k + 1 < len(self.levels) else None
-        given = lambda: carries[k + 1].context_BC if above else None  # noqa: E731
-        for piece in run_pieces(self.levels[k], above, x, should_reset, carries[k], given):
-            carries[k] = piece.carry
+        given = lambda: carry[k + 1].context_BC if above else None  # noqa: E731
+        for piece in run_pieces(self.levels[k], above, x, should_reset, carry[k], given):
+            carry[k] = piece.carry
             found[k].append(piece.features_TBF)
             if piece.above and piece.above.sent:
                 messages = self.levels[k].message(piece.features_TBF[piece.above.sent])
-                self._run(k + 1, messages, piece.above.should_reset, carries, found)
+                more = self.run(k + 1, messages, piece.above.should_reset, carry)
+                for features, later in zip(found, more, strict=True):
+                    features += later
+        return found
 
     @torch.no_grad()
     def _probe(self, example: Tensor) -> list[int]:

@@ -13,9 +13,11 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from seqdni.chunk import Chunk, check_shapes
 from seqdni.clock import clock_above
-from seqdni.decoupled import DecoupledLevel
-from seqdni.hierarchy import Hierarchy
+from seqdni.decoupled import DecoupledLevel, Known
+from seqdni.hierarchy import Hierarchy, LevelCarry
+from seqdni.hierarchy_ahead import Onward, credit_of
 from seqdni.hierarchy_chunk import (
     Answers,
     HierarchyChunk,
@@ -27,6 +29,7 @@ from seqdni.hierarchy_chunk import (
 )
 from seqdni.hierarchy_state import load_level, restored_carry, saved_carry, saved_level
 from seqdni.learner import Learner
+from seqdni.look_ahead import ahead_grad
 from seqdni.losses import masked_sum
 from seqdni.meter import Meter
 from seqdni.state import state_size
@@ -106,21 +109,28 @@ class HierarchyTrainer:
         """Weight updates of the lowest level."""
         return self.levels[0].updates
 
-    def step(self, chunk: HierarchyChunk) -> None:
+    def step(self, chunk: HierarchyChunk, *, ahead: Chunk | None = None) -> None:
         """Take some steps of the stream; whatever is complete with them is learned from.
 
         Args:
             chunk: row b continues row b of the chunk before. In the modes ``dni`` and
                 ``no-feedback`` it is the lowest level's chunk; in ``joint`` it waits until the
                 slowest level's chunk is complete.
+            ahead: the steps after the chunk as far as they are known, with the lowest level's
+                targets. The gradient from these is then exact, at the lowest level's state and at a
+                message that is sent with the chunk's last step (see :func:`seqdni.look_ahead`); its
+                boundary's synthesizer is asked beyond them, that of the message not at all. Chunks
+                that go on beyond a tick of the level above get it at the state alone.
 
         Raises:
-            ValueError: shapes that do not fit.
+            ValueError: shapes that do not fit, or ``ahead`` where it cannot be used.
         """
         inputs, answers, should_reset, hints = chunk
         steps, rows = inputs.shape[:2]
         known = rows if self.carry is None else len(self.since[0])
         check_chunk(chunk, self.model, self.stream_steps, known)
+        if ahead is not None:
+            self._check_ahead(ahead, rows)
         for k, level in enumerate(self.levels):
             if (size := level.way_up.hint_size) == 0:
                 continue
@@ -147,7 +157,7 @@ class HierarchyTrainer:
             for level, hint in zip(self.levels, hints or (), strict=False):
                 if hint is not None and level.way_up.hint_size:
                     level.way_up.hints += hint.to(self.device, non_blocking=True).unbind(0)
-            self.levels[0].step(inputs, lowest)
+            self.levels[0].step(inputs, lowest, None if ahead is None else self._known(ahead))
             self.levels[0].learn_from_above()
         self.stream_steps += steps
         self.tokens += steps * rows
@@ -250,6 +260,38 @@ class HierarchyTrainer:
                 should_reset, self.since[k] = above.should_reset, above.since_B
         return told
 
+    def _known(self, ahead: Chunk) -> Known:
+        """What the known steps say, asked when the lowest level's chunk has run."""
+        boundary, loss = self.learners[0].boundary, self.learners[0].loss
+        assert boundary is not None
+
+        def gradients(
+            after: LevelCarry,
+            message_BM: Tensor | None,
+            restarts_2B: Tensor | None,
+            continues_B: Tensor | None,
+        ) -> tuple[Tensor, Tensor | None]:
+            above = [level.live for level in self.levels[1:] if level.live is not None]
+            onward = Onward(self.model, [after, *above], restarts_2B)
+            end = (after.state,) if message_BM is None else (after.state, message_BM)
+            grad_BG = ahead_grad(boundary, onward, ahead, end, continues_B, loss)
+            return credit_of(grad_BG, 0 if message_BM is None else message_BM.shape[1])
+
+        return gradients
+
+    def _check_ahead(self, ahead: Chunk, rows: int) -> None:
+        if (got := check_shapes(ahead, None)[1]) != rows:
+            raise ValueError(f"ahead has {got} rows, the chunk {rows}")
+        if self.mode == "joint" or self.learners[0].boundary is None:
+            raise ValueError(
+                "ahead needs a boundary of the lowest level, and a mode other than 'joint'; "
+                "without a synthesizer: Boundary(None)"
+            )
+        if self.model.levels[0].readout is None or any(
+            level.readout is not None for level in self.model.levels[1:]
+        ):
+            raise ValueError("ahead is for hierarchies whose lowest level alone has a readout")
+
     def _joint(self) -> None:
         """One graph over all that waited, one backward pass, one update."""
         chunks, self.waiting = self.waiting, []
@@ -305,6 +347,12 @@ def _check(model: Hierarchy, learners: Sequence[Learner], mode: str) -> None:
             raise ValueError(
                 f"level {k} needs a message_boundary in the mode 'dni'; without one the level "
                 "above does not teach it, and that is the mode 'no-feedback'"
+            )
+        own = {id(p) for p in model.levels[k].parameters()}
+        if any(id(p) not in own for g in learner.optimizer.param_groups for p in g["params"]):
+            raise ValueError(
+                f"the optimizer of level {k} holds parameters of something else; give each level "
+                "one of its own, over that level's parameters()"
             )
         _check_sizes(model, learner, k)
 

@@ -52,7 +52,7 @@ class Messages:
         Returns:
             ``[N, M]``, per-example-sum units; None where nothing goes down.
         """
-        if self.boundary is None:
+        if self.boundary is None or self.boundary.synthesizer is None:
             return None
         messages = len(messages_NM) // rows
         hint_NK = self._hint(first, messages)

@@ -131,6 +131,56 @@ def test_a_top_level_may_only_give_context(mode, resets):
     assert any(p.grad.any() for p in model.levels[1].parameters())
 
 
+@restarts
+@pytest.mark.parametrize(
+    ("periods", "cuts"),
+    [
+        ((1, 3), [3] * 6 + [2]),
+        ((1, 3), [2, 1, 1, 2, 3] * 2 + [1, 1]),
+        ((1, 1), [1] * 20),
+        ((1, 3, 2), [3] * 6 + [2]),
+    ],
+    ids=["periods", "parts", "every-step", "3-levels"],
+)
+def test_looking_ahead_to_the_end_makes_the_gradient_of_one_graph(periods, cuts, resets):
+    """State and message need no synthesizer where all that follows is known."""
+    model = make_hierarchy(periods, contexts=True)
+    for level in model.levels[1:]:
+        level.readout = None
+    stream = make_stream(model, 20, ROWS, resets)
+    expected, learners = oracles(model, stream)
+    learners[0].boundary = learners[0].message_boundary = Boundary(None)
+    trainer = HierarchyTrainer(model, learners)
+    (targets, mask), silent, t = stream.answers[0], [None] * (len(periods) - 1), 0
+    for chunk in stream.chunks(cuts):
+        t += len(chunk.inputs)
+        ahead = (stream.inputs[t:], targets[t:], mask[t:], stream.should_reset[t:])
+        chunk = chunk._replace(answers=[chunk.answers[0], *silent], hints=None)
+        trainer.step(chunk, ahead=ahead if t < 20 else None)
+    trainer.finish()
+    assert_close(gradients(model), expected)
+
+
+def test_looking_ahead_where_it_cannot_be_used_is_refused():
+    model = make_hierarchy((1, 3), contexts=True)
+    stream = make_stream(model, 6, ROWS, resets=False)
+    chunk, later = stream.chunks([3, 3])
+    ahead = (later.inputs, later.answers[0][0], None, None)
+    learners = frozen(model)
+    learners[0].message_boundary = Boundary(None)
+    with pytest.raises(ValueError, match="ahead needs a boundary of the lowest level"):
+        HierarchyTrainer(model, learners).step(chunk, ahead=ahead)
+    learners[0].boundary = Boundary(None)
+    with pytest.raises(ValueError, match="other than 'joint'"):
+        HierarchyTrainer(model, learners, "joint").step(chunk, ahead=ahead)
+    with pytest.raises(ValueError, match="lowest level alone has a readout"):
+        HierarchyTrainer(model, learners).step(chunk, ahead=ahead)
+    with pytest.raises(ValueError, match="ahead has 2 rows, the chunk 3"):
+        HierarchyTrainer(model, learners).step(
+            chunk, ahead=(*[x[:, :2] for x in ahead[:2]], None, None)
+        )
+
+
 @systems
 @contexts
 @restarts

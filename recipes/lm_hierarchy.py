@@ -1,0 +1,171 @@
+"""The language model of recipe ``lm`` with ``--hierarchy``: cores above it that tick seldom.
+
+The lowest core reads every token; each core above ticks once in ``--period`` ticks of the one
+below, on what that one shows, and its features are an input of the one below until it ticks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from corpora import Batch
+from recipes.build import CONTROLS, build_core, build_synthesizer, optimizer_of
+from recipes.options import DESCENDED, device_of
+from seqdni import (
+    Boundary,
+    Hierarchy,
+    HierarchyChunk,
+    HierarchyTrainer,
+    Learner,
+    Timescale,
+    state_size,
+)
+
+WAYS = {"tbptt": "no-feedback", "dni": "dni", "joint": "joint"}  # the trainer's mode
+
+
+class Reader(nn.Module):
+    """A hierarchy as an ordinary language model: what its lowest level says of each token.
+
+    Args:
+        hierarchy: whose lowest level alone has a readout.
+    """
+
+    def __init__(self, hierarchy: Hierarchy):
+        super().__init__()
+        self.hierarchy = hierarchy
+
+    @property
+    def readout(self) -> nn.Module:
+        """Of the lowest level."""
+        readout = self.hierarchy.levels[0].readout
+        assert readout is not None
+        return readout
+
+    def initial_state(self, batch_size: int) -> Any:
+        """Where a text begins: the carry of each level."""
+        return tuple(self.hierarchy.initial_carry(batch_size))
+
+    def forward(self, tokens_TB: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Scores for the token after each, and the carry to go on from."""
+        return self.unroll(tokens_TB, state, None)
+
+    def unroll(
+        self, tokens_TB: Tensor, state: Any, should_reset: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        """The same, with texts that begin anew on the way."""
+        outputs, carry = self.hierarchy(tokens_TB, state, should_reset)
+        assert outputs[0] is not None
+        return outputs[0], tuple(carry)
+
+
+def slow_width(options: Any) -> int:
+    """Units of each core above the lowest, and features of its context.
+
+    Args:
+        options: of the run.
+    """
+    return options.slow_hidden or max(1, options.hidden // 8)
+
+
+def build_reader(
+    options: Any, encoder: nn.Module, core: nn.Module, readout: nn.Module, width: int
+) -> Reader:
+    """The levels above a language model, initialised from torch's random state.
+
+    Args:
+        options: of the run.
+        encoder: of tokens.
+        core: of the lowest level; takes the encoder's features and a context.
+        readout: of the lowest level.
+        width: of the features that the core shows.
+
+    Returns:
+        The model on its device.
+    """
+    slow = slow_width(options)
+    narrow = replace(options, hidden=slow, layers=1)
+    levels = [Timescale(core, encoder=encoder, readout=readout)]  # pyright: ignore[reportArgumentType]
+    for k in range(1, options.hierarchy):
+        taken = slow if k + 1 < options.hierarchy else 0  # from above
+        levels.append(
+            Timescale(
+                build_core(narrow, width + taken),
+                context=nn.Identity(),
+                context_size=slow,
+                period=options.period,
+            )
+        )
+        width = slow
+    hierarchy = Hierarchy(levels, example=torch.zeros(1, 1, dtype=torch.long))
+    return Reader(hierarchy).to(device_of(options))
+
+
+def build_trainer(options: Any, reader: Reader, loss: Any) -> HierarchyTrainer:
+    """The way of training that the options ask for.
+
+    Looking ahead gives the lowest level's state and its messages their gradients; a synthesizer,
+    if there is one, bridges what is beyond and the ends of the slow chunks.
+
+    Args:
+        options: of the run.
+        reader: what is trained.
+        loss: per step, of the lowest level's readouts and the targets.
+
+    Returns:
+        The trainer.
+    """
+    model, learners = reader.hierarchy, []
+    steps = options.chunk_len  # of an update of the lowest level
+    if options.trainer == "joint":
+        steps = model.periods[-1] * options.slow_chunk_len
+    for k, level in enumerate(model.levels):
+        learner = Learner(
+            optimizer_of(options, level),
+            chunk_len=options.slow_chunk_len if k else None,
+            loss=loss,
+            loss_scale=1 / steps,
+            clip=options.clip,
+            warmup_chunks=options.warmup_chunks,
+        )
+        if options.trainer == "dni":
+            if k == 0 or options.synthesizer != "none":
+                learner.boundary = _boundary(options, state_size(level.initial_state(1)))
+            if k + 1 < len(model.levels):
+                learner.message_boundary = _boundary(options, model.message_sizes[k])
+            parameters = [p for each in learner.boundaries() for p in each.parameters()]
+            if options.synthesizer in DESCENDED:
+                learner.synth_optimizer = torch.optim.Adam(parameters, options.synth_lr, fused=True)
+                learner.synth_clip = options.synth_clip
+        learners.append(learner)
+    return HierarchyTrainer(model, learners, WAYS[options.trainer])  # pyright: ignore[reportArgumentType]
+
+
+def _boundary(options: Any, size: int) -> Boundary:
+    synthesizer = build_synthesizer(options, size)
+    boundary = Boundary(synthesizer, options.grad_scale, options.bound, CONTROLS[options.control])
+    return boundary.to(device_of(options))
+
+
+def as_hierarchy_chunks(
+    chunks: Iterable[Batch], trainer: HierarchyTrainer
+) -> Iterator[HierarchyChunk]:
+    """A text for the trainer, each pass over it a stream of its own: ticks keep step with chunks.
+
+    Args:
+        chunks: of the text.
+        trainer: told when a pass has ended.
+
+    Yields:
+        The chunks; the lowest level alone has answers.
+    """
+    silent = [None] * (len(trainer.model.levels) - 1)
+    for inputs, targets, mask, should_reset in chunks:
+        if should_reset is not None and bool(should_reset[0].all()):
+            trainer.finish()
+        yield HierarchyChunk(inputs, [(targets, mask), *silent], should_reset)

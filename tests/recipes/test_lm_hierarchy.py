@@ -1,0 +1,117 @@
+"""Recipe ``lm`` with ``--hierarchy``: cores above the one that reads."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from runs import TINY, VERSE, result_of, rows_of, run
+
+from corpora import TokenStream
+from recipes import lm_hierarchy
+from recipes.cli import main
+from recipes.lm_model import build, loss_of, score
+from recipes.lm_options import Options, prepare
+from seqdni import cross_entropy, unroll
+
+LEVELS = ["--hierarchy", "2", "--period", "4", "--chunk-len", "4", "--slow-chunk-len", "2"]
+
+
+@pytest.fixture
+def verse(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEQDNI_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "verse.txt"
+    path.write_text(VERSE)
+    return str(path)
+
+
+def made(symbols: int, **changes):
+    """The options, and the model that they ask for."""
+    options = Options(hidden=8, batch=3, chunk_len=4, device="cpu", hierarchy=2, **changes)
+    prepare(options)
+    return options, build(options, symbols)
+
+
+@pytest.mark.parametrize("trainer", ["tbptt", "dni", "joint"])
+def test_each_way_learns_and_is_asked_like_any_other_run(trainer, verse, tmp_path, capsys):
+    out = tmp_path / "run"
+    words = ["--corpus", verse, *LEVELS, "--trainer", trainer, "--updates", 150, "--lr", "1e-2"]
+    run("lm", *words, "--log-every", 30, "--out", out, *TINY)
+    result = result_of(out)
+    assert 0 < result["valid_bpc"] < 0.8 * math.log2(len(set(VERSE)))
+    assert ("message_loss_0" in rows_of(out)[-1]) is False  # nothing is guessed here
+    capsys.readouterr()
+    assert main(["eval", str(out)]) == 0
+    assert f"{result['test_bpc']:.4f}" in capsys.readouterr().out
+    assert main(["sample", str(out), "--length", "30", "--prompt", "the quick"]) == 0
+    assert len(capsys.readouterr().out.strip()) > 20
+    assert main(["horizon", str(out)]) == 1
+    assert "--hierarchy has several" in capsys.readouterr().err
+
+
+def test_guessed_gradients_of_messages_are_told(verse, tmp_path):
+    out = tmp_path / "run"
+    words = ["--corpus", verse, *LEVELS, "--synthesizer", "rls", "--look-ahead", "0"]
+    run("lm", *words, "--updates", 60, "--log-every", 30, "--out", out, *TINY)
+    assert rows_of(out)[-1]["message_loss_0"] > 0
+    assert rows_of(out)[-1]["synth_loss"] > 0
+
+
+def test_the_slow_core_matters_and_the_score_is_that_of_the_whole_text():
+    _, model = made(7, period=4)
+    tokens = np.random.default_rng(0).integers(0, 7, 64 * 50 + 1).astype(np.uint8)
+    with torch.no_grad():
+        model.hierarchy.levels[1].core.rnn.weight_ih_l0.mul_(20)
+    rows = torch.from_numpy(tokens[:-1].astype(np.int64)).view(64, 50).T
+    answers = torch.from_numpy(tokens[1:].astype(np.int64)).view(64, 50).T
+    said = unroll(model, rows, model.initial_state(64))[0]
+    expected = cross_entropy(said, answers).mean().item()
+    assert score(model, tokens, 7) == pytest.approx(expected, rel=1e-5)
+    with torch.no_grad():
+        model.hierarchy.levels[1].core.rnn.weight_ih_l0.zero_()
+    assert (said - unroll(model, rows, model.initial_state(64))[0]).abs().max() > 1e-3
+
+
+def test_each_pass_over_the_text_is_a_stream_of_its_own():
+    """A pass of 22 steps has a chunk of 2; without that, chunks and ticks would go out of step."""
+    options, model = made(7, period=4)
+    trainer = lm_hierarchy.build_trainer(options, model, loss_of(model))
+    tokens = np.random.default_rng(0).integers(0, 7, 3 * 22 + 1).astype(np.uint8)
+    stream = TokenStream(tokens, 3, 4)
+    steps, finished = [], 0
+    for chunk in lm_hierarchy.as_hierarchy_chunks(stream, trainer):
+        before, fresh = trainer.stream_steps, trainer.carry is None
+        finished += fresh
+        trainer.step(chunk, ahead=stream.peek(4))
+        steps.append((before, len(chunk.inputs)))
+        if finished == 3:
+            break
+    passed = [(0, 4), (4, 4), (8, 4), (12, 4), (16, 4), (20, 2)]
+    assert steps == [*passed, *passed, (0, 4)]
+
+
+def test_parameters_are_those_of_two_cores():
+    options, model = made(50, slow_hidden=5)
+    fast = 4 * 8 * (50 + 5 + 8 + 2) + 8 * 50 + 50
+    slow = 4 * 5 * (8 + 5 + 2)
+    assert sum(p.numel() for p in model.parameters()) == fast + slow
+    assert lm_hierarchy.slow_width(options) == 5
+    assert lm_hierarchy.slow_width(made(50)[0]) == 1  # an eighth
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trainer", "joint"], "--trainer joint is for several levels; add --hierarchy 2"),
+        (["--period", "4"], "--period has no effect here; it needs --hierarchy 2"),
+        (["--hierarchy", "2", "--trainer", "overlap"], "with --hierarchy: dni, tbptt or joint"),
+        (["--hierarchy", "2", "--update-every", "2"], "--update-every is for one level"),
+        (["--hierarchy", "0"], "--hierarchy is 0, expected at least 1"),
+        (["--hierarchy", "2", "--period", "0"], "--period is 0, expected at least 1"),
+    ],
+)
+def test_options_that_do_not_go_together(words, message, verse, capsys):
+    assert main(["run", "lm", "--corpus", verse, *words]) == 1
+    assert message in capsys.readouterr().err
