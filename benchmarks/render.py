@@ -142,15 +142,17 @@ def compare(experiment: Experiment, rows: Rows, first: str, second: str) -> str:
         second: the arm to take away.
 
     Returns:
-        Lines.
+        A line for each column in which some seed has both.
     """
     lines = []
     for metric in metrics(experiment):
         found = values(experiment, rows, metric)
         for column in experiment.columns:
             difference = paired_difference(found[first, column], found[second, column])
-            lines.append(f"{experiment.name} {column}, {metric}: {first} - {second} = {difference}")
-    return "\n".join(lines)
+            if difference.pairs:
+                what = f"{experiment.name} {column}, {metric}"
+                lines.append(f"{what}: {first} - {second} = {difference}")
+    return "\n".join(lines) or f"{experiment.name}: no seed has both {first} and {second}"
 
 
 def write_page(page: Path, preset: str, experiments: Sequence[Experiment], rows: Rows) -> list[str]:
