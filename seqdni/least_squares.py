@@ -11,11 +11,17 @@ Source: Haykin, Adaptive Filter Theory, chapter on recursive least squares (with
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from seqdni.synthesizer import with_context
+
+ALIGN = 16  # features are filled up with zeros to a multiple of it: products are faster aligned
+BLOCK = 256  # features of a block of the moments
+PENDING = 256  # rows to collect before a block is brought up to date: each is fetched less often
 
 
 class LeastSquares(nn.Module):
@@ -24,8 +30,8 @@ class LeastSquares(nn.Module):
     .. math:: A \leftarrow \lambda A + \Phi^T \Phi, \quad C \leftarrow \lambda C + \Phi^T G, \quad
               W = (A + \rho\, \mathrm{diag} A)^{-1} C, \quad M(s) = \phi(s) W
 
-    with :math:`\phi(s) = [s, context, 1]`. It has no parameters and needs no optimiser. It starts
-    at zero: training starts exactly as plain TBPTT.
+    with :math:`\phi(s) = [s, context, 1]`. A solution knows every step up to its own. It has no
+    parameters and needs no optimiser. It starts at zero: training starts exactly as plain TBPTT.
 
     Args:
         state_size: S, the width of a packed state.
@@ -77,12 +83,14 @@ class LeastSquares(nn.Module):
         self.ridge = ridge
         self.solve_every = solve_every
         self.steps = 0
-        self.normal: Tensor  # [F, F], A
-        self.cross: Tensor  # [F, S], C
+        self.pending: list[Tensor] = []  # [B, S + wide] of each step that is not in the moments
+        wide = -(-features // ALIGN) * ALIGN
+        self.moments: Tensor  # [wide, S + wide], C beside A
+        self.constant: Tensor  # [1, wide - S - K]: 1, then what fills up
         self.weight: Tensor  # [F, S]
         self.error: Tensor  # at the last solution
-        self.register_buffer("normal", torch.zeros(features, features, dtype=accumulate))
-        self.register_buffer("cross", torch.zeros(features, state_size, dtype=accumulate))
+        self.register_buffer("moments", torch.zeros(wide, state_size + wide, dtype=accumulate))
+        self.register_buffer("constant", torch.eye(1, wide - features + 1), persistent=False)
         self.register_buffer("weight", torch.zeros(features, state_size))
         self.register_buffer("error", torch.ones(()))
 
@@ -98,7 +106,8 @@ class LeastSquares(nn.Module):
         Returns:
             The predicted gradient, per-example-sum units.
         """
-        return self._features(state_BS, context_BK) @ self.weight
+        x_BD = with_context(state_BS, context_BK, self.context_size).to(self.weight.dtype)
+        return torch.addmm(self.weight[-1], x_BD, self.weight[:-1])
 
     @torch.no_grad()
     def loss(
@@ -134,47 +143,59 @@ class LeastSquares(nn.Module):
         """
         if next_predicted_BS is not None:
             raise ValueError("this synthesizer has no Aux head")
-        phi_BF = self._features(state_BS, context_BK)
+        x_BD = with_context(state_BS, context_BK, self.context_size)
+        rows = torch.cat([target_BS, x_BD, self.constant.expand(len(x_BD), -1)], dim=1)
+        rows = rows.to(self.weight.dtype)
         if valid_B is not None:
-            keep = valid_B[:, None]
-            phi_BF, target_BS = phi_BF * keep, target_BS * keep
-        target_BS = target_BS.to(phi_BF.dtype)
+            rows *= valid_B[:, None]
         if self.training:
             self.steps += 1
+            self.pending.append(rows)
         solves = self.training and self.steps % self.solve_every == 0
         if solves or not self.training:
+            features, size = self.weight.shape
+            target_BS, phi_BF = rows[:, :size], rows[:, size : size + features]
             missed = (phi_BF @ self.weight - target_BS).square().sum()
-            self.error.copy_(missed / target_BS.square().sum().clamp_min(1e-24))
-        if self.training:
-            kind = self.normal.dtype
-            phi_FB = phi_BF.T.to(kind)
-            self.normal.addmm_(phi_FB, phi_BF.to(kind), beta=self.forgetting)
-            self.cross.addmm_(phi_FB, target_BS.to(kind), beta=self.forgetting)
+            self.error = missed / target_BS.square().sum().clamp_min(1e-24)
+        if solves or sum(map(len, self.pending)) >= PENDING:
+            self._add_pending()
         if solves:
             self._solve()
-        return self.error.clone()
+        return self.error
+
+    def _add_pending(self) -> None:
+        """Bring the moments up to date, one block of A's features after the other.
+
+        A is symmetric, and all that is read of it is the lower triangle.
+        """
+        size = self.weight.shape[1]
+        steps = [(rows[:, size:].T, rows) for rows in (x.to(self.moments) for x in self.pending)]
+        self.pending = []
+        for first in range(0, len(self.moments), BLOCK):
+            last = min(first + BLOCK, len(self.moments))
+            block = self.moments[first:last, : size + last]
+            for phi_FB, rows in steps:
+                block.addmm_(phi_FB[first:last], rows[:, : size + last], beta=self.forgetting)
 
     def _solve(self) -> None:
-        diagonal = self.normal.diagonal()
-        damping = max(self.ridge, len(diagonal) * torch.finfo(diagonal.dtype).eps) * diagonal
-        damped = self.normal + torch.diag(damping + 1e-9 * diagonal.max() + 1e-30)
+        features, size = self.weight.shape
+        cross, damped = self.moments[:, :size], self.moments[:, size:].clone()
+        diagonal = damped.diagonal()
+        ridge = max(self.ridge, features * torch.finfo(damped.dtype).eps)
+        diagonal += ridge * diagonal + 1e-9 * diagonal.max() + 1e-30
         factor, failed = torch.linalg.cholesky_ex(damped)
         factor = torch.where(
             failed == 0, factor, torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
         )
         inverse = torch.cholesky_inverse(factor)  # with one product faster than two substitutions
-        solution = (inverse @ self.cross).to(self.weight.dtype)
+        solution = (inverse[:features] @ cross).to(self.weight.dtype)
         self.weight.copy_(torch.where(failed == 0, solution, self.weight))
 
-    def _features(self, state_BS: Tensor, context_BK: Tensor | None) -> Tensor:
-        x = with_context(state_BS, context_BK, self.context_size)
-        one = torch.ones(len(x), 1, dtype=x.dtype, device=x.device)
-        return torch.cat([x, one], dim=1).to(self.weight.dtype)
+    def get_extra_state(self) -> dict[str, Any]:
+        """How many steps it has made, and which are not in the moments yet, for the state_dict."""
+        return {"steps": self.steps, "pending": list(self.pending)}
 
-    def get_extra_state(self) -> dict[str, int]:
-        """How many steps it has made, for the state_dict."""
-        return {"steps": self.steps}
-
-    def set_extra_state(self, state: dict[str, int]) -> None:
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`get_extra_state` gave."""
         self.steps = state["steps"]
+        self.pending = [rows.to(self.weight) for rows in state["pending"]]

@@ -19,10 +19,10 @@ class Level(nn.Module):
 
     Example:
         >>> level = Level()
-        >>> level.update(torch.full((2, 3), 2.0))
-        >>> level.bounded(torch.tensor([[1.0, 1.0, 1.0], [9.0, 9.0, 9.0]]), bound=3.0)
-        tensor([[1., 1., 1.],
-                [6., 6., 6.]])
+        >>> level.update(torch.full((2, 4), 2.0))
+        >>> level.bounded(torch.tensor([[1.0, 1.0, 1.0, 1.0], [12.0, 12.0, 12.0, 12.0]]), bound=3.0)
+        tensor([[1., 1., 1., 1.],
+                [6., 6., 6., 6.]])
     """
 
     def __init__(self):
@@ -44,9 +44,9 @@ class Level(nn.Module):
         Returns:
             The same directions.
         """
-        rms_B = predicted_BS.square().mean(dim=1).sqrt()
-        shrink_B = bound * self.square.sqrt() / rms_B.clamp_min(1e-30)
-        return predicted_BS * shrink_B.clamp_max(1.0)[:, None]
+        norm_B1 = torch.linalg.vector_norm(predicted_BS, dim=1, keepdim=True)
+        largest = self.square.sqrt() * (bound * predicted_BS.shape[1] ** 0.5)
+        return predicted_BS * (largest / norm_B1.clamp_min_(1e-30)).clamp_max_(1.0)
 
     @torch.no_grad()
     def update(
@@ -66,13 +66,15 @@ class Level(nn.Module):
         if kind == 0 and self.seen[1]:
             return
         self.seen[kind] += 1
-        square_B = target_BS.square().mean(dim=1)
-        rows_B = torch.ones_like(square_B, dtype=torch.bool)
-        for given_B in (valid_B, final_B):
-            rows_B = rows_B if given_B is None else rows_B & given_B
+        rate = max(0.02, 1 / self.seen[kind])
+        square_B = torch.linalg.vector_norm(target_BS, dim=1).square() / target_BS.shape[1]
+        given = [rows_B for rows_B in (valid_B, final_B) if rows_B is not None]
+        if not given:
+            self.square += rate * (square_B.mean() - self.square)
+            return
+        rows_B = given[0] & given[-1]
         now = square_B.masked_fill(~rows_B, 0.0).sum() / rows_B.sum().clamp_min(1)
-        rate = max(0.02, 1 / self.seen[kind]) * rows_B.any()
-        self.square += rate * (now - self.square)
+        self.square += rate * rows_B.any() * (now - self.square)
 
     def get_extra_state(self) -> dict[str, list[int]]:
         """How many updates it has seen, for the state_dict."""

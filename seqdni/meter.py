@@ -35,7 +35,9 @@ class Meter:
         """
         for name, value in values.items():
             if isinstance(value, Tensor):
-                value = value.detach().double() if self._device.type != "mps" else value.detach()
+                value = value.detach()
+                if name not in self._sums and self._device.type != "mps":
+                    value = value.double()
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def read(self) -> dict[str, float]:

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seqdni.chunk import Rows, nobody
-from seqdni.state import State, pack, target_grad
+from seqdni.state import State, detach, pack, target_grad
 from seqdni.traced import Trace
 
 
@@ -68,10 +68,9 @@ def boundary_pairs(start: State, restarts: Rows, carried: bool, bootstrapped: bo
     Returns:
         N = B pairs, valid where the row does not restart.
     """
-    state_BS = pack(start).detach()
-    nowhere_B = torch.zeros(len(state_BS), dtype=torch.bool)
-    valid_B = restarts.continued if carried else nowhere_B
-    final_B = restarts.final if bootstrapped else ~nowhere_B
+    state_BS = pack(detach(start))
+    valid_B = restarts.continued if carried else torch.zeros(len(state_BS), dtype=torch.bool)
+    final_B = restarts.final if bootstrapped else torch.ones(len(state_BS), dtype=torch.bool)
     return Pairs(state_BS, target_grad(start), valid_B, final_B)
 
 
