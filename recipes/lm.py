@@ -103,6 +103,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
     if options.trainer == "random":
         chunks /= options.cut_probability
     if isinstance(model, Reader):
+        lm_hierarchy.check_length(options, stream.tokens_per_epoch // options.batch)
         trainer = lm_hierarchy.build_trainer(options, model, loss_of(model))
     else:
         scale = 1 / (options.chunk_len * chunks)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from corpora import Batch
 from recipes.build import CONTROLS, build_core, build_synthesizer, optimizer_of
+from recipes.errors import RunError
 from recipes.options import DESCENDED, device_of
 from seqdni import (
     Boundary,
@@ -109,8 +110,8 @@ def build_reader(
 def build_trainer(options: Any, reader: Reader, loss: Any) -> HierarchyTrainer:
     """The way of training that the options ask for.
 
-    Looking ahead gives the lowest level's state and its messages their gradients; a synthesizer,
-    if there is one, bridges what is beyond and the ends of the slow chunks.
+    Looking ahead gives the lowest level's states and messages their gradients; a synthesizer, if
+    there is one, bridges what is beyond those states, and all that is cut in the levels above.
 
     Args:
         options: of the run.
@@ -121,22 +122,21 @@ def build_trainer(options: Any, reader: Reader, loss: Any) -> HierarchyTrainer:
         The trainer.
     """
     model, learners = reader.hierarchy, []
-    steps = options.chunk_len  # of an update of the lowest level
-    if options.trainer == "joint":
-        steps = model.periods[-1] * options.slow_chunk_len
     for k, level in enumerate(model.levels):
         learner = Learner(
             optimizer_of(options, level),
             chunk_len=options.slow_chunk_len if k else None,
             loss=loss,
-            loss_scale=1 / steps,
+            loss_scale=1 / (window(options) if options.trainer == "joint" else options.chunk_len),
             clip=options.clip,
             warmup_chunks=options.warmup_chunks,
         )
         if options.trainer == "dni":
             if k == 0 or options.synthesizer != "none":
                 learner.boundary = _boundary(options, state_size(level.initial_state(1)))
-            if k + 1 < len(model.levels):
+            if k == 0 and options.look_ahead:
+                learner.message_boundary = Boundary(None)
+            elif k + 1 < len(model.levels):
                 learner.message_boundary = _boundary(options, model.message_sizes[k])
             parameters = [p for each in learner.boundaries() for p in each.parameters()]
             if options.synthesizer in DESCENDED:
@@ -144,6 +144,33 @@ def build_trainer(options: Any, reader: Reader, loss: Any) -> HierarchyTrainer:
                 learner.synth_clip = options.synth_clip
         learners.append(learner)
     return HierarchyTrainer(model, learners, WAYS[options.trainer])  # pyright: ignore[reportArgumentType]
+
+
+def window(options: Any) -> int:
+    """Steps of the text in a chunk of the slowest level.
+
+    Args:
+        options: of the run.
+    """
+    return options.period ** (options.hierarchy - 1) * options.slow_chunk_len
+
+
+def check_length(options: Any, steps: int) -> None:
+    """Refuse a text in which the slowest level would not learn.
+
+    Args:
+        options: of the run.
+        steps: of a row in one pass over the text.
+
+    Raises:
+        RunError: they are fewer than a chunk of that level.
+    """
+    if steps < window(options):
+        raise RunError(
+            f"a pass over the text has {steps} steps a row, and a chunk of the slowest level "
+            f"{window(options)} (--period to the power of levels below, times --slow-chunk-len): "
+            "make these, --hierarchy or --batch smaller"
+        )
 
 
 def _boundary(options: Any, size: int) -> Boundary:

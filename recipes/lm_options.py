@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from recipes.errors import RunError
 from recipes.lm_data import DOWNLOADED, NAMED
+from recipes.lm_hierarchy import window
 from recipes.options import LEARNING, RunOptions, check, flag, for_dni, option
 
 UPDATES = 8000  # where nothing else says when to stop
@@ -221,3 +222,25 @@ def _check_levels(options: Options) -> None:
     for each in fields(options):
         if each.name in SINGLE and getattr(options, each.name) != each.default:
             raise RunError(f"{flag(each.name)} is for one level; leave it out with --hierarchy")
+    chunk_len, period = options.chunk_len, options.period
+    if options.trainer == "dni" and options.look_ahead and period % chunk_len:
+        raise RunError(
+            f"--look-ahead tells a message its gradient where a chunk ends with it: --period "
+            f"{period} is no multiple of --chunk-len {chunk_len}; make it one, or use "
+            "--look-ahead 0 with a --synthesizer"
+        )
+    if options.trainer == "dni" and options.hierarchy > 2 and options.synthesizer == "none":
+        raise RunError(
+            f"--hierarchy {options.hierarchy}: looking ahead tells the lowest level alone what its "
+            "messages are worth; add --synthesizer rls for those above it"
+        )
+    if options.trainer == "joint" and options.slow_chunk_len == 1:
+        raise RunError(
+            "--slow-chunk-len 1 with --trainer joint: the slowest level's only context is used "
+            "after its chunk, and it would learn nothing; give at least 2"
+        )
+    if options.trainer == "joint" and window(options) % chunk_len:
+        raise RunError(
+            f"--trainer joint makes one graph of {window(options)} steps, no multiple of "
+            f"--chunk-len {chunk_len}; make it one"
+        )

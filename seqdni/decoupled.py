@@ -283,17 +283,16 @@ class DecoupledLevel:
                 grad_BS, known_BM = known(after, message_BM, restarts_2B, continues_B)
             states, given = with_grads(end, grad_BS * factor)
             roots, grads = [*roots, *states], [*grads, *given]
-        if messages_mBM is not None:
+        if known_BM is not None:
+            assert messages_mBM is not None
+            roots.append(messages_mBM[-1])
+            grads.append(known_BM * factor)
+        elif messages_mBM is not None:
             flat_NM = messages_mBM.flatten(0, 1)
             grad_NM = self.way_up.synthetic_grad(flat_NM, carry.ticks // period, rows)
-            guessed = len(flat_NM)
-            if known_BM is not None:
-                guessed -= rows
-                roots.append(messages_mBM[-1])
-                grads.append(known_BM * factor)
-            if listens and grad_NM is not None and guessed:
-                roots.append(flat_NM[:guessed])
-                grads.append(grad_NM[:guessed] * factor)
+            if listens and grad_NM is not None:
+                roots.append(flat_NM)
+                grads.append(grad_NM * factor)
         ticks = range(carry.ticks + 1, carry.ticks + steps + 1)
         if arrived := {t: self.context_grads.pop(t) for t in ticks if t in self.context_grads}:
             at = [t - carry.ticks - 1 for t in arrived]

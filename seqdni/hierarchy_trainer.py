@@ -118,8 +118,8 @@ class HierarchyTrainer:
                 slowest level's chunk is complete.
             ahead: the steps after the chunk as far as they are known, with the lowest level's
                 targets. The gradient from these is then exact, at the lowest level's state and at a
-                message that is sent with the chunk's last step (see :func:`seqdni.look_ahead`); its
-                boundary's synthesizer is asked beyond them, that of the message not at all. Chunks
+                message that is sent with the chunk's last step (see :func:`seqdni.look_ahead`); the
+                synthesizer of its state is asked beyond them, and its messages have none. Chunks
                 that go on beyond a tick of the level above get it at the state alone.
 
         Raises:
@@ -282,10 +282,16 @@ class HierarchyTrainer:
     def _check_ahead(self, ahead: Chunk, rows: int) -> None:
         if (got := check_shapes(ahead, None)[1]) != rows:
             raise ValueError(f"ahead has {got} rows, the chunk {rows}")
-        if self.mode == "joint" or self.learners[0].boundary is None:
+        lowest = self.learners[0]
+        if self.mode == "joint" or lowest.boundary is None:
             raise ValueError(
                 "ahead needs a boundary of the lowest level, and a mode other than 'joint'; "
                 "without a synthesizer: Boundary(None)"
+            )
+        if lowest.message_boundary is not None and lowest.message_boundary.synthesizer is not None:
+            raise ValueError(
+                "ahead takes the place of the lowest level's message synthesizer; give it "
+                "message_boundary=Boundary(None)"
             )
         if self.model.levels[0].readout is None or any(
             level.readout is not None for level in self.model.levels[1:]

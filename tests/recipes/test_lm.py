@@ -137,8 +137,11 @@ MODELS = {
     "grouped": [*WORDS, *RICH, "--cutoffs", "[4,8]", "--trainer", "dni", "--synthesizer", "rls"],
     "sgd": [*PIECES, "--optimizer", "sgd", "--momentum", "0.9", "--embedding", "5"],
     "one-hot": [*WORDS, "--embedding", "0", "--trainer", "overlap"],
-    "levels": [*WORDS, *RICH, "--hierarchy", "2", "--period", "3", "--slow-chunk-len", "2"],
-    "levels-rls": [*WORDS, "--hierarchy", "3", "--period", "2", "--synthesizer", "rls"],
+    "levels": [*WORDS, *RICH, "--hierarchy", "2", "--period", "4", "--slow-chunk-len", "2"],
+    "levels-rls": [
+        *[*WORDS, "--hierarchy", "3", "--period", "3", "--slow-chunk-len", "4"],
+        *["--synthesizer", "rls", "--look-ahead", "0"],
+    ],
     "levels-joint": [*PIECES, "--hierarchy", "2", "--period", "4", "--trainer", "joint"],
 }
 

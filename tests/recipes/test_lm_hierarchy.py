@@ -14,7 +14,7 @@ from recipes import lm_hierarchy
 from recipes.cli import main
 from recipes.lm_model import build, loss_of, score
 from recipes.lm_options import Options, prepare
-from seqdni import cross_entropy, unroll
+from seqdni import LeastSquares, controls, cross_entropy, unroll
 
 LEVELS = ["--hierarchy", "2", "--period", "4", "--chunk-len", "4", "--slow-chunk-len", "2"]
 
@@ -76,7 +76,7 @@ def test_the_slow_core_matters_and_the_score_is_that_of_the_whole_text():
 
 def test_each_pass_over_the_text_is_a_stream_of_its_own():
     """A pass of 22 steps has a chunk of 2; without that, chunks and ticks would go out of step."""
-    options, model = made(7, period=4)
+    options, model = made(7, period=4, slow_chunk_len=2)
     trainer = lm_hierarchy.build_trainer(options, model, loss_of(model))
     tokens = np.random.default_rng(0).integers(0, 7, 3 * 22 + 1).astype(np.uint8)
     stream = TokenStream(tokens, 3, 4)
@@ -90,6 +90,48 @@ def test_each_pass_over_the_text_is_a_stream_of_its_own():
             break
     passed = [(0, 4), (4, 4), (8, 4), (12, 4), (16, 4), (20, 2)]
     assert steps == [*passed, *passed, (0, 4)]
+    # Of 5 ticks a pass, 2 and 2 and, when the pass is over, the last.
+    assert trainer.updates_of_levels == [13, 6]
+
+
+def test_the_trainer_is_as_the_options_say():
+    settings = {"lr": 0.02, "clip": 0.7, "warmup_chunks": 3, "synthesizer": "rls", "bound": 2.0}
+    settings |= {"grad_scale": 0.3, "control": "shuffled", "slow_chunk_len": 5, "period": 8}
+    for look_ahead in (0, 4):
+        options, model = made(7, **settings, look_ahead=look_ahead)
+        trainer = lm_hierarchy.build_trainer(options, model, loss_of(model))
+        fast, slow = trainer.learners
+        assert (fast.chunk_len, slow.chunk_len) == (None, 5)
+        for learner in (fast, slow):
+            assert (learner.loss_scale, learner.clip, learner.warmup_chunks) == (1 / 4, 0.7, 3)
+            assert learner.optimizer.param_groups[0]["lr"] == 0.02
+        guessed = [fast.boundary, slow.boundary, *([] if look_ahead else [fast.message_boundary])]
+        for boundary in guessed:
+            assert (boundary.grad_scale, boundary.bound) == (0.3, 2.0)
+            assert boundary.control is controls.shuffled
+            assert isinstance(boundary.synthesizer, LeastSquares)
+        if look_ahead:
+            assert fast.message_boundary.synthesizer is None
+    options, model = made(7, trainer="joint", period=4, slow_chunk_len=3)
+    trainer = lm_hierarchy.build_trainer(options, model, loss_of(model))
+    assert [learner.loss_scale for learner in trainer.learners] == [1 / 12, 1 / 12]
+    assert trainer.window == lm_hierarchy.window(options) == 12
+
+
+def test_dni_looks_ahead_and_every_level_follows_the_schedule(verse, tmp_path):
+    words = ["--corpus", verse, *LEVELS, "--updates", 40, "--log-every", 20, *TINY]
+    told = {}
+    for name, more in {
+        "tbptt": ["--trainer", "tbptt"],
+        "ahead-2": ["--look-ahead", "2"],
+        "ahead-4": ["--schedule", "cosine"],
+    }.items():
+        run("lm", *words, *more, "--out", tmp_path / name)
+        told[name] = rows_of(tmp_path / name)[0]["train_bits"]
+    assert len(set(told.values())) == 3
+    saved = torch.load(tmp_path / "ahead-4" / "last.pt", weights_only=True)["trainer"]
+    rates = [steps["param_groups"][0]["lr"] for steps, _ in saved["optimizers"]]
+    assert rates[0] == rates[1] < 1e-3
 
 
 def test_parameters_are_those_of_two_cores():
@@ -110,6 +152,20 @@ def test_parameters_are_those_of_two_cores():
         (["--hierarchy", "2", "--update-every", "2"], "--update-every is for one level"),
         (["--hierarchy", "0"], "--hierarchy is 0, expected at least 1"),
         (["--hierarchy", "2", "--period", "0"], "--period is 0, expected at least 1"),
+        (["--hierarchy", "2", "--chunk-len", "16"], "--period 8 is no multiple of --chunk-len 16"),
+        (["--hierarchy", "3"], "add --synthesizer rls for those above it"),
+        (
+            ["--hierarchy", "2", "--trainer", "joint", "--slow-chunk-len", "1"],
+            "would learn nothing; give at least 2",
+        ),
+        (
+            ["--hierarchy", "2", "--trainer", "joint", "--chunk-len", "6"],
+            "one graph of 64 steps, no multiple of --chunk-len 6",
+        ),
+        (
+            ["--hierarchy", "2", "--period", "500", "--chunk-len", "4"],
+            "a chunk of the slowest level 4000",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(words, message, verse, capsys):

@@ -161,6 +161,24 @@ def test_looking_ahead_to_the_end_makes_the_gradient_of_one_graph(periods, cuts,
     assert_close(gradients(model), expected)
 
 
+def test_a_chunk_beyond_a_tick_looks_ahead_at_its_state_alone():
+    """The level above has ticked on its messages by then, and must not tick on them twice."""
+    model = make_hierarchy((1, 3), contexts=True)
+    model.levels[1].readout = None
+    stream = make_stream(model, 20, ROWS, resets=False)
+    learners = frozen(model)
+    learners[0].boundary = learners[0].message_boundary = Boundary(None)
+    trainer = HierarchyTrainer(model, learners)
+    (targets, mask), t = stream.answers[0], 0
+    for chunk in stream.chunks([9, 4, 5, 2])[:3]:  # two of them end with a tick
+        t += len(chunk.inputs)
+        ahead = (stream.inputs[t:], targets[t:], mask[t:], stream.should_reset[t:])
+        trainer.step(chunk._replace(answers=[chunk.answers[0], None], hints=None), ahead=ahead)
+        assert trainer.levels[1].live.ticks == t // 3
+    assert model.levels[0].message.weight.grad is None
+    assert model.levels[0].core.rnn.weight_hh_l0.grad.any()
+
+
 def test_looking_ahead_where_it_cannot_be_used_is_refused():
     model = make_hierarchy((1, 3), contexts=True)
     stream = make_stream(model, 6, ROWS, resets=False)
@@ -175,6 +193,10 @@ def test_looking_ahead_where_it_cannot_be_used_is_refused():
         HierarchyTrainer(model, learners, "joint").step(chunk, ahead=ahead)
     with pytest.raises(ValueError, match="lowest level alone has a readout"):
         HierarchyTrainer(model, learners).step(chunk, ahead=ahead)
+    learners[0].message_boundary = recorded(MESSAGE, 1)
+    with pytest.raises(ValueError, match="takes the place of the lowest level's message synth"):
+        HierarchyTrainer(model, learners).step(chunk, ahead=ahead)
+    learners[0].message_boundary = Boundary(None)
     with pytest.raises(ValueError, match="ahead has 2 rows, the chunk 3"):
         HierarchyTrainer(model, learners).step(
             chunk, ahead=(*[x[:, :2] for x in ahead[:2]], None, None)
@@ -645,6 +667,10 @@ def test_learners_that_do_not_fit_are_refused():
         with pytest.raises(ValueError, match=message):
             HierarchyTrainer(model, learners, mode)
     adam = torch.optim.Adam(model.parameters())
+    learners = learning(model)
+    learners[1].optimizer = adam
+    with pytest.raises(ValueError, match="optimizer of level 1 holds parameters of something"):
+        HierarchyTrainer(model, learners)
     with pytest.raises(ValueError, match="Aux"):
         Learner(adam, boundary=Boundary(Synthesizer(8, (4,), aux=True)))
 
