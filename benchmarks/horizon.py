@@ -49,6 +49,7 @@ COPY_ARMS: dict[str, dict[str, Any]] = {
     TBPTT: {"trainer": "tbptt", "lr": TUNED},
     "TBPTT, lr 0.003": {"trainer": "tbptt", "lr": 3e-3},
     DNI: {"trainer": "dni"},
+    "DNI, lr 0.006": {"trainer": "dni", "lr": 6e-3},
     "DNI, shuffled": {"trainer": "dni", "control": "shuffled"},
     "DNI, half the lessons": {"trainer": "dni", "lessons": 0.5},
     "DNI, dense targets": {"trainer": "dni", "targets": "dense"},
@@ -59,7 +60,9 @@ COPY_ARMS: dict[str, dict[str, Any]] = {
     "DNI, MLP": {"trainer": "dni", "synthesizer": "mlp"},
     "DNI + Aux, MLP": {"trainer": "dni-aux"},
     "overlapping chunks": {"trainer": "overlap", "history": 1, "lr": TUNED},
+    "overlapping chunks, lr 0.006": {"trainer": "overlap", "history": 1, "lr": 6e-3},
     "random truncation": {"trainer": "random", "lr": TUNED},
+    "random truncation, lr 0.006": {"trainer": "random", "lr": 6e-3},
     BPTT: {"trainer": "bptt"},
 }
 AHEAD = {"trainer": "dni", "synthesizer": "none", "look_ahead": 4}
@@ -74,7 +77,7 @@ PTB_ARMS: dict[str, dict[str, Any]] = {
 SEARCH_TBPTT = [
     {"lr": lr, "forget_bias": bias}
     for bias in (0.0, 1.0)
-    for lr in (3e-4, 1e-3, 2e-3, 3e-3, 6e-3, 1e-2)
+    for lr in (3e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 4e-3, 6e-3, 1e-2)
 ]
 SEARCH_60S = [{"lr": lr, "forget_bias": bias} for bias in (0.0, 1.0) for lr in (3e-4, 1e-3, 3e-3)]
 SEARCH_DNI: list[dict[str, Any]] = [
@@ -87,7 +90,12 @@ SEARCH_DNI: list[dict[str, Any]] = [
     {"bound": 10.0},
     {"bound": None},
     {"solve_every": 1},
+    {"lr": 6e-3, "forgetting": 0.9},
+    {"lr": 6e-3, "bound": None},
+    {"lr": 6e-3, "forgetting": 0.9, "bound": None},
+    {"lr": 1e-2},
 ]
+SEARCH_RIVALS = [{"lr": lr} for lr in (1e-3, 3e-3, 6e-3, 1e-2)]
 
 
 def horizons(*lengths: int) -> dict[str, dict[str, Any]]:
@@ -109,6 +117,8 @@ def settings(name: str, trainer: str, changes: Sequence[dict[str, Any]]) -> dict
 def cpu() -> list[Experiment]:
     """Copy tasks, at sizes for two cores and an hour."""
     search = settings("TBPTT", "tbptt", SEARCH_TBPTT) | settings("DNI", "dni", SEARCH_DNI)
+    search |= settings("overlapping chunks", "overlap", SEARCH_RIVALS)
+    search |= settings("random truncation", "random", SEARCH_RIVALS)
     minute = {"max_seconds": 60.0, "updates": 1_000_000}
     by_length, repeated, timed = (
         {arm: COPY_ARMS[arm] for arm in arms}
