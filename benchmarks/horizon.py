@@ -72,6 +72,7 @@ PTB_ARMS: dict[str, dict[str, Any]] = {
     "DNI, look-ahead, shuffled": {**AHEAD, "control": "shuffled"},
     "DNI, state": {"trainer": "dni", "synthesizer": "mlp", "look_ahead": 0},
     "overlapping chunks": {"trainer": "overlap", "history": 1},
+    "random truncation": {"trainer": "random"},
 }
 # As many settings of each: a grid for TBPTT, one change at a time for DNI.
 SEARCH_TBPTT = [
@@ -170,7 +171,7 @@ def text(ptb_tokens: int = 5_000_000) -> list[Experiment]:
     rates = {
         f"{arm}, lr {lr:g}": {**PTB_ARMS[arm], "lr": lr}
         for lr in (2e-3, 4e-3, 6e-3)
-        for arm in ("TBPTT", "DNI, look-ahead")
+        for arm in ("TBPTT", "DNI, look-ahead", "random truncation")
     }
     return [
         Experiment(
