@@ -161,8 +161,9 @@ def test_a_failed_run_is_reported_and_does_not_stop_the_others(
 
 
 STOPPABLE = """
-import sys, horizon, test_horizon_study as t
-horizon.PRESETS["cpu"] = lambda: [t.tiny(updates=1500)._replace(arms={"DNI": {"trainer": "dni"}})]
+import signal, sys, horizon, test_horizon_study as t
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+horizon.PRESETS["cpu"] = lambda: [t.tiny(updates=600)._replace(arms={"DNI": {"trainer": "dni"}})]
 sys.exit(horizon.main(sys.argv[1:]))
 """
 
@@ -181,13 +182,13 @@ def test_a_stopped_study_saves_its_runs_and_goes_on(words, tmp_path, monkeypatch
     assert process.returncode == 130
     assert "stopped, 1 runs left; the same command goes on:\n  python benchmarks/horizon.py" in out
 
-    stopped = tiny(updates=1500)._replace(arms={"DNI": {"trainer": "dni"}})
+    stopped = tiny(updates=600)._replace(arms={"DNI": {"trainer": "dni"}})
     monkeypatch.setitem(horizon.PRESETS, "cpu", lambda: [stopped])
     place = Place(tmp_path / "rows.jsonl", tmp_path / "runs")
     assert "--resume" in study.command(stopped.runs()[0], place)
     assert horizon.main(words) == 0
     (row,) = read_rows(place.rows).values()
-    assert row["updates"] == 1500
+    assert row["updates"] == 600
 
 
 def test_values_of_each_seed_then_mean_and_error(tmp_path):
