@@ -74,7 +74,7 @@ PTB_ARMS: dict[str, dict[str, Any]] = {
     "overlapping chunks": {"trainer": "overlap", "history": 1},
     "random truncation": {"trainer": "random"},
 }
-# As many settings of each: a grid for TBPTT, one change at a time for DNI.
+# As many settings of each: a grid for TBPTT, for DNI changes of its defaults; fewer of the rivals.
 SEARCH_TBPTT = [
     {"lr": lr, "forget_bias": bias}
     for bias in (0.0, 1.0)

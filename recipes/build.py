@@ -195,6 +195,26 @@ def build_synthesizer(options: Any, size: int, context_size: int = 0) -> Predict
     )
 
 
+def build_boundary(
+    options: Any, size: int, context_size: int = 0, scale: float | None = None
+) -> Boundary:
+    """A boundary with the synthesizer that the options ask for.
+
+    Args:
+        options: the synthesizer's settings, bound, control, device.
+        size: of what is cut there, packed.
+        context_size: of what else the synthesizer sees.
+        scale: of what is consumed; None: ``grad_scale``.
+
+    Returns:
+        The boundary on the options' device.
+    """
+    synthesizer = build_synthesizer(options, size, context_size)
+    consumed: float = options.grad_scale if scale is None else scale
+    boundary = Boundary(synthesizer, consumed, options.bound, CONTROLS[options.control])
+    return boundary.to(device_of(options))
+
+
 def build_trainer(
     options: RunOptions,
     model: SequenceModel,
@@ -224,11 +244,7 @@ def build_trainer(
         return Trainer(model, optimizer, history=options.history, **common)
     if options.trainer in ("bptt", "tbptt", "random"):
         return Trainer(_wrapped(options, model), optimizer, **common)
-    size = state_size(model.initial_state(1))
-    synthesizer = build_synthesizer(options, size)
-    control = CONTROLS[options.control]
-    boundary = Boundary(synthesizer, options.grad_scale, options.bound, control)
-    boundary.to(device_of(options))
+    boundary = build_boundary(options, state_size(model.initial_state(1)))
     if options.synthesizer in DESCENDED:
         descent = torch.optim.Adam(boundary.parameters(), lr=options.synth_lr, fused=True)
         common |= {

@@ -24,16 +24,15 @@ from corpora import (
     read_small_digits,
     render_digits,
 )
-from recipes.build import CONTROLS, build_core, build_synthesizer
+from recipes.build import build_boundary, build_core
 from recipes.count_digits_options import WAYS as WAYS  # what a recipe has
 from recipes.count_digits_options import Options
 from recipes.count_digits_options import prepare as prepare
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, one_line
 from recipes.options import DESCENDED, Sampling, check_no_text, device_of
-from recipes.session import Session
+from recipes.session import Session, check_same_images
 from seqdni import (
-    Boundary,
     Hierarchy,
     HierarchyChunk,
     HierarchyTrainer,
@@ -164,11 +163,11 @@ def build_trainer(options: Options, model: Hierarchy) -> HierarchyTrainer:
         if options.trainer != "joint":
             if options.grad_scale:
                 size = state_size(level.initial_state(1))
-                learner.boundary = _boundary(options, size, options.grad_scale)
+                learner.boundary = build_boundary(options, size)
             if k == 0 and options.trainer == "dni":
                 hints = options.chunk_len + 1 if options.hint else 0
-                learner.message_boundary = _boundary(
-                    options, options.hidden, options.message_scale, hints
+                learner.message_boundary = build_boundary(
+                    options, options.hidden, hints, options.message_scale
                 )
             if options.synthesizer in DESCENDED and any(learner.boundaries()):
                 parameters = [p for each in learner.boundaries() for p in each.parameters()]
@@ -209,7 +208,7 @@ def resumed(session: Session) -> None:
     Raises:
         RunError: the data is not that of the run.
     """
-    _same_data(session.options, session.data, session.progress)
+    check_same_images(session.options, session.data.digest, session.progress)
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -360,16 +359,10 @@ def _measured(model: nn.Module, problem: Problem, options: Options) -> dict[str,
     return found | blind_errors(problem.test, options.chunk_len)
 
 
-def _boundary(options: Options, size: int, scale: float, hints: int = 0) -> Boundary:
-    synthesizer = build_synthesizer(options, size, hints)
-    boundary = Boundary(synthesizer, scale, options.bound, CONTROLS[options.control])
-    return boundary.to(device_of(options))  # pyright: ignore[reportArgumentType]
-
-
 def _trained(directory: RunDirectory, options: Options, problem: Problem) -> Hierarchy:
     """The last model of a run."""
     saved = directory.load("last")
-    _same_data(options, problem, saved["progress"])
+    check_same_images(options, problem.digest, saved["progress"])
     model = build_model(options, problem.train.pixels_nP.shape[1])
     try:
         model.load_state_dict(saved["trainer"]["model"])
@@ -377,9 +370,3 @@ def _trained(directory: RunDirectory, options: Options, problem: Problem) -> Hie
         where = directory.path / "last.pt"
         raise RunError(f"{where} does not fit its config.yaml: {one_line(error)}") from None
     return model
-
-
-def _same_data(options: Options, problem: Problem, progress: dict[str, Any]) -> None:
-    if problem.digest != progress.get("data"):
-        where = options.data_dir or "scikit-learn"
-        raise RunError(f"{where} has other images than the run was trained on; put those back")

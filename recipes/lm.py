@@ -99,13 +99,13 @@ def start(options: Options, directory: RunDirectory) -> Session:
     except CorpusError as error:
         raise RunError(f"--batch {options.batch}: {error}") from None
     model = build(options, len(corpus.vocabulary))
-    chunks = float(options.update_every)  # of an update, on average
-    if options.trainer == "random":
-        chunks /= options.cut_probability
     if isinstance(model, Reader):
         lm_hierarchy.check_length(options, stream.tokens_per_epoch // options.batch)
         trainer = lm_hierarchy.build_trainer(options, model, loss_of(model))
     else:
+        chunks = float(options.update_every)  # of an update, on average
+        if options.trainer == "random":
+            chunks /= options.cut_probability
         scale = 1 / (options.chunk_len * chunks)
         trainer = build_trainer(options, model, scale, loss_of(model))
     progress = {
@@ -192,13 +192,13 @@ def judged_by(corpus: Encoded) -> str:
 def _scheduled(session: Session) -> Iterator[Chunk]:
     """The stream's chunks, the learning rate set before each."""
     options, trainer = session.options, session.trainer
+    learners = trainer.learners if isinstance(trainer, HierarchyTrainer) else [trainer]
     for chunk in session.stream:
         factor = session.progress["lr_factor"]
         if options.schedule == "cosine":
             factor *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, session.fraction()))
         if trainer.updates < options.warmup_updates:
             factor *= (trainer.updates + 1) / options.warmup_updates
-        learners = trainer.learners if isinstance(trainer, HierarchyTrainer) else [trainer]
         for learner in learners:
             for group in learner.optimizer.param_groups:
                 group["lr"] = options.lr * factor

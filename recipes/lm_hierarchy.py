@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from corpora import Batch
-from recipes.build import CONTROLS, build_core, build_synthesizer, optimizer_of
+from recipes.build import build_boundary, build_core, optimizer_of
 from recipes.errors import RunError
 from recipes.options import DESCENDED, device_of
 from seqdni import (
@@ -74,9 +74,7 @@ def slow_width(options: Any) -> int:
     return options.slow_hidden or max(1, options.hidden // 8)
 
 
-def build_reader(
-    options: Any, encoder: nn.Module, core: nn.Module, readout: nn.Module, width: int
-) -> Reader:
+def build_reader(options: Any, encoder: nn.Module, core: nn.Module, readout: nn.Module) -> Reader:
     """The levels above a language model, initialised from torch's random state.
 
     Args:
@@ -84,12 +82,11 @@ def build_reader(
         encoder: of tokens.
         core: of the lowest level; takes the encoder's features and a context.
         readout: of the lowest level.
-        width: of the features that the core shows.
 
     Returns:
         The model on its device.
     """
-    slow = slow_width(options)
+    width, slow = options.hidden, slow_width(options)
     narrow = replace(options, hidden=slow, layers=1)
     levels = [Timescale(core, encoder=encoder, readout=readout)]  # pyright: ignore[reportArgumentType]
     for k in range(1, options.hierarchy):
@@ -133,11 +130,11 @@ def build_trainer(options: Any, reader: Reader, loss: Any) -> HierarchyTrainer:
         )
         if options.trainer == "dni":
             if k == 0 or options.synthesizer != "none":
-                learner.boundary = _boundary(options, state_size(level.initial_state(1)))
+                learner.boundary = build_boundary(options, state_size(level.initial_state(1)))
             if k == 0 and options.look_ahead:
                 learner.message_boundary = Boundary(None)
             elif k + 1 < len(model.levels):
-                learner.message_boundary = _boundary(options, model.message_sizes[k])
+                learner.message_boundary = build_boundary(options, model.message_sizes[k])
             parameters = [p for each in learner.boundaries() for p in each.parameters()]
             if options.synthesizer in DESCENDED:
                 learner.synth_optimizer = torch.optim.Adam(parameters, options.synth_lr, fused=True)
@@ -171,12 +168,6 @@ def check_length(options: Any, steps: int) -> None:
             f"{window(options)} (--period to the power of levels below, times --slow-chunk-len): "
             "make these, --hierarchy or --batch smaller"
         )
-
-
-def _boundary(options: Any, size: int) -> Boundary:
-    synthesizer = build_synthesizer(options, size)
-    boundary = Boundary(synthesizer, options.grad_scale, options.bound, CONTROLS[options.control])
-    return boundary.to(device_of(options))
 
 
 def as_hierarchy_chunks(

@@ -77,7 +77,7 @@ def build(options: Any, symbols: int) -> LanguageModel:
             encoder = nn.Sequential(encoder, LockedDropout(options.dropout))
         readout = nn.Sequential(LockedDropout(options.dropout), readout)
     if options.hierarchy > 1:
-        return build_reader(options, encoder, core, readout, options.hidden)
+        return build_reader(options, encoder, core, readout)
     return SequenceModel(encoder, core, readout).to(device_of(options))
 
 

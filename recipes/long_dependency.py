@@ -27,8 +27,8 @@ from recipes.directory import RunDirectory
 from recipes.episodic import EpisodicOptions, chunk_len_option
 from recipes.errors import RunError
 from recipes.horizon import HeldOut
-from recipes.options import Sampling, check, check_no_text, option
-from recipes.session import Session
+from recipes.options import Sampling, check, check_no_text, forget_bias_option, option
+from recipes.session import Session, check_same_images
 from seqdni import Model, SequenceModel, cross_entropy, to_bits, whole_episodes
 
 ADDING_SUMMARY = "add the two marked values among many; answer at the end"
@@ -44,12 +44,7 @@ class LongOptions(EpisodicOptions):
 
     chunk_len: int = chunk_len_option(8)
     # At 0 a new LSTM forgets within a few steps; at 2 it needs little credit to remember 20.
-    forget_bias: float = option(
-        1.0,
-        "added to the LSTM's forget bias at the start",
-        only=lambda options: options.core == "lstm",
-        when="--core lstm",
-    )
+    forget_bias: float = forget_bias_option(1.0)
     updates: int | None = option(3000, "stop after this many weight updates", at_least=1)
     evaluate_every: int = option(
         500, "updates between two looks at held-out data, in steps of --log-every", at_least=1
@@ -206,7 +201,7 @@ def resumed(session: Session) -> None:
     Raises:
         RunError: the data is not that of the run.
     """
-    _same_data(session.options, session.data, session.progress)
+    check_same_images(session.options, session.data.digest, session.progress)
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -359,16 +354,10 @@ def _sizes(problem: Problem) -> tuple[int, int, bool]:
 def _trained(directory: RunDirectory, options: Options, problem: Problem) -> SequenceModel:
     """The last model of a run."""
     saved = directory.load("last")
-    _same_data(options, problem, saved["progress"])
+    check_same_images(options, problem.digest, saved["progress"])
     model = build_model(options, *_sizes(problem))
     load_weights(saved, directory.path / "last.pt", options, model)
     return model
-
-
-def _same_data(options: Options, problem: Problem, progress: dict[str, Any]) -> None:
-    if problem.digest != progress.get("data"):
-        folder = getattr(options, "data_dir", None)
-        raise RunError(f"{folder} has other images than the run was trained on; put those back")
 
 
 def _chunks(episodes: Episode, chunk_len: int) -> list[Batch]:

@@ -72,6 +72,23 @@ def for_dni(
     return option(default, help, only=only, when=when, **limits)
 
 
+def forget_bias_option(default: float) -> Any:
+    """The forget bias of an LSTM.
+
+    Args:
+        default: of the recipe.
+
+    Returns:
+        The field.
+    """
+    return option(
+        default,
+        "added to the LSTM's forget bias at the start",
+        only=lambda options: options.core == "lstm",
+        when="--core lstm",
+    )
+
+
 @dataclass
 class RunOptions:
     """Options that every recipe has, spelled the same."""
@@ -108,12 +125,7 @@ class RunOptions:
     core: Literal["lstm", "gru", "rnn"] = option("lstm", "recurrent core")
     hidden: int = option(256, "units of a layer", at_least=1)
     layers: int = option(1, "recurrent layers", at_least=1)
-    forget_bias: float = option(
-        0.0,
-        "added to the LSTM's forget bias at the start",
-        only=lambda options: options.core == "lstm",
-        when="--core lstm",
-    )
+    forget_bias: float = forget_bias_option(0.0)
     batch: int = option(32, "B: rows that are trained side by side", at_least=1)
     lr: float = option(1e-3, "learning rate for the model", above=0)
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "of the model")

@@ -222,6 +222,11 @@ def lockstep_end(ended_B: Tensor | None) -> bool:
     return bool(ended_B.all())
 
 
+def check_ahead(ahead: Chunk, rows: int) -> None:
+    if (got := check_shapes(ahead, None)[1]) != rows:
+        raise ValueError(f"ahead has {got} rows, the chunk {rows}")
+
+
 def check_shapes(chunk: Chunk, carry: State | None) -> tuple[int, int]:
     inputs, targets, mask, should_reset = chunk
     steps, rows = inputs.shape[:2]

@@ -28,15 +28,14 @@ from seqdni.learner import Learner
 from seqdni.losses import masked_sum
 from seqdni.messages import Messages, message_pairs
 from seqdni.meter import Meter
-from seqdni.state import cut
+from seqdni.state import State, cut, detach
 from seqdni.targets import Pairs, boundary_pairs
 from seqdni.timescale import Timescale
 
-Known: TypeAlias = Callable[
-    [LevelCarry, Tensor | None, Tensor | None, Tensor | None], tuple[Tensor, Tensor | None]
-]
-"""Looks ahead: the carry after a chunk, the message of its last step and the restarts around its
-tick, rows that continue -> gradients at state and message, constants in per-example-sum units."""
+Known: TypeAlias = Callable[[LevelCarry, State, Tensor | None, Tensor | None], Tensor]
+"""Looks ahead: the carry after a chunk; its state and perhaps the message of its last step, as
+:class:`seqdni.hierarchy_ahead.Onward` takes them; the restarts around the tick on that message;
+rows that continue -> their gradient, packed, a constant in per-example-sum units."""
 
 
 class DecoupledLevel:
@@ -264,30 +263,26 @@ class DecoupledLevel:
             roots, grads = [nats * factor], [None]
             self.meter.add(nats=nats, scored=scored)
             self.meter.add(**{f"nats_{self.k}": nats, f"scored_{self.k}": scored})
-        messages_mBM, known_BM = None, None
+        messages_mBM, told = None, False
         if clock is not None and clock.sent:
             messages_mBM = level.message(features_TBF[clock.sent])
         since_B = carry.since_B if clock is None else clock.since_B
         after = LevelCarry(end, None, carry.ticks + steps, since_B).detached()
         if bootstraps:
             assert boundary is not None
+            bridged: State = end
             if known is None:
                 grad_BS = boundary.consumed(boundary.predict(end), continues_B)
             else:
-                message_BM, restarts_2B = None, None
-                ends = clock is not None and clock.sent[-1:] == [steps - 1]
-                if ends and send and self.way_up.boundary is not None:
-                    assert clock is not None
-                    assert messages_mBM is not None
-                    message_BM, restarts_2B = messages_mBM[-1].detach(), clock.should_reset[-2:]
-                grad_BS, known_BM = known(after, message_BM, restarts_2B, continues_B)
-            states, given = with_grads(end, grad_BS * factor)
+                bridged, restarts_2B = (end,), None
+                if clock is not None and messages_mBM is not None and clock.sent[-1] == steps - 1:
+                    told = send and self.way_up.boundary is not None
+                    if told:
+                        bridged, restarts_2B = (end, messages_mBM[-1]), clock.should_reset[-2:]
+                grad_BS = known(after, detach(bridged), restarts_2B, continues_B)
+            states, given = with_grads(bridged, grad_BS * factor)
             roots, grads = [*roots, *states], [*grads, *given]
-        if known_BM is not None:
-            assert messages_mBM is not None
-            roots.append(messages_mBM[-1])
-            grads.append(known_BM * factor)
-        elif messages_mBM is not None:
+        if messages_mBM is not None and not told:
             flat_NM = messages_mBM.flatten(0, 1)
             grad_NM = self.way_up.synthetic_grad(flat_NM, carry.ticks // period, rows)
             if listens and grad_NM is not None:

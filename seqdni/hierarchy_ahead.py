@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from seqdni.hierarchy import Hierarchy, LevelCarry
@@ -30,6 +29,7 @@ class Onward:
             None: the chunk's last step sends none.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> from seqdni import Timescale, TorchCore, look_ahead
         >>> fast = Timescale(TorchCore(nn.GRU(2 + 1, 4)), readout=nn.Linear(4, 3))
@@ -86,19 +86,3 @@ class Onward:
         outputs, carry = self.model(x, carry, should_reset)
         assert outputs[0] is not None
         return outputs[0], carry[0].state
-
-
-def credit_of(grad_BG: Tensor, message_size: int) -> tuple[Tensor, Tensor | None]:
-    """What :func:`seqdni.look_ahead` through an :class:`Onward` found, in its two parts.
-
-    Args:
-        grad_BG: ``[B, S]`` or ``[B, S + M]``.
-        message_size: M; 0 where no message was sent.
-
-    Returns:
-        The gradient at the state, and at the message or None.
-    """
-    if not message_size:
-        return grad_BG, None
-    grad_BS, grad_BM = torch.split(grad_BG, [grad_BG.shape[1] - message_size, message_size], dim=1)
-    return grad_BS, grad_BM

@@ -8,16 +8,17 @@ Source: Jaderberg et al., arXiv 1608.05343, section 3.2 (multi-network systems).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seqdni.chunk import Chunk, check_shapes
+from seqdni.chunk import Chunk
 from seqdni.clock import clock_above
 from seqdni.decoupled import DecoupledLevel, Known
 from seqdni.hierarchy import Hierarchy, LevelCarry
-from seqdni.hierarchy_ahead import Onward, credit_of
+from seqdni.hierarchy_ahead import Onward
+from seqdni.hierarchy_checks import Mode, check_learners, check_looks_ahead
 from seqdni.hierarchy_chunk import (
     Answers,
     HierarchyChunk,
@@ -32,9 +33,7 @@ from seqdni.learner import Learner
 from seqdni.look_ahead import ahead_grad
 from seqdni.losses import masked_sum
 from seqdni.meter import Meter
-from seqdni.state import state_size
-
-Mode: TypeAlias = Literal["joint", "dni", "no-feedback"]
+from seqdni.state import State
 
 
 class HierarchyTrainer:
@@ -82,7 +81,7 @@ class HierarchyTrainer:
     """
 
     def __init__(self, model: Hierarchy, learners: Sequence[Learner], mode: Mode = "dni"):
-        _check(model, learners, mode)
+        check_learners(model, learners, mode)
         self.model = model
         self.learners = list(learners)
         self.mode = mode
@@ -130,7 +129,7 @@ class HierarchyTrainer:
         known = rows if self.carry is None else len(self.since[0])
         check_chunk(chunk, self.model, self.stream_steps, known)
         if ahead is not None:
-            self._check_ahead(ahead, rows)
+            check_looks_ahead(self.model, self.learners[0], self.mode, ahead, rows)
         for k, level in enumerate(self.levels):
             if (size := level.way_up.hint_size) == 0:
                 continue
@@ -267,36 +266,15 @@ class HierarchyTrainer:
 
         def gradients(
             after: LevelCarry,
-            message_BM: Tensor | None,
+            bridged: State,
             restarts_2B: Tensor | None,
             continues_B: Tensor | None,
-        ) -> tuple[Tensor, Tensor | None]:
+        ) -> Tensor:
             above = [level.live for level in self.levels[1:] if level.live is not None]
             onward = Onward(self.model, [after, *above], restarts_2B)
-            end = (after.state,) if message_BM is None else (after.state, message_BM)
-            grad_BG = ahead_grad(boundary, onward, ahead, end, continues_B, loss)
-            return credit_of(grad_BG, 0 if message_BM is None else message_BM.shape[1])
+            return ahead_grad(boundary, onward, ahead, bridged, continues_B, loss)
 
         return gradients
-
-    def _check_ahead(self, ahead: Chunk, rows: int) -> None:
-        if (got := check_shapes(ahead, None)[1]) != rows:
-            raise ValueError(f"ahead has {got} rows, the chunk {rows}")
-        lowest = self.learners[0]
-        if self.mode == "joint" or lowest.boundary is None:
-            raise ValueError(
-                "ahead needs a boundary of the lowest level, and a mode other than 'joint'; "
-                "without a synthesizer: Boundary(None)"
-            )
-        if lowest.message_boundary is not None and lowest.message_boundary.synthesizer is not None:
-            raise ValueError(
-                "ahead takes the place of the lowest level's message synthesizer; give it "
-                "message_boundary=Boundary(None)"
-            )
-        if self.model.levels[0].readout is None or any(
-            level.readout is not None for level in self.model.levels[1:]
-        ):
-            raise ValueError("ahead is for hierarchies whose lowest level alone has a readout")
 
     def _joint(self) -> None:
         """One graph over all that waited, one backward pass, one update."""
@@ -330,62 +308,3 @@ class HierarchyTrainer:
 def _saved_optimizers(learner: Learner) -> list[Any]:
     both = (learner.optimizer, learner.synth_optimizer)
     return [each and each.state_dict() for each in both]
-
-
-def _check(model: Hierarchy, learners: Sequence[Learner], mode: str) -> None:
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode is {mode!r}, expected one of {', '.join(get_args(Mode))}")
-    if len(learners) != len(model.levels):
-        raise ValueError(
-            f"got {len(learners)} learners for {len(model.levels)} levels; give one for each"
-        )
-    for k, learner in enumerate(learners):
-        top = k == len(learners) - 1
-        if k == 0 and learner.chunk_len is not None:
-            raise ValueError(
-                "the lowest level takes the chunks that are fed; leave out its chunk_len"
-            )
-        if k > 0 and learner.chunk_len is None:
-            raise ValueError(f"level {k} needs a chunk_len, the ticks of its own chunk")
-        if top and learner.message_boundary is not None:
-            raise ValueError("the top level sends no messages; leave out its message_boundary")
-        if mode == "dni" and not top and learner.message_boundary is None:
-            raise ValueError(
-                f"level {k} needs a message_boundary in the mode 'dni'; without one the level "
-                "above does not teach it, and that is the mode 'no-feedback'"
-            )
-        own = {id(p) for p in model.levels[k].parameters()}
-        if any(id(p) not in own for g in learner.optimizer.param_groups for p in g["params"]):
-            raise ValueError(
-                f"the optimizer of level {k} holds parameters of something else; give each level "
-                "one of its own, over that level's parameters()"
-            )
-        _check_sizes(model, learner, k)
-
-
-@torch.no_grad()
-def _check_sizes(model: Hierarchy, learner: Learner, k: int) -> None:
-    """A boundary takes what is cut there; asked once about zeros."""
-    state = model.initial_carry(1)[k].state
-    cuts = {"boundary": (learner.boundary, state)}
-    if k + 1 < len(model.levels):
-        like = next(model.parameters())
-        cuts["message_boundary"] = (
-            learner.message_boundary,
-            like.new_zeros(1, model.message_sizes[k]),
-        )
-    for name, (boundary, cut_there) in cuts.items():
-        if boundary is None or boundary.synthesizer is None:
-            continue
-        size = state_size(cut_there)
-        try:
-            known = boundary.synthesizer.context_size if name == "message_boundary" else 0
-            hint = next(model.parameters()).new_zeros(1, known) if known else None
-            got = boundary.predict(cut_there, hint).shape[1]
-        except (RuntimeError, ValueError):
-            got = None
-        if got != size:
-            raise ValueError(
-                f"the {name} of level {k} does not take {size} features, the width of what is cut "
-                "there; build its synthesizer with that state size"
-            )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from seqdni.boundary import Boundary, backward_from
-from seqdni.chunk import Chunk, check_shapes, lockstep_end, nobody, rows_of, run_chunk
+from seqdni.chunk import Chunk, check_ahead, check_shapes, lockstep_end, nobody, rows_of, run_chunk
 from seqdni.core import Core, TraceableCore
 from seqdni.look_ahead import ahead_grad
 from seqdni.losses import cross_entropy
@@ -182,8 +182,7 @@ class Trainer:
         inputs, targets, mask, should_reset = chunk
         steps, rows = check_shapes(chunk, self.carry)
         if ahead is not None:
-            if (got := check_shapes(ahead, None)[1]) != rows:
-                raise ValueError(f"ahead has {got} rows, the chunk {rows}")
+            check_ahead(ahead, rows)
             if self.boundary is None:
                 raise ValueError("ahead needs a boundary; without a synthesizer: Boundary(None)")
             if context is not None:
