@@ -44,6 +44,7 @@ from recipes.options import RunOptions, device_of
 
 TUNED = 1e-3  # TBPTT's learning rate in ``search``
 TBPTT, DNI, BPTT = f"TBPTT, lr {TUNED:g}", "DNI", "full BPTT"
+AHEAD_4 = "DNI, look-ahead 4, lr 0.01"
 
 COPY_ARMS: dict[str, dict[str, Any]] = {
     TBPTT: {"trainer": "tbptt", "lr": TUNED},
@@ -51,6 +52,20 @@ COPY_ARMS: dict[str, dict[str, Any]] = {
     DNI: {"trainer": "dni"},
     "DNI, lr 0.006": {"trainer": "dni", "lr": 6e-3},
     "DNI, shuffled": {"trainer": "dni", "control": "shuffled"},
+    AHEAD_4: {"trainer": "dni", "look_ahead": 4, "lr": 1e-2},
+    "DNI, look-ahead 8, lr 0.01": {"trainer": "dni", "look_ahead": 8, "lr": 1e-2},
+    "DNI, look-ahead 8, lr 0.01, shuffled": {
+        **{"trainer": "dni", "look_ahead": 8, "lr": 1e-2, "control": "shuffled"},
+    },
+    "DNI, look-ahead 4, lr 0.01, shuffled": {
+        **{"trainer": "dni", "look_ahead": 4, "lr": 1e-2, "control": "shuffled"},
+    },
+    "look-ahead 4 alone, lr 0.006": {
+        **{"trainer": "dni", "look_ahead": 4, "lr": 6e-3, "synthesizer": "none"},
+    },
+    "look-ahead 8 alone, lr 0.006": {
+        **{"trainer": "dni", "look_ahead": 8, "lr": 6e-3, "synthesizer": "none"},
+    },
     "DNI, half the lessons": {"trainer": "dni", "lessons": 0.5},
     "DNI, dense targets": {"trainer": "dni", "targets": "dense"},
     "DNI, whitened MLP": {
@@ -61,6 +76,7 @@ COPY_ARMS: dict[str, dict[str, Any]] = {
     "DNI + Aux, MLP": {"trainer": "dni-aux"},
     "overlapping chunks": {"trainer": "overlap", "history": 1, "lr": TUNED},
     "overlapping chunks, lr 0.006": {"trainer": "overlap", "history": 1, "lr": 6e-3},
+    "overlapping chunks, history 2, lr 0.006": {"trainer": "overlap", "history": 2, "lr": 6e-3},
     "random truncation": {"trainer": "random", "lr": TUNED},
     "random truncation, lr 0.006": {"trainer": "random", "lr": 6e-3},
     BPTT: {"trainer": "bptt"},
@@ -97,6 +113,13 @@ SEARCH_DNI: list[dict[str, Any]] = [
     {"lr": 1e-2},
 ]
 SEARCH_RIVALS = [{"lr": lr} for lr in (1e-3, 3e-3, 6e-3, 1e-2)]
+SEARCH_AHEAD = [
+    {"look_ahead": steps, **beyond, "lr": lr}
+    for steps in (4, 8)
+    for beyond in ({}, {"synthesizer": "none"})
+    for lr in (3e-3, 6e-3, 1e-2)
+]
+SEARCH_HISTORY = [{"history": 2, "lr": lr} for lr in (3e-3, 6e-3, 1e-2)]
 
 
 def horizons(*lengths: int) -> dict[str, dict[str, Any]]:
@@ -120,13 +143,15 @@ def cpu() -> list[Experiment]:
     search = settings("TBPTT", "tbptt", SEARCH_TBPTT) | settings("DNI", "dni", SEARCH_DNI)
     search |= settings("overlapping chunks", "overlap", SEARCH_RIVALS)
     search |= settings("random truncation", "random", SEARCH_RIVALS)
+    search |= settings("DNI", "dni", SEARCH_AHEAD)
+    search |= settings("overlapping chunks", "overlap", SEARCH_HISTORY)
     minute = {"max_seconds": 60.0, "updates": 1_000_000}
     by_length, repeated, timed = (
         {arm: COPY_ARMS[arm] for arm in arms}
         for arms in (
             (TBPTT, DNI, BPTT),
-            (TBPTT, "TBPTT, lr 0.003", DNI, "DNI, shuffled", BPTT),
-            (TBPTT, DNI, "DNI, half the lessons", BPTT),
+            (TBPTT, "TBPTT, lr 0.003", DNI, "DNI, shuffled", AHEAD_4, BPTT),
+            (TBPTT, DNI, "DNI, half the lessons", AHEAD_4, BPTT),
         )
     )
     timed |= settings("TBPTT", "tbptt", [{"lr": 3e-4, "forget_bias": 1.0}])

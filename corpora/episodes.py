@@ -64,6 +64,22 @@ class LockstepEpisodes:
         should_reset[-1] = self._player.position == 0
         return Batch(*piece, should_reset)
 
+    def peek(self, steps: int) -> Batch | None:
+        """The next steps of the episode without going on to them; fewer where it ends.
+
+        Args:
+            steps: how many, >= 1.
+
+        Returns:
+            What the next chunk begins with; None where the next step begins an episode.
+        """
+        if (rest := self._player.peek(steps)) is None:
+            return None
+        piece, ends = rest
+        should_reset = torch.zeros(len(piece.inputs_LB) + 1, self.batch_size, dtype=torch.bool)
+        should_reset[-1] = ends
+        return Batch(*piece, should_reset)
+
     def state_dict(self) -> dict[str, Any]:
         """Primitives and tensors that continue the stream exactly, mid-episode too."""
         return {
@@ -140,6 +156,37 @@ class BackToBackEpisodes:
         )
         return Batch(inputs_TB, targets_TB, mask_TB, torch.from_numpy(should_reset))
 
+    def peek(self, steps: int) -> Batch | None:
+        """The next steps of each row's episode without going on to them.
+
+        A row whose episode ends sooner restarts there, and has nothing to score from there on.
+
+        Args:
+            steps: how many, >= 1.
+
+        Returns:
+            As many of them as the row with the most left has; None where every row begins an
+            episode next.
+        """
+        rests = [row.peek(steps) for row in self._rows]
+        longest = max((len(rest[0].inputs_LB) for rest in rests if rest is not None), default=0)
+        known = next((piece for piece, _ in filter(None, rests)), None)
+        if known is None:
+            return None
+        shape_TB = (longest, len(self._rows))
+        whole = Episode(*(field.new_zeros(shape_TB + field.shape[2:]) for field in known))
+        should_reset = torch.zeros(longest + 1, len(self._rows), dtype=torch.bool)
+        for b, rest in enumerate(rests):
+            if rest is None:
+                should_reset[0, b] = True
+                continue
+            piece, ends = rest
+            count = len(piece.inputs_LB)
+            should_reset[count, b] = ends
+            for field, rows_field in zip(whole, piece, strict=True):
+                field[:count, b] = rows_field[:, 0]
+        return Batch(*whole, should_reset)
+
     def state_dict(self) -> dict[str, Any]:
         """Primitives and tensors that continue the stream exactly, mid-episode too."""
         return {"level": list(self.level), "rows": [row.state_dict() for row in self._rows]}
@@ -169,11 +216,18 @@ class _Player:
         """The next `most` steps of the episode, or what is left of it; None reads all that is."""
         if self.position == 0:
             self._begin(level)
+        piece, ends = self._from_here(most)
+        self.position = 0 if ends else self.position + len(piece.inputs_LB)
+        return piece
+
+    def peek(self, most: int) -> tuple[Episode, bool] | None:
+        """What :meth:`read` would give, and whether the episode ends with it; None before one."""
+        return None if self.position == 0 else self._from_here(most)
+
+    def _from_here(self, most: int | None) -> tuple[Episode, bool]:
         steps = len(self._episode.inputs_LB)
         end = steps if most is None else min(self.position + most, steps)
-        piece = Episode(*(field_LB[self.position : end] for field_LB in self._episode))
-        self.position = end % steps
-        return piece
+        return Episode(*(field[self.position : end] for field in self._episode)), end == steps
 
     def _begin(self, level: Level) -> None:
         self._level, self._generator_before = level, self._generator.get_state()

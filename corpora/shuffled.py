@@ -59,22 +59,27 @@ class ShuffledImages:
         return self
 
     def __next__(self) -> Batch:
-        begin = self._position
-        if begin == 0:
+        if self._position == 0:
             self._episode = self._draw()
-        steps = len(self._episode.inputs_LB)
-        end = steps if self.chunk_len is None else min(begin + self.chunk_len, steps)
-        should_reset = torch.zeros(end - begin + 1, self.batch_size, dtype=torch.bool)
-        should_reset[0] = begin == 0
-        should_reset[-1] = end == steps
-        self._position = end % steps
-        if end == steps:
+        chunk = self._from_here(self.chunk_len)
+        self._position = (self._position + len(chunk.inputs)) % len(self._episode.inputs_LB)
+        if self._position == 0:
             self._batch += 1
             if (self._batch + 1) * self.batch_size > len(self._order):
                 self.epoch += 1
                 self._begin_epoch()
-        piece = Episode(*(field_LB[begin:end] for field_LB in self._episode))
-        return Batch(*piece, should_reset)
+        return chunk
+
+    def peek(self, steps: int) -> Batch | None:
+        """The next steps of the images without going on to them; fewer where they end.
+
+        Args:
+            steps: how many, >= 1.
+
+        Returns:
+            What the next chunk begins with; None where the next step begins other images.
+        """
+        return None if self._position == 0 else self._from_here(steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Primitives and tensors that continue the stream exactly, mid-episode too."""
@@ -101,6 +106,15 @@ class ShuffledImages:
         self._batch, self._position = state["batch"], state["position"]
         if self._position:
             self._episode = self._draw()
+
+    def _from_here(self, most: int | None) -> Batch:
+        begin, steps = self._position, len(self._episode.inputs_LB)
+        end = steps if most is None else min(begin + most, steps)
+        should_reset = torch.zeros(end - begin + 1, self.batch_size, dtype=torch.bool)
+        should_reset[0] = begin == 0
+        should_reset[-1] = end == steps
+        piece = Episode(*(field_LB[begin:end] for field_LB in self._episode))
+        return Batch(*piece, should_reset)
 
     def _begin_epoch(self) -> None:
         self._before_epoch = self._generator.get_state()

@@ -78,8 +78,6 @@ def prepare(options: CopyOptions) -> None:
         RunError: naming the option.
     """
     check(options, synthesizer="rls")
-    if options.synthesizer == "none":
-        raise RunError("--synthesizer none is for looking ahead in lm; here use --trainer tbptt")
     if options.episodes == "back-to-back":
         if options.trainer == "bptt":
             raise RunError(

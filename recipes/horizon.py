@@ -13,7 +13,7 @@ from corpora import Batch
 from recipes.build import build_trainer
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, one_line
-from recipes.options import RunOptions, device_of
+from recipes.options import DNI, RunOptions, device_of
 from recipes.session import Session
 from seqdni import Chunk, Horizon, SequenceModel, measure_horizon, without_dropout
 
@@ -48,7 +48,7 @@ def measure(directory: RunDirectory, options: RunOptions, held_out: HeldOut) -> 
     Raises:
         RunError: the run has no synthesizer, or there is no boundary in the data.
     """
-    if options.trainer not in ("dni", "dni-aux"):
+    if options.trainer not in DNI:
         raise RunError(f"{directory.path} is a run of {options.trainer}: it has no synthesizer")
     chunks, model, loss = held_out
     if len(chunks) < 2:
@@ -66,7 +66,7 @@ def measure(directory: RunDirectory, options: RunOptions, held_out: HeldOut) -> 
     assert trainer.boundary is not None
     device = device_of(options)
     here = _on(device, chunks)
-    known = getattr(options, "look_ahead", 0)
+    known = options.look_ahead
     with without_dropout(model):
         return measure_horizon(model, trainer.boundary, here, loss, steps_known=known)
 
@@ -88,7 +88,7 @@ def log(session: Session, chunks: Callable[[], list[Batch]], row: dict[str, Any]
     data = chunks()
     if len(data) < 2:
         return  # all within one chunk: no boundary yet
-    known = getattr(session.options, "look_ahead", 0)
+    known = session.options.look_ahead
     model: Any = trainer.model
     with torch.random.fork_rng(), without_dropout(model):  # a control draws
         found = measure_horizon(

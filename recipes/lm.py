@@ -151,8 +151,6 @@ def run(session: Session) -> dict[str, Any]:
     evaluations, name, judge = options.evaluations, unit(options), judged_by(corpus)
     done = int(session.fraction() * evaluations)  # fewer than before where the run was prolonged
     progress["evaluated"] = min(progress["evaluated"], done)
-    steps = options.look_ahead if options.trainer in ("dni", "dni-aux") else 0
-    ahead = (lambda: session.stream.peek(steps)) if steps else (lambda: None)
     held_out_text = partial(validation_chunks, corpus, options.chunk_len, None)
 
     def finished() -> bool:
@@ -161,7 +159,7 @@ def run(session: Session) -> dict[str, Any]:
     chunks: Iterator[Any] = _scheduled(session)
     if isinstance(trainer, HierarchyTrainer):
         chunks = lm_hierarchy.as_hierarchy_chunks(chunks, trainer)
-    for row in session.train(chunks, lambda: trainer.updates, ahead, finished):
+    for row in session.train(chunks, lambda: trainer.updates, finished):
         horizon.log(session, held_out_text, row)
         if session.fraction() * evaluations >= progress["evaluated"] + 1:
             row |= {f"{judge}_{k}": round(v, 5) for k, v in _validate(session).items()}

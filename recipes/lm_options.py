@@ -9,7 +9,7 @@ from typing import Any, Literal
 from recipes.errors import RunError
 from recipes.lm_data import DOWNLOADED, NAMED
 from recipes.lm_hierarchy import window
-from recipes.options import LEARNING, RunOptions, check, flag, for_dni, option
+from recipes.options import LEARNING, RunOptions, check, flag, for_dni, look_ahead_option, option
 
 UPDATES = 8000  # where nothing else says when to stop
 
@@ -144,12 +144,7 @@ class Options(RunOptions):
     warmup_updates: int = option(
         0, "updates during which the learning rate rises from 0 in a straight line", at_least=0
     )
-    look_ahead: int = for_dni(
-        4,
-        "K: steps after a chunk whose gradient is taken by running the model on over them; the "
-        "synthesizer is asked for what lies beyond",
-        at_least=0,
-    )
+    look_ahead: int = look_ahead_option(4)
     # An endless stream: at full scale the bootstrapped targets feed on themselves and diverge.
     grad_scale: float = for_dni(
         0.1, "factor on the synthetic gradient where the model consumes it", LEARNING, at_least=0
@@ -175,10 +170,6 @@ def prepare(options: Options) -> None:
     if limits == (None,) * 4:
         options.updates = UPDATES
     check(options, synthesizer="none")
-    if options.synthesizer == "none" and not options.look_ahead:
-        raise RunError(
-            "--synthesizer none without --look-ahead is plain tbptt; use --trainer tbptt"
-        )
     if options.trainer == "bptt":
         raise RunError(
             "--trainer bptt unrolls whole episodes, and a text has no end of episode; "

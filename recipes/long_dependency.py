@@ -118,8 +118,6 @@ def prepare(options: Options) -> None:
         RunError: naming the option.
     """
     check(options, synthesizer="rls")
-    if options.synthesizer == "none":
-        raise RunError("--synthesizer none is for looking ahead in lm; here use --trainer tbptt")
     if isinstance(options, MnistOptions):
         if options.data_dir is None:
             raise RunError("mnist needs --data-dir, the folder with the four files of MNIST")

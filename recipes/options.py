@@ -18,6 +18,7 @@ CONFIGS = Path(__file__).parent / "configs"  # shipped; known by their names
 DESCENDED = ("whitened", "mlp", "linear")
 LEARNING = ("rls", *DESCENDED)
 SYNTHESIZERS = (*LEARNING, "none")
+DNI = ("dni", "dni-aux")  # the trainers with synthetic gradients
 
 
 def option(
@@ -64,7 +65,7 @@ def for_dni(
     """
 
     def only(options: RunOptions) -> bool:
-        return options.trainer in ("dni", "dni-aux") and options.synthesizer in synthesizers
+        return options.trainer in DNI and options.synthesizer in synthesizers
 
     when = "--trainer dni or dni-aux"
     if synthesizers != SYNTHESIZERS:
@@ -86,6 +87,23 @@ def forget_bias_option(default: float) -> Any:
         "added to the LSTM's forget bias at the start",
         only=lambda options: options.core == "lstm",
         when="--core lstm",
+    )
+
+
+def look_ahead_option(default: int) -> Any:
+    """The steps to look ahead.
+
+    Args:
+        default: of the recipe.
+
+    Returns:
+        The field.
+    """
+    return for_dni(
+        default,
+        "K: steps after a chunk whose gradient is taken by running the model on over them, at "
+        "about K / T of a chunk's cost; the synthesizer is asked for what lies beyond",
+        at_least=0,
     )
 
 
@@ -153,6 +171,7 @@ class RunOptions:
         "none: nothing beyond the steps of --look-ahead; null: rls for episodes, none for text, "
         "mlp for dni-aux",
     )
+    look_ahead: int = look_ahead_option(0)
     forgetting: float = for_dni(
         0.97, "weight that the past keeps from lesson to lesson", ("rls",), above=0, at_most=1
     )
@@ -407,9 +426,13 @@ def check(options: Any, synthesizer: str) -> None:
     Raises:
         RunError: naming the option.
     """
-    if options.synthesizer is None and options.trainer in ("dni", "dni-aux"):
+    if options.synthesizer is None and options.trainer in DNI:
         options.synthesizer = "mlp" if options.trainer == "dni-aux" else synthesizer
     check_values(options)
+    if options.synthesizer == "none" and not options.look_ahead:
+        raise RunError(
+            "--synthesizer none without --look-ahead is plain tbptt; use --trainer tbptt"
+        )
     if options.trainer == "dni-aux" and options.synthesizer not in ("mlp", "whitened"):
         raise RunError(
             "--trainer dni-aux shapes a hidden layer of the synthesizer, and --synthesizer "

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, RunStopped, one_line
-from seqdni import Chunk, to_bits
+from recipes.options import DNI
+from seqdni import to_bits
 
 
 class Session:
@@ -56,7 +57,6 @@ class Session:
         self,
         chunks: Iterable[Any],
         work: Callable[[], float],
-        ahead: Callable[[], Chunk | None] | None = None,
         finished: Callable[[], bool] = lambda: False,
     ) -> Iterator[dict[str, Any]]:
         """Train until a limit is reached, and hand out a row of metrics every ``log_every``.
@@ -68,7 +68,6 @@ class Session:
         Args:
             chunks: the stream, or an iterator over it.
             work: what ``log_every`` counts, so far: updates, episodes.
-            ahead: the steps after the chunk that was drawn last, if they are known.
             finished: whether to stop before the limits, asked before each chunk.
 
         Yields:
@@ -81,6 +80,7 @@ class Session:
             RunError: the loss is no longer finite; the last checkpoint is.
         """
         trainer, options = self.trainer, self.options
+        steps_known = getattr(options, "look_ahead", 0) if options.trainer in DNI else 0
         source = iter(chunks)
         saved_at = self.seconds
         if not (self.directory.path / "last.pt").exists():
@@ -89,7 +89,7 @@ class Session:
             clock = time.perf_counter()
             while self.fraction() < 1 and not finished():
                 chunk = next(source)
-                trainer.step(chunk) if ahead is None else trainer.step(chunk, ahead=ahead())
+                trainer.step(chunk, ahead=self.stream.peek(steps_known) if steps_known else None)
                 reporting = work() - self.reported >= options.log_every
                 sums = trainer.meter.read() if reporting else {}  # waits for the device
                 now = time.perf_counter()

@@ -151,6 +151,42 @@ def test_resume_at_any_chunk_is_identical(stream_type, task, stop, level_at, chu
         assert same(next(resumed), next(straight))
 
 
+@pytest.mark.parametrize("stream_type", STREAMS)
+@pytest.mark.parametrize("steps", [1, 3, 50])
+def test_peeking_shows_the_next_steps_of_the_episodes_and_moves_nothing(stream_type, steps):
+    stream = stream_type(REPEAT, Level(3, 2), 3, 4, seed=1)
+    following = stream_type(REPEAT, Level(3, 2), 3, steps, seed=1)
+    assert stream.peek(steps) is None
+    begun = ended = 0
+    for _ in range(60):
+        chunk = next(stream)
+        before = saved_and_loaded(stream.state_dict())
+        seen = stream.peek(steps)
+        following.load_state_dict(before)
+        expected = next(following)
+        over = chunk.should_reset[-1]
+        if seen is None:
+            assert over.all()
+            continue
+        count = len(seen.inputs)
+        assert 0 < count <= steps
+        assert not over.all()
+        for b in range(3):
+            ends = seen.should_reset[:, b].nonzero().flatten().tolist()
+            assert (0 in ends) == over[b]
+            until = ends[0] if ends else count
+            for field, theirs in zip(seen[:3], expected, strict=False):
+                assert torch.equal(field[:until, b], theirs[:until, b])
+            assert not seen.mask[until:, b].any()
+            if until < steps:
+                assert ends  # it is the episode's end that there is no more to see
+                assert expected.should_reset[until, b]
+            begun, ended = begun + 1, ended + bool(ends)
+        assert str(stream.state_dict()) == str(before)
+    assert begun > 0
+    assert ended > 0 or steps < 3
+
+
 def test_saved_state_does_not_move_with_the_stream():
     stream = LockstepEpisodes(COPY, Level(4), 3, 2, seed=7)
     next(stream)

@@ -170,6 +170,24 @@ def test_resume_at_any_chunk_is_identical(stop, chunk_len):
     assert resumed.epoch == straight.epoch
 
 
+def test_peeking_shows_the_next_steps_and_moves_nothing():
+    images, task = random_images(9), MnistTask("row")
+    stream, whole = (ShuffledImages(task, images, 4, size, seed=3) for size in (10, None))
+    assert stream.peek(6) is None
+    for _ in range(3):
+        episode = next(whole)
+        for begin, end, over in ((10, 16, False), (20, 26, False)):
+            next(stream)
+            seen = stream.peek(6)
+            for field, theirs in zip(seen[:3], episode, strict=False):
+                assert torch.equal(field, theirs[begin:end])
+            assert bool(seen.should_reset.any()) is over
+        assert len(stream.peek(30).inputs) == 8
+        assert stream.peek(30).should_reset.all(1).nonzero().flatten().tolist() == [8]
+        assert torch.equal(next(stream).inputs, episode.inputs[20:])
+        assert stream.peek(6) is None
+
+
 def test_streams_that_cannot_be():
     images, task = random_images(3), MnistTask("row")
     with pytest.raises(ValueError, match="batch_size is 0, expected >= 1"):

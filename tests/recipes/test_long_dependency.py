@@ -117,7 +117,7 @@ MISTAKES = {
     "adding --length 1": "--length is 1, expected at least 2",
     "recall --length 0": "--length is 0, expected at least 1",
     "recall --symbols 1": "--symbols is 1, expected at least 2",
-    "recall --synthesizer none": "here use --trainer tbptt",
+    "recall --synthesizer none": "use --trainer tbptt",
     "mnist": "mnist needs --data-dir, the folder with the four files of MNIST",
     "mnist --data-dir nowhere": "nowhere: no such folder; expected the folder with MNIST's",
     "mnist --data-dir mnist --batch 41": "--batch is 41, expected at most the 40 images",

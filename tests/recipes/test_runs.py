@@ -89,6 +89,22 @@ def test_copy_learns(tmp_path):
     assert result_of(tmp_path / "run")["solved_length"] >= 2
 
 
+@pytest.mark.parametrize("recipe", ["copy", "adding"])
+def test_looking_ahead_to_the_end_of_the_episode_is_full_bptt(recipe, tmp_path):
+    """Every loss then reaches every step: the weights are those of one graph an episode."""
+    words = [recipe, *TINY, "--updates", 20, "--optimizer", "sgd", "--lr", 0.1]
+    words += ["--threshold", 99] if recipe == "copy" else ["--length", 9]
+    ahead = ["--trainer", "dni", "--look-ahead", 100, "--synthesizer", "none"]
+    settings = {"ahead": ahead, "bptt": ["--trainer", "bptt"], "tbptt": ["--trainer", "tbptt"]}
+    weights = {}
+    for name, trainer in settings.items():
+        run(*words, *trainer, "--out", tmp_path / name)
+        saved = torch.load(tmp_path / name / "last.pt", weights_only=True)["trainer"]["model"]
+        weights[name] = torch.cat([weight.flatten() for weight in saved.values()])
+    assert torch.allclose(weights["ahead"], weights["bptt"], atol=1e-5)
+    assert not torch.allclose(weights["tbptt"], weights["bptt"], atol=1e-3)
+
+
 def test_horizon_of_a_copy_run(tmp_path, capsys):
     """Least squares, trained for a while on one length, points the right way at its boundaries."""
     out = tmp_path / "run"
@@ -171,6 +187,7 @@ RESUMED = {
     "copy-dni": ["copy", "--trainer", "dni", "--threshold", "1.4"],
     "copy-mlp": ["copy", "--trainer", "dni", "--synthesizer", "mlp", "--threshold", "1.4"],
     "copy-shuffled": ["copy", "--control", "shuffled", "--threshold", "1.4"],
+    "copy-ahead": ["copy", "--look-ahead", "3", "--threshold", "1.4"],
     "copy-bptt": ["copy", "--trainer", "bptt", "--threshold", "1.4"],
     "copy-recompute": ["copy", "--trainer", "bptt", "--recompute", "true", "--threshold", "1.4"],
     "copy-random": ["copy", "--trainer", "random", "--threshold", "1.4"],
@@ -179,6 +196,7 @@ RESUMED = {
     "back-to-back": [*BACK_TO_BACK, "--update-every", "3"],
     "back-to-back-random": [*BACK_TO_BACK, "--update-every", "2", "--trainer", "random"],
     "back-to-back-overlap": [*BACK_TO_BACK, "--update-every", "3", "--trainer", "overlap"],
+    "back-to-back-ahead": [*BACK_TO_BACK, "--update-every", "2", "--look-ahead", "3"],
     "adding": ["adding", "--length", "9", "--log-every", "7", "--evaluate-every", "20"],
     "recall": ["recall", "--length", "9", "--log-every", "7", "--trainer", "overlap"],
     "mnist": ["mnist", "--data-dir", "mnist", "--log-every", "7", "--update-every", "2"],
@@ -371,7 +389,8 @@ def test_the_synthesizers_of_text_stop_and_go_on(options, verse, tmp_path, capsy
             ["lm", "--synthesizer", "none", "--look-ahead", 0],
             "--synthesizer none without --look-ahead is plain tbptt",
         ),
-        (["copy", "--synthesizer", "none"], "--synthesizer none is for looking ahead in lm"),
+        (["copy", "--synthesizer", "none"], "--synthesizer none without --look-ahead is plain"),
+        (["copy", "--trainer", "bptt", "--look-ahead", 2], "--look-ahead has no effect here"),
         (["lm", "--lessons", 0.5], "--lessons has no effect here"),
         (["lm", "--warmup-chunks", 5], "--warmup-chunks has no effect here"),
         (["copy", "--targets", "dense", "--precision", "bfloat16"], "leave --precision at float32"),
