@@ -7,6 +7,7 @@ with ``--render``, the rows become tables and figures of docs/horizon.md.
 
     python benchmarks/horizon.py --quick
     python benchmarks/horizon.py
+    python benchmarks/horizon.py --preset ahead
     python benchmarks/horizon.py --preset text --data-dir DIR
     python benchmarks/horizon.py --only copy search --dry-run
     python benchmarks/horizon.py --render --compare copy "DNI" "TBPTT, lr 0.001"
@@ -44,7 +45,6 @@ from recipes.options import RunOptions, device_of
 
 TUNED = 1e-3  # TBPTT's learning rate in ``search``
 TBPTT, DNI, BPTT = f"TBPTT, lr {TUNED:g}", "DNI", "full BPTT"
-AHEAD_4 = "DNI, look-ahead 4, lr 0.01"
 
 COPY_ARMS: dict[str, dict[str, Any]] = {
     TBPTT: {"trainer": "tbptt", "lr": TUNED},
@@ -52,20 +52,6 @@ COPY_ARMS: dict[str, dict[str, Any]] = {
     DNI: {"trainer": "dni"},
     "DNI, lr 0.006": {"trainer": "dni", "lr": 6e-3},
     "DNI, shuffled": {"trainer": "dni", "control": "shuffled"},
-    AHEAD_4: {"trainer": "dni", "look_ahead": 4, "lr": 1e-2},
-    "DNI, look-ahead 8, lr 0.01": {"trainer": "dni", "look_ahead": 8, "lr": 1e-2},
-    "DNI, look-ahead 8, lr 0.01, shuffled": {
-        **{"trainer": "dni", "look_ahead": 8, "lr": 1e-2, "control": "shuffled"},
-    },
-    "DNI, look-ahead 4, lr 0.01, shuffled": {
-        **{"trainer": "dni", "look_ahead": 4, "lr": 1e-2, "control": "shuffled"},
-    },
-    "look-ahead 4 alone, lr 0.006": {
-        **{"trainer": "dni", "look_ahead": 4, "lr": 6e-3, "synthesizer": "none"},
-    },
-    "look-ahead 8 alone, lr 0.006": {
-        **{"trainer": "dni", "look_ahead": 8, "lr": 6e-3, "synthesizer": "none"},
-    },
     "DNI, half the lessons": {"trainer": "dni", "lessons": 0.5},
     "DNI, dense targets": {"trainer": "dni", "targets": "dense"},
     "DNI, whitened MLP": {
@@ -76,10 +62,28 @@ COPY_ARMS: dict[str, dict[str, Any]] = {
     "DNI + Aux, MLP": {"trainer": "dni-aux"},
     "overlapping chunks": {"trainer": "overlap", "history": 1, "lr": TUNED},
     "overlapping chunks, lr 0.006": {"trainer": "overlap", "history": 1, "lr": 6e-3},
-    "overlapping chunks, history 2, lr 0.006": {"trainer": "overlap", "history": 2, "lr": 6e-3},
     "random truncation": {"trainer": "random", "lr": TUNED},
     "random truncation, lr 0.006": {"trainer": "random", "lr": 6e-3},
     BPTT: {"trainer": "bptt"},
+}
+AHEAD_4 = "DNI, look-ahead 4, lr 0.01"
+AHEAD_ARMS: dict[str, dict[str, Any]] = {
+    AHEAD_4: {"trainer": "dni", "look_ahead": 4, "lr": 1e-2},
+    "DNI, look-ahead 4, shuffled": {
+        **{"trainer": "dni", "look_ahead": 4, "lr": 1e-2, "control": "shuffled"},
+    },
+    "look-ahead 4 alone, lr 0.006": {
+        **{"trainer": "dni", "look_ahead": 4, "lr": 6e-3, "synthesizer": "none"},
+    },
+    "DNI, look-ahead 8, lr 0.01": {"trainer": "dni", "look_ahead": 8, "lr": 1e-2},
+    "DNI, look-ahead 8, shuffled": {
+        **{"trainer": "dni", "look_ahead": 8, "lr": 1e-2, "control": "shuffled"},
+    },
+    "look-ahead 8 alone, lr 0.006": {
+        **{"trainer": "dni", "look_ahead": 8, "lr": 6e-3, "synthesizer": "none"},
+    },
+    "overlapping chunks, history 2, lr 0.006": {"trainer": "overlap", "history": 2, "lr": 6e-3},
+    "full BPTT, lr 0.006": {"trainer": "bptt", "lr": 6e-3},
 }
 AHEAD = {"trainer": "dni", "synthesizer": "none", "look_ahead": 4}
 PTB_ARMS: dict[str, dict[str, Any]] = {
@@ -96,6 +100,7 @@ SEARCH_TBPTT = [
     for bias in (0.0, 1.0)
     for lr in (3e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 4e-3, 6e-3, 1e-2)
 ]
+MINUTE = {"max_seconds": 60.0, "updates": 1_000_000}
 SEARCH_60S = [{"lr": lr, "forget_bias": bias} for bias in (0.0, 1.0) for lr in (3e-4, 1e-3, 3e-3)]
 SEARCH_DNI: list[dict[str, Any]] = [
     *({"lr": lr} for lr in (1e-3, 2e-3, 3e-3, 6e-3)),
@@ -119,6 +124,7 @@ SEARCH_AHEAD = [
     for beyond in ({}, {"synthesizer": "none"})
     for lr in (3e-3, 6e-3, 1e-2)
 ]
+SEARCH_BPTT = [{"lr": lr} for lr in (1e-3, 3e-3, 6e-3, 1e-2)]
 SEARCH_HISTORY = [{"history": 2, "lr": lr} for lr in (3e-3, 6e-3, 1e-2)]
 
 
@@ -143,15 +149,12 @@ def cpu() -> list[Experiment]:
     search = settings("TBPTT", "tbptt", SEARCH_TBPTT) | settings("DNI", "dni", SEARCH_DNI)
     search |= settings("overlapping chunks", "overlap", SEARCH_RIVALS)
     search |= settings("random truncation", "random", SEARCH_RIVALS)
-    search |= settings("DNI", "dni", SEARCH_AHEAD)
-    search |= settings("overlapping chunks", "overlap", SEARCH_HISTORY)
-    minute = {"max_seconds": 60.0, "updates": 1_000_000}
     by_length, repeated, timed = (
         {arm: COPY_ARMS[arm] for arm in arms}
         for arms in (
             (TBPTT, DNI, BPTT),
-            (TBPTT, "TBPTT, lr 0.003", DNI, "DNI, shuffled", AHEAD_4, BPTT),
-            (TBPTT, DNI, "DNI, half the lessons", AHEAD_4, BPTT),
+            (TBPTT, "TBPTT, lr 0.003", DNI, "DNI, shuffled", BPTT),
+            (TBPTT, DNI, "DNI, half the lessons", BPTT),
         )
     )
     timed |= settings("TBPTT", "tbptt", [{"lr": 3e-4, "forget_bias": 1.0}])
@@ -170,13 +173,29 @@ def cpu() -> list[Experiment]:
             "copy",
             settings("TBPTT", "tbptt", SEARCH_60S),
             horizons(4),
-            minute,
+            MINUTE,
             "search",
             (1,),
         ),
         Experiment(
-            "copy-60s", "Copy, 60 s of training on one thread", "copy", timed, horizons(4), minute
+            "copy-60s", "Copy, 60 s of training on one thread", "copy", timed, horizons(4), MINUTE
         ),
+    ]
+
+
+def ahead() -> list[Experiment]:
+    """Copy tasks where the model also looks ahead, and who reaches as far: a quarter of an hour."""
+    search = settings("DNI", "dni", SEARCH_AHEAD)
+    search |= settings("overlapping chunks", "overlap", SEARCH_HISTORY)
+    search |= settings("full BPTT", "bptt", SEARCH_BPTT)
+    first = {AHEAD_4: AHEAD_ARMS[AHEAD_4]}
+    column = horizons(4)
+    minute = "Copy, 60 s of training on one thread"
+    return [
+        Experiment("search", "Copy, 4000 updates, search", "copy", search, column, {}, "search"),
+        Experiment("copy", "Copy, 4000 updates", "copy", AHEAD_ARMS, column),
+        Experiment("repeat-copy", "Repeat-copy, 4000 updates", "repeat-copy", first, column),
+        Experiment("copy-60s", minute, "copy", first, column, MINUTE),
     ]
 
 
@@ -246,6 +265,7 @@ def paper(ptb_tokens: int = 50_000_000) -> list[Experiment]:
 
 PRESETS: dict[str, Callable[..., list[Experiment]]] = {
     "cpu": cpu,
+    "ahead": ahead,
     "quick": quick,
     "text": text,
     "paper": paper,

@@ -17,6 +17,8 @@ import render
 import study
 from study import SEEDS, Experiment, Place, append_row, key, make_row, read_rows
 
+from recipes.cli import main
+
 ROOT = Path(__file__).parents[2]
 SMALL = {"updates": 2, "hidden": 8, "batch": 2}
 
@@ -71,7 +73,7 @@ def test_the_search_is_as_large_for_both_and_its_seeds_are_its_own():
         tiny(seeds=(1,)).runs()
 
 
-@pytest.mark.parametrize(("preset", "minutes"), [("quick", 5), ("cpu", 60)])
+@pytest.mark.parametrize(("preset", "minutes"), [("quick", 5), ("cpu", 60), ("ahead", 30)])
 def test_expected_time_on_two_cores(preset, minutes):
     runs = study.unique(run for each in horizon.PRESETS[preset]() for run in each.runs())
     assert sum(horizon.estimate(run, "cpu") for run in runs.values()) / 2 / 60 <= minutes
@@ -82,6 +84,24 @@ def test_the_quick_cells_are_cells_of_the_whole_study():
         p: study.unique(r for e in horizon.PRESETS[p]() for r in e.runs()) for p in horizon.PRESETS
     }
     assert set(names["quick"]) < set(names["cpu"])
+
+
+def test_every_arm_of_the_paper_runs_at_a_tiny_size(tmp_path):
+    """The study for a GPU, each arm in its first column, cut down to seconds on a CPU."""
+    text = tmp_path / "text.txt"
+    text.write_text("no it was n't black monday \n" * 40)
+    for experiment in horizon.PRESETS["paper"]():
+        for arm in experiment.arms:
+            run = experiment.part([arm], [next(iter(experiment.columns))], 1).runs()[0]
+            given = {**run.cell.given, **SMALL, "device": "cpu", "out": tmp_path / str(run)}
+            if "synth_hidden" in given:
+                given["synth_hidden"] = 4
+            if run.cell.recipe == "lm":
+                given |= {"corpus": text, "evaluations": 1}
+            assert main(["run", run.cell.recipe, *study.words(given)]) == 0
+            measured = json.loads((tmp_path / str(run) / "result.json").read_text())
+            assert measured["updates"] == 2
+            assert measured["trainer"] == experiment.arms[arm]["trainer"]
 
 
 def test_a_row_is_found_by_what_its_cell_computes_with(tmp_path):
@@ -205,7 +225,7 @@ def test_values_of_each_seed_then_mean_and_error(tmp_path):
 
 def test_the_page_has_a_place_for_every_experiment():
     page = (ROOT / "docs" / "horizon.md").read_text()
-    for preset in ("cpu", "text"):
+    for preset in ("cpu", "ahead", "text"):
         for experiment in horizon.PRESETS[preset]():
             assert f"<!-- table {preset}/{experiment.name} -->" in page
 
