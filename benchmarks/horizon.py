@@ -44,7 +44,7 @@ from recipes.errors import RunError
 from recipes.options import RunOptions, device_of
 
 TUNED = 1e-3  # TBPTT's learning rate in ``search``
-TBPTT, DNI, BPTT = f"TBPTT, lr {TUNED:g}", "DNI", "full BPTT"
+TBPTT, DNI, AUX, BPTT = f"TBPTT, lr {TUNED:g}", "DNI", "DNI + Aux, MLP", "full BPTT"
 
 COPY_ARMS: dict[str, dict[str, Any]] = {
     TBPTT: {"trainer": "tbptt", "lr": TUNED},
@@ -59,7 +59,7 @@ COPY_ARMS: dict[str, dict[str, Any]] = {
         **{"synth_steps": 4, "synth_lr": 3e-3, "synth_hidden": 128},
     },
     "DNI, MLP": {"trainer": "dni", "synthesizer": "mlp"},
-    "DNI + Aux, MLP": {"trainer": "dni-aux"},
+    AUX: {"trainer": "dni-aux"},
     "overlapping chunks": {"trainer": "overlap", "history": 1, "lr": TUNED},
     "overlapping chunks, lr 0.006": {"trainer": "overlap", "history": 1, "lr": 6e-3},
     "random truncation": {"trainer": "random", "lr": TUNED},
@@ -118,13 +118,13 @@ SEARCH_DNI: list[dict[str, Any]] = [
     {"lr": 1e-2},
 ]
 SEARCH_RIVALS = [{"lr": lr} for lr in (1e-3, 3e-3, 6e-3, 1e-2)]
+SEARCH_AUX = [{"grad_scale": s, "lr": lr} for s in (1.0, 0.1) for lr in (3e-4, 1e-3, 3e-3)]
 SEARCH_AHEAD = [
     {"look_ahead": steps, **beyond, "lr": lr}
     for steps in (4, 8)
     for beyond in ({}, {"synthesizer": "none"})
     for lr in (3e-3, 6e-3, 1e-2)
 ]
-SEARCH_BPTT = [{"lr": lr} for lr in (1e-3, 3e-3, 6e-3, 1e-2)]
 SEARCH_HISTORY = [{"history": 2, "lr": lr} for lr in (3e-3, 6e-3, 1e-2)]
 
 
@@ -149,11 +149,12 @@ def cpu() -> list[Experiment]:
     search = settings("TBPTT", "tbptt", SEARCH_TBPTT) | settings("DNI", "dni", SEARCH_DNI)
     search |= settings("overlapping chunks", "overlap", SEARCH_RIVALS)
     search |= settings("random truncation", "random", SEARCH_RIVALS)
+    search |= settings("DNI + Aux", "dni-aux", SEARCH_AUX)
     by_length, repeated, timed = (
         {arm: COPY_ARMS[arm] for arm in arms}
         for arms in (
-            (TBPTT, DNI, BPTT),
-            (TBPTT, "TBPTT, lr 0.003", DNI, "DNI, shuffled", BPTT),
+            (TBPTT, DNI, AUX, BPTT),
+            (TBPTT, "TBPTT, lr 0.003", DNI, "DNI, shuffled", AUX, BPTT),
             (TBPTT, DNI, "DNI, half the lessons", BPTT),
         )
     )
@@ -184,10 +185,10 @@ def cpu() -> list[Experiment]:
 
 
 def ahead() -> list[Experiment]:
-    """Copy tasks where the model also looks ahead, and who reaches as far: a quarter of an hour."""
+    """Copy tasks where the model also looks ahead, and who reaches as far: twenty minutes."""
     search = settings("DNI", "dni", SEARCH_AHEAD)
     search |= settings("overlapping chunks", "overlap", SEARCH_HISTORY)
-    search |= settings("full BPTT", "bptt", SEARCH_BPTT)
+    search |= settings("full BPTT", "bptt", SEARCH_RIVALS)
     first = {AHEAD_4: AHEAD_ARMS[AHEAD_4]}
     column = horizons(4)
     minute = "Copy, 60 s of training on one thread"
@@ -273,7 +274,7 @@ PRESETS: dict[str, Callable[..., list[Experiment]]] = {
 
 # Milliseconds of a chunk by its synthesizer, and of a step; seconds to start, to evaluate.
 CHUNK_MS = {
-    "cpu": {None: 1.2, "none": 1.2, "rls": 2.0, "whitened": 6.0, "mlp": 2.0, "linear": 2.0},
+    "cpu": {None: 1.2, "none": 1.2, "rls": 2.0, "whitened": 6.0, "mlp": 1.2, "linear": 1.2},
     "cuda": {None: 3, "none": 3, "rls": 6, "whitened": 20, "mlp": 5, "linear": 5},
 }
 STEP_MS = {"copy": 0.1, "repeat-copy": 0.1, "lm": 1.0}
@@ -297,16 +298,19 @@ def estimate(run: Run, device: str) -> float:
     synthesizer = options.get("synthesizer")
     chunk_ms = CHUNK_MS[kind][synthesizer] * (1.4 if options["trainer"] == "dni-aux" else 1)
     step_ms = STEP_MS[recipe] if kind == "cpu" else 0.1
+    again = 1.0  # how often a step is run
+    if options["trainer"] != "bptt":
+        again += options.get("look_ahead", 0) / options["chunk_len"] + options.get("history", 0)
     if recipe == "lm":
         steps = options["updates"] * options["update_every"] * options["chunk_len"]
         if options["max_tokens"] is not None:
             steps = min(steps, options["max_tokens"] / options["batch"])
         chunks = steps / options["chunk_len"]
-        steps *= 1 + options.get("look_ahead", 0) / options["chunk_len"] + options.get("history", 0)
+        steps *= again
         return 12 + 4 * options["evaluations"] + (2.5 * chunks * chunk_ms + steps * step_ms) / 1e3
     steps = EPISODE[recipe] * (2 if options["trainer"] == "bptt" else 1)
     chunks = 1 if options["trainer"] == "bptt" else steps / options["chunk_len"] + 0.5
-    return 4 + options["updates"] * (chunks * chunk_ms + steps * step_ms) / 1e3
+    return 4 + options["updates"] * (chunks * chunk_ms + again * steps * step_ms) / 1e3
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -169,12 +169,12 @@ class BackToBackEpisodes:
             episode next.
         """
         rests = [row.peek(steps) for row in self._rows]
-        longest = max((len(rest[0].inputs_LB) for rest in rests if rest is not None), default=0)
-        known = next((piece for piece, _ in filter(None, rests)), None)
-        if known is None:
+        pieces = [rest[0] for rest in rests if rest is not None]
+        if not pieces:
             return None
+        longest = max(len(piece.inputs_LB) for piece in pieces)
         shape_TB = (longest, len(self._rows))
-        whole = Episode(*(field.new_zeros(shape_TB + field.shape[2:]) for field in known))
+        whole = Episode(*(field.new_zeros(shape_TB + field.shape[2:]) for field in pieces[0]))
         should_reset = torch.zeros(longest + 1, len(self._rows), dtype=torch.bool)
         for b, rest in enumerate(rests):
             if rest is None:

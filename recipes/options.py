@@ -229,7 +229,10 @@ class RunOptions:
         "a gain that survives is not credit assignment",
     )
     warmup_chunks: int = for_dni(
-        0, "chunks during which the synthesizer learns but is not listened to", LEARNING, at_least=0
+        0,
+        "chunks during which the synthesizer learns but is not listened to; known steps are",
+        LEARNING,
+        at_least=0,
     )
     horizon_every: int | None = for_dni(
         None,

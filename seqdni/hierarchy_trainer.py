@@ -272,7 +272,8 @@ class HierarchyTrainer:
         ) -> Tensor:
             above = [level.live for level in self.levels[1:] if level.live is not None]
             onward = Onward(self.model, [after, *above], restarts_2B)
-            return ahead_grad(boundary, onward, ahead, bridged, continues_B, loss)
+            listens = self.levels[0].chunks >= self.learners[0].warmup_chunks
+            return ahead_grad(boundary, onward, ahead, bridged, continues_B, loss, listens=listens)
 
         return gradients
 

@@ -79,6 +79,7 @@ def ahead_grad(
     continues_B: Bool[Tensor, " B"] | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
     autocast: torch.dtype | None = None,
+    listens: bool = True,
 ) -> Float[Tensor, "B S"]:
     """What crosses a boundary when steps after it are known: exact over them, synthetic beyond.
 
@@ -91,6 +92,7 @@ def ahead_grad(
         continues_B: rows whose episode goes on after the chunk; None if all do.
         loss: ``(outputs, targets) -> [K, B]``.
         autocast: compute in this type where that is safe.
+        listens: whether the synthesizer is asked; else nothing is known beyond.
 
     Returns:
         A constant, per-example-sum units.
@@ -102,6 +104,6 @@ def ahead_grad(
             goes_on_B = goes_on_B.to(leaves(far)[0].device, non_blocking=True)
         return where_continues(boundary.trusted(boundary.predict(far)), goes_on_B)
 
-    further = None if boundary.synthesizer is None else beyond
+    further = beyond if listens and boundary.synthesizer is not None else None
     grad_BS = look_ahead(model, ahead, end, loss, further, autocast)
     return boundary.passed_on(grad_BS, continues_B)

@@ -67,7 +67,8 @@ class Trainer:
         update_every: chunks whose gradients are summed for one update of the model, or
             ``"episode"`` for all chunks of a lock-step episode. The synthesizer learns every chunk.
         warmup_chunks: chunks during which the synthesizer learns but is not listened to. It
-            then learns the gradient of one chunk alone: without a bootstrap nothing later arrives.
+            then learns the gradient of one chunk alone (and of known steps ahead): without a
+            bootstrap nothing later arrives.
         history: chunks that are run again before each one that is scored, so that its gradient
             reaches back through them: BPTT(h; h') with h = (history + 1) T and h' = T. Time and
             memory of a chunk are (history + 1)-fold.
@@ -192,8 +193,9 @@ class Trainer:
         episode_over = self.update_every == "episode" and lockstep_end(restarts.ended)
         at_start, at_end = map(self._here, context or (None, None))
         boundary, carried = self.boundary, self.carry is not None
-        listens = self.chunks >= self.warmup_chunks and not nobody(restarts.continues)
-        bootstraps = boundary is not None and listens
+        listens = self.chunks >= self.warmup_chunks
+        bootstraps = boundary is not None and (listens or ahead is not None)
+        bootstraps = bootstraps and not nobody(restarts.continues)
         factor = self.loss_scale / rows
 
         now = (self.carry, inputs, should_reset)
@@ -213,7 +215,7 @@ class Trainer:
         if boundary is not None and bootstraps:
             continues_B = self._here(restarts.continues)
             if ahead is not None:
-                known = (ahead, detach(end), continues_B, self.loss, self.autocast)
+                known = (ahead, detach(end), continues_B, self.loss, self.autocast, listens)
                 grad_BS = ahead_grad(boundary, self.model, *known)
             else:
                 assert predicted_BS is not None

@@ -156,10 +156,12 @@ def test_resume_at_any_chunk_is_identical(stream_type, task, stop, level_at, chu
 def test_peeking_shows_the_next_steps_of_the_episodes_and_moves_nothing(stream_type, steps):
     stream = stream_type(REPEAT, Level(3, 2), 3, 4, seed=1)
     following = stream_type(REPEAT, Level(3, 2), 3, steps, seed=1)
+    twin = stream_type(REPEAT, Level(3, 2), 3, 4, seed=1)  # never peeked
     assert stream.peek(steps) is None
     begun = ended = 0
     for _ in range(60):
         chunk = next(stream)
+        assert same(chunk, next(twin))
         before = saved_and_loaded(stream.state_dict())
         seen = stream.peek(steps)
         following.load_state_dict(before)
@@ -182,7 +184,6 @@ def test_peeking_shows_the_next_steps_of_the_episodes_and_moves_nothing(stream_t
                 assert ends  # it is the episode's end that there is no more to see
                 assert expected.should_reset[until, b]
             begun, ended = begun + 1, ended + bool(ends)
-        assert str(stream.state_dict()) == str(before)
     assert begun > 0
     assert ended > 0 or steps < 3
 

@@ -142,14 +142,16 @@ def test_a_top_level_may_only_give_context(mode, resets):
     ],
     ids=["periods", "parts", "every-step", "3-levels"],
 )
-def test_looking_ahead_to_the_end_makes_the_gradient_of_one_graph(periods, cuts, resets):
-    """State and message need no synthesizer where all that follows is known."""
+@pytest.mark.parametrize("warmup", [0, 100], ids=["at once", "warms up"])
+def test_looking_ahead_to_the_end_makes_the_gradient_of_one_graph(periods, cuts, resets, warmup):
+    """State and message need no synthesizer where all that follows is known, nor its warm-up."""
     model = make_hierarchy(periods, contexts=True)
     for level in model.levels[1:]:
         level.readout = None
     stream = make_stream(model, 20, ROWS, resets)
     expected, learners = oracles(model, stream)
     learners[0].boundary = learners[0].message_boundary = Boundary(None)
+    learners[0].warmup_chunks = warmup
     trainer = HierarchyTrainer(model, learners)
     (targets, mask), silent, t = stream.answers[0], [None] * (len(periods) - 1), 0
     for chunk in stream.chunks(cuts):
@@ -168,6 +170,7 @@ def test_a_chunk_beyond_a_tick_looks_ahead_at_its_state_alone():
     stream = make_stream(model, 20, ROWS, resets=False)
     learners = frozen(model)
     learners[0].boundary = learners[0].message_boundary = Boundary(None)
+    learners[0].warmup_chunks = warmup
     trainer = HierarchyTrainer(model, learners)
     (targets, mask), t = stream.answers[0], 0
     for chunk in stream.chunks([9, 4, 5, 2])[:3]:  # two of them end with a tick

@@ -101,6 +101,24 @@ def test_beyond_the_known_steps_the_synthesizer_is_asked():
     torch.testing.assert_close(seen[0], far)
 
 
+def test_known_steps_count_while_a_synthesizer_warms_up():
+    """Nobody listens to it, as if there were none; afterwards it is asked for what lies beyond."""
+    model = make_model("lstm", 1)
+    chunks = split(make_stream(18, ROWS, resets=False), [3] * 6)
+    alone = sgd(copy.deepcopy(model), Boundary(None))
+    warming = make_trainer(copy.deepcopy(model), "dni-rls", "sgd", update_every=10**9)
+    warming.warmup_chunks = 4
+    found = []
+    for k in range(5):
+        for trainer in (alone, warming):
+            trainer.step(chunks[k], ahead=chunks[k + 1])
+        pairs = zip(gradients(alone.model), gradients(warming.model), strict=True)
+        found.append([torch.allclose(a, b, rtol=1e-6, atol=1e-12) for a, b in pairs])
+    assert warming.boundary.synthesizer.weight.any()
+    assert all(map(all, found[:4]))
+    assert not all(found[4])
+
+
 def test_the_control_applies_to_what_is_known():
     model, chunks = make_model("lstm", 1), split(make_stream(6, ROWS, resets=False), [3, 3])
     plain = sgd(copy.deepcopy(model), None)
