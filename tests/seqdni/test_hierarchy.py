@@ -170,7 +170,6 @@ def test_a_chunk_beyond_a_tick_looks_ahead_at_its_state_alone():
     stream = make_stream(model, 20, ROWS, resets=False)
     learners = frozen(model)
     learners[0].boundary = learners[0].message_boundary = Boundary(None)
-    learners[0].warmup_chunks = warmup
     trainer = HierarchyTrainer(model, learners)
     (targets, mask), t = stream.answers[0], 0
     for chunk in stream.chunks([9, 4, 5, 2])[:3]:  # two of them end with a tick
