@@ -44,7 +44,8 @@ from recipes.errors import RunError
 from recipes.options import RunOptions, device_of
 
 TUNED = 1e-3  # TBPTT's learning rate in ``search``
-TBPTT, DNI, AUX, BPTT = f"TBPTT, lr {TUNED:g}", "DNI", "DNI + Aux, MLP", "full BPTT"
+TBPTT, DNI, BPTT = f"TBPTT, lr {TUNED:g}", "DNI", "full BPTT"
+AUX = "DNI + Aux, MLP, scale 0.1, lr 0.001"  # the best of ``search``
 
 COPY_ARMS: dict[str, dict[str, Any]] = {
     TBPTT: {"trainer": "tbptt", "lr": TUNED},
@@ -59,7 +60,8 @@ COPY_ARMS: dict[str, dict[str, Any]] = {
         **{"synth_steps": 4, "synth_lr": 3e-3, "synth_hidden": 128},
     },
     "DNI, MLP": {"trainer": "dni", "synthesizer": "mlp"},
-    AUX: {"trainer": "dni-aux"},
+    "DNI + Aux, MLP": {"trainer": "dni-aux"},
+    AUX: {"trainer": "dni-aux", "grad_scale": 0.1, "lr": 1e-3},
     "overlapping chunks": {"trainer": "overlap", "history": 1, "lr": TUNED},
     "overlapping chunks, lr 0.006": {"trainer": "overlap", "history": 1, "lr": 6e-3},
     "random truncation": {"trainer": "random", "lr": TUNED},
@@ -274,7 +276,7 @@ PRESETS: dict[str, Callable[..., list[Experiment]]] = {
 
 # Milliseconds of a chunk by its synthesizer, and of a step; seconds to start, to evaluate.
 CHUNK_MS = {
-    "cpu": {None: 1.2, "none": 1.2, "rls": 2.0, "whitened": 6.0, "mlp": 1.2, "linear": 1.2},
+    "cpu": {None: 1.2, "none": 1.2, "rls": 2.0, "whitened": 6.0, "mlp": 1.0, "linear": 1.0},
     "cuda": {None: 3, "none": 3, "rls": 6, "whitened": 20, "mlp": 5, "linear": 5},
 }
 STEP_MS = {"copy": 0.1, "repeat-copy": 0.1, "lm": 1.0}
