@@ -59,10 +59,7 @@ class LockstepEpisodes:
     def __next__(self) -> Batch:
         starts = self._player.position == 0
         piece = self._player.read(self.level, self.chunk_len)
-        should_reset = torch.zeros(len(piece.inputs_LB) + 1, self.batch_size, dtype=torch.bool)
-        should_reset[0] = starts
-        should_reset[-1] = self._player.position == 0
-        return Batch(*piece, should_reset)
+        return in_step(piece, starts, ends=self._player.position == 0)
 
     def peek(self, steps: int) -> Batch | None:
         """The next steps of the episode without going on to them; fewer where it ends.
@@ -76,9 +73,7 @@ class LockstepEpisodes:
         if (rest := self._player.peek(steps)) is None:
             return None
         piece, ends = rest
-        should_reset = torch.zeros(len(piece.inputs_LB) + 1, self.batch_size, dtype=torch.bool)
-        should_reset[-1] = ends
-        return Batch(*piece, should_reset)
+        return in_step(piece, starts=False, ends=ends)
 
     def state_dict(self) -> dict[str, Any]:
         """Primitives and tensors that continue the stream exactly, mid-episode too."""
@@ -199,6 +194,23 @@ class BackToBackEpisodes:
             row.load_state_dict(row_state)
 
 
+def in_step(piece: Episode, starts: bool, ends: bool) -> Batch:
+    """Part of an episode that all rows play together, as a chunk.
+
+    Args:
+        piece: of the episode.
+        starts: whether the episode starts with it.
+        ends: whether the episode ends with it.
+
+    Returns:
+        The chunk.
+    """
+    steps, rows = piece.targets_LB.shape
+    should_reset = torch.zeros(steps + 1, rows, dtype=torch.bool)
+    should_reset[0], should_reset[-1] = starts, ends
+    return Batch(*piece, should_reset)
+
+
 class _Player:
     """Draws an episode whole and reads it piece by piece; position 0 means: draw the next one.
 
@@ -216,18 +228,13 @@ class _Player:
         """The next `most` steps of the episode, or what is left of it; None reads all that is."""
         if self.position == 0:
             self._begin(level)
-        piece, ends = self._from_here(most)
+        piece, ends = self._episode.part(self.position, most)
         self.position = 0 if ends else self.position + len(piece.inputs_LB)
         return piece
 
     def peek(self, most: int) -> tuple[Episode, bool] | None:
         """What :meth:`read` would give, and whether the episode ends with it; None before one."""
-        return None if self.position == 0 else self._from_here(most)
-
-    def _from_here(self, most: int | None) -> tuple[Episode, bool]:
-        steps = len(self._episode.inputs_LB)
-        end = steps if most is None else min(self.position + most, steps)
-        return Episode(*(field[self.position : end] for field in self._episode)), end == steps
+        return None if self.position == 0 else self._episode.part(self.position, most)
 
     def _begin(self, level: Level) -> None:
         self._level, self._generator_before = level, self._generator.get_state()

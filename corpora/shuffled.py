@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from corpora.batch import Batch
+from corpora.episodes import in_step
 from corpora.mnist import Images, MnistTask
 from corpora.task import Episode
 
@@ -108,13 +109,8 @@ class ShuffledImages:
             self._episode = self._draw()
 
     def _from_here(self, most: int | None) -> Batch:
-        begin, steps = self._position, len(self._episode.inputs_LB)
-        end = steps if most is None else min(begin + most, steps)
-        should_reset = torch.zeros(end - begin + 1, self.batch_size, dtype=torch.bool)
-        should_reset[0] = begin == 0
-        should_reset[-1] = end == steps
-        piece = Episode(*(field_LB[begin:end] for field_LB in self._episode))
-        return Batch(*piece, should_reset)
+        piece, ends = self._episode.part(self._position, most)
+        return in_step(piece, starts=self._position == 0, ends=ends)
 
     def _begin_epoch(self) -> None:
         self._before_epoch = self._generator.get_state()

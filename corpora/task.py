@@ -39,6 +39,20 @@ class Episode(NamedTuple):
     targets_LB: Int64[Tensor, "L B"] | Float32[Tensor, "L B"]
     mask_LB: Bool[Tensor, "L B"]
 
+    def part(self, begin: int, most: int | None) -> tuple["Episode", bool]:
+        """The steps from one on, as a view.
+
+        Args:
+            begin: the first of them.
+            most: how many at most; None takes all that are left.
+
+        Returns:
+            That part, and whether the episode ends with it.
+        """
+        steps = len(self.inputs_LB)
+        end = steps if most is None else min(begin + most, steps)
+        return Episode(*(field_LB[begin:end] for field_LB in self)), end == steps
+
 
 @runtime_checkable
 class EpisodicTask(Protocol):

@@ -23,7 +23,7 @@ from corpora import (
 from recipes import horizon
 from recipes.build import build_model, build_stream, build_trainer, load_weights
 from recipes.directory import RunDirectory
-from recipes.episodic import EpisodicOptions, chunk_len_option
+from recipes.episodic import EpisodicOptions
 from recipes.errors import RunError
 from recipes.horizon import HeldOut
 from recipes.options import Sampling, check, check_no_text, option
@@ -48,7 +48,6 @@ class CopyOptions(EpisodicOptions):
     """Options of ``seqdni run copy``."""
 
     recipe: Literal["copy"] = "copy"
-    chunk_len: int = chunk_len_option(4)
     updates: int | None = option(4000, "stop after this many weight updates", at_least=1)
     log_every: int = option(10, "episodes between two decisions of the curriculum", at_least=1)
     symbols: int = option(2, "kinds of symbols", at_least=1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from recipes.options import DESCENDED, check_values, device_of, forget_bias_option, option
+from recipes.options import DESCENDED, RunOptions, check_values, device_of, option, same_option
 
 WAYS = ("joint", "dni", "no-feedback")
 
@@ -43,7 +43,7 @@ class Options:
     core: Literal["lstm", "gru", "rnn"] = option("lstm", "recurrent core of both")
     hidden: int = option(64, "units of a layer", at_least=1)
     layers: int = option(1, "recurrent layers", at_least=1)
-    forget_bias: float = forget_bias_option(0.0)
+    forget_bias: float = same_option(RunOptions, "forget_bias", 0.0)
     encoder: int = option(64, "units that read an image, rectified", at_least=1)
     batch: int = option(64, "B: rows that are trained side by side", at_least=1)
     lr: float = option(3e-3, "Adam's learning rate for A", above=0)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from recipes.errors import RunError
 from recipes.lm_data import DOWNLOADED, NAMED
 from recipes.lm_hierarchy import window
-from recipes.options import LEARNING, RunOptions, check, flag, for_dni, look_ahead_option, option
+from recipes.options import RunOptions, check, flag, option, same_option
 
 UPDATES = 8000  # where nothing else says when to stop
 
@@ -144,12 +144,10 @@ class Options(RunOptions):
     warmup_updates: int = option(
         0, "updates during which the learning rate rises from 0 in a straight line", at_least=0
     )
-    look_ahead: int = look_ahead_option(4)
+    look_ahead: int = same_option(RunOptions, "look_ahead", 4)
     # An endless stream: at full scale the bootstrapped targets feed on themselves and diverge.
-    grad_scale: float = for_dni(
-        0.1, "factor on the synthetic gradient where the model consumes it", LEARNING, at_least=0
-    )
-    lr: float = option(4e-3, "learning rate for the model", above=0)
+    grad_scale: float = same_option(RunOptions, "grad_scale", 0.1)
+    lr: float = same_option(RunOptions, "lr", 4e-3)
     updates: int | None = option(
         None,
         f"stop after this many weight updates; null: {UPDATES}, or when another limit is reached",

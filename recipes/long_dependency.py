@@ -24,10 +24,10 @@ from corpora import (
 from recipes import horizon
 from recipes.build import build_model, build_stream, build_trainer, load_weights, loss_for
 from recipes.directory import RunDirectory
-from recipes.episodic import EpisodicOptions, chunk_len_option
+from recipes.episodic import EpisodicOptions
 from recipes.errors import RunError
 from recipes.horizon import HeldOut
-from recipes.options import Sampling, check, check_no_text, forget_bias_option, option
+from recipes.options import Sampling, check, check_no_text, option, same_option
 from recipes.session import Session, check_same_images
 from seqdni import Model, SequenceModel, cross_entropy, to_bits, whole_episodes
 
@@ -42,9 +42,9 @@ EVALUATION_ROWS, HORIZON_ROWS = 250, 256
 class LongOptions(EpisodicOptions):
     """Options that the three have in common."""
 
-    chunk_len: int = chunk_len_option(8)
+    chunk_len: int = same_option(EpisodicOptions, "chunk_len", 8)
     # At 0 a new LSTM forgets within a few steps; at 2 it needs little credit to remember 20.
-    forget_bias: float = forget_bias_option(1.0)
+    forget_bias: float = same_option(EpisodicOptions, "forget_bias", 1.0)
     updates: int | None = option(3000, "stop after this many weight updates", at_least=1)
     evaluate_every: int = option(
         500, "updates between two looks at held-out data, in steps of --log-every", at_least=1
@@ -64,7 +64,7 @@ class RecallOptions(LongOptions):
     """Options of ``seqdni run recall``."""
 
     recipe: Literal["recall"] = "recall"
-    lr: float = option(1e-3, "learning rate for the model", above=0)
+    lr: float = same_option(EpisodicOptions, "lr", 1e-3)
     length: int = option(16, "steps of noise between writing and reading", at_least=1)
     symbols: int = option(4, "kinds of symbols", at_least=2)
     distractors: int = option(4, "kinds of noise; 1 is a blank", at_least=1)

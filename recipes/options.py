@@ -73,38 +73,19 @@ def for_dni(
     return option(default, help, only=only, when=when, **limits)
 
 
-def forget_bias_option(default: float) -> Any:
-    """The forget bias of an LSTM.
+def same_option(options_type: type, name: str, default: Any) -> Any:
+    """An option of another dataclass, with a default of its own.
 
     Args:
-        default: of the recipe.
+        options_type: the other dataclass.
+        name: of its field.
+        default: that the recipe has instead.
 
     Returns:
         The field.
     """
-    return option(
-        default,
-        "added to the LSTM's forget bias at the start",
-        only=lambda options: options.core == "lstm",
-        when="--core lstm",
-    )
-
-
-def look_ahead_option(default: int) -> Any:
-    """The steps to look ahead.
-
-    Args:
-        default: of the recipe.
-
-    Returns:
-        The field.
-    """
-    return for_dni(
-        default,
-        "K: steps after a chunk whose gradient is taken by running the model on over them, at "
-        "about K / T of a chunk's cost; the synthesizer is asked for what lies beyond",
-        at_least=0,
-    )
+    metadata = options_type.__dataclass_fields__[name].metadata
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -143,7 +124,12 @@ class RunOptions:
     core: Literal["lstm", "gru", "rnn"] = option("lstm", "recurrent core")
     hidden: int = option(256, "units of a layer", at_least=1)
     layers: int = option(1, "recurrent layers", at_least=1)
-    forget_bias: float = forget_bias_option(0.0)
+    forget_bias: float = option(
+        0.0,
+        "added to the LSTM's forget bias at the start",
+        only=lambda options: options.core == "lstm",
+        when="--core lstm",
+    )
     batch: int = option(32, "B: rows that are trained side by side", at_least=1)
     lr: float = option(1e-3, "learning rate for the model", above=0)
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "of the model")
@@ -171,7 +157,12 @@ class RunOptions:
         "none: nothing beyond the steps of --look-ahead; null: rls for episodes, none for text, "
         "mlp for dni-aux",
     )
-    look_ahead: int = look_ahead_option(0)
+    look_ahead: int = for_dni(
+        0,
+        "K: steps after a chunk whose gradient is taken by running the model on over them, at "
+        "about K / T of a chunk's cost; the synthesizer is asked for what lies beyond",
+        at_least=0,
+    )
     forgetting: float = for_dni(
         0.97, "weight that the past keeps from lesson to lesson", ("rls",), above=0, at_most=1
     )

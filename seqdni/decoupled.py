@@ -235,8 +235,8 @@ class DecoupledLevel:
             scored = steps * rows if chunk.mask is None else int(chunk.mask.sum())
         listens = self.chunks >= learner.warmup_chunks
         boundary = learner.boundary
-        bootstraps = boundary is not None and (listens or known is not None)
-        bootstraps = bootstraps and not nobody(restarts.continues)
+        heard = boundary is not None and (listens or known is not None)
+        bootstraps = heard and not nobody(restarts.continues)
         teaches = learner.learns(boundary)
         clock, period = None, 1
         if self.above_level is not None:

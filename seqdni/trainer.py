@@ -194,8 +194,8 @@ class Trainer:
         at_start, at_end = map(self._here, context or (None, None))
         boundary, carried = self.boundary, self.carry is not None
         listens = self.chunks >= self.warmup_chunks
-        bootstraps = boundary is not None and (listens or ahead is not None)
-        bootstraps = bootstraps and not nobody(restarts.continues)
+        heard = boundary is not None and (listens or ahead is not None)
+        bootstraps = heard and not nobody(restarts.continues)
         factor = self.loss_scale / rows
 
         now = (self.carry, inputs, should_reset)
