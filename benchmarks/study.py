@@ -21,7 +21,8 @@ import torch
 from tqdm import tqdm
 
 from recipes.cli import RECIPES
-from recipes.options import flag, parse, recipe_parser
+from recipes.option import flag
+from recipes.parsing import parse, recipe_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = {"search": (1, 2), "final": (21, 22, 23)}  # nothing is chosen on the final ones

@@ -19,16 +19,9 @@ from recipes import copying, count_digits, curves, horizon, lm, long_dependency,
 from recipes.directory import RunDirectory, new_folder
 from recipes.errors import RunError, RunStopped
 from recipes.export import export
-from recipes.options import (
-    CONFIGS,
-    LIMITS,
-    RESUMABLE,
-    Sampling,
-    flag,
-    parse,
-    parse_saved,
-    recipe_parser,
-)
+from recipes.option import LIMITS, flag
+from recipes.options import RESUMABLE, Sampling
+from recipes.parsing import CONFIGS, parse, parse_saved, recipe_parser
 from recipes.session import Session, table
 
 

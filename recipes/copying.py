@@ -26,7 +26,8 @@ from recipes.directory import RunDirectory
 from recipes.episodic import EpisodicOptions
 from recipes.errors import RunError
 from recipes.horizon import HeldOut
-from recipes.options import Sampling, check, check_no_text, option
+from recipes.option import option
+from recipes.options import Sampling, check, check_no_text
 from recipes.session import Session
 from seqdni import (
     Chunk,

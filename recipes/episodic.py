@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from recipes.options import RunOptions, option, same_option
+from recipes.option import option, same_option
+from recipes.options import RunOptions
 
 
 @dataclass

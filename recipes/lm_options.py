@@ -9,7 +9,8 @@ from typing import Any, Literal
 from recipes.errors import RunError
 from recipes.lm_data import DOWNLOADED, NAMED
 from recipes.lm_hierarchy import window
-from recipes.options import RunOptions, check, flag, option, same_option
+from recipes.option import flag, option, same_option
+from recipes.options import RunOptions, check
 
 UPDATES = 8000  # where nothing else says when to stop
 

@@ -27,7 +27,8 @@ from recipes.directory import RunDirectory
 from recipes.episodic import EpisodicOptions
 from recipes.errors import RunError
 from recipes.horizon import HeldOut
-from recipes.options import Sampling, check, check_no_text, option, same_option
+from recipes.option import option, same_option
+from recipes.options import Sampling, check, check_no_text
 from recipes.session import Session, check_same_images
 from seqdni import Model, SequenceModel, cross_entropy, to_bits, whole_episodes
 

@@ -1,52 +1,19 @@
-"""The options that every recipe has, and how a dataclass of them becomes a command line."""
+"""The options that every recipe has."""
 
 from __future__ import annotations
 
-import argparse
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # pyright: ignore[reportPrivateImportUsage]
 
 from recipes.errors import RunError
+from recipes.option import LIMITS, check_values, option
 
-CONFIGS = Path(__file__).parent / "configs"  # shipped; known by their names
 DESCENDED = ("whitened", "mlp", "linear")
 LEARNING = ("rls", *DESCENDED)
 SYNTHESIZERS = (*LEARNING, "none")
 DNI = ("dni", "dni-aux")  # the trainers with synthetic gradients
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    above: float | None = None,
-    only: Callable[[Any], bool] | None = None,
-    when: str = "",
-) -> Any:
-    """A dataclass field with what the command line needs to know about it.
-
-    Args:
-        default: its default.
-        help: what ``--help`` says.
-        at_least: smallest value, inclusive.
-        at_most: largest value, inclusive.
-        above: smallest value, exclusive.
-        only: whether the option has an effect, given all options; changing it without is refused.
-        when: that condition in words.
-
-    Returns:
-        The field.
-    """
-    limits = {"at_least": at_least, "at_most": at_most, "above": above}
-    return field(default=default, metadata={"help": help, **limits, "only": only, "when": when})
 
 
 def for_dni(
@@ -71,21 +38,6 @@ def for_dni(
     if synthesizers != SYNTHESIZERS:
         when += f" with --synthesizer {' or '.join(synthesizers)}"
     return option(default, help, only=only, when=when, **limits)
-
-
-def same_option(options_type: type, name: str, default: Any) -> Any:
-    """An option of another dataclass, with a default of its own.
-
-    Args:
-        options_type: the other dataclass.
-        name: of its field.
-        default: that the recipe has instead.
-
-    Returns:
-        The field.
-    """
-    metadata = options_type.__dataclass_fields__[name].metadata
-    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -263,7 +215,6 @@ class Sampling(NamedTuple):
 
 
 # What may differ when a run is resumed: where it stops and how it is watched, not what it computes.
-LIMITS = ("updates", "max_seconds", "max_tokens", "epochs")
 RESUMABLE = {
     *LIMITS,
     *("patience", "threads", "checkpoint_seconds", "data_dir"),
@@ -281,133 +232,6 @@ def check_no_text(asked: Sampling) -> None:
     """
     if asked != Sampling(asked.length, asked.seed):
         raise RunError("--prompt, --temperature and --top-k are for runs of lm")
-
-
-def flag(name: str) -> str:
-    """The spelling of an option on the command line.
-
-    Args:
-        name: of the dataclass's field.
-
-    Returns:
-        E.g. ``--chunk-len``.
-    """
-    return "--" + name.replace("_", "-")
-
-
-def recipe_parser(recipe: str, summary: str, options_type: type) -> ArgumentParser:
-    """The command line of one recipe.
-
-    Args:
-        recipe: its name.
-        summary: one line.
-        options_type: dataclass of options.
-
-    Returns:
-        A parser with a flag for each field, ``--config``, ``--print_config`` and ``--resume``.
-    """
-    parser = ArgumentParser(
-        prog=f"seqdni run {recipe}",
-        description=summary,
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    parser.add_argument(
-        "--config",
-        action=ActionConfigFile,
-        help="read options from a YAML file, or from a shipped one by its name (see seqdni ls)",
-    )
-    parser.add_argument(
-        "--resume", metavar="DIR", type=str, default=None, help="continue the run in this folder"
-    )
-    hints = get_type_hints(options_type)
-    for each in fields(options_type):
-        parser.add_argument(
-            flag(each.name),
-            type=hints[each.name],
-            default=each.default,
-            help=each.metadata["help"] if each.metadata else argparse.SUPPRESS,
-        )
-    return parser
-
-
-def parse(parser: ArgumentParser, words: Sequence[str], defaults: bool = True) -> dict[str, Any]:
-    """Parse the words of a command line.
-
-    Args:
-        parser: from :func:`recipe_parser`.
-        words: the command line.
-        defaults: also give the options that the words do not name.
-
-    Returns:
-        Options by field name.
-
-    Raises:
-        RunError: one line that names the option.
-    """
-    words = [part for word in words for part in _split_config(word)]
-    for i, word in enumerate(words[1:], 1):
-        shipped = CONFIGS / f"{word}.yaml"
-        if words[i - 1] == "--config" and not Path(word).is_file() and shipped.exists():
-            words[i] = str(shipped)
-    try:
-        return vars(parser.parse_args(words, defaults=defaults))
-    except ArgumentError as error:
-        reason = " ".join(str(error).split())
-        reason = re.sub(r'Parser key "(\w+)":', lambda found: f"{flag(found[1])}:", reason)
-        raise RunError(f"{reason}; see: {parser.prog} --help") from None
-
-
-def parse_saved(parser: ArgumentParser, saved: dict[str, Any]) -> dict[str, Any]:
-    """Check the options of a config.yaml that a run has written, which may come from anybody.
-
-    Args:
-        parser: from :func:`recipe_parser`.
-        saved: what is in the file; options that it lacks get their defaults.
-
-    Returns:
-        Options by field name.
-
-    Raises:
-        RunError: a value is of the wrong type.
-    """
-    try:
-        return vars(parser.parse_object(dict(saved)))
-    except (ArgumentError, TypeError, ValueError, KeyError) as error:
-        raise RunError(f"config.yaml is damaged: {' '.join(str(error).split())}") from None
-
-
-def _split_config(word: str) -> list[str]:
-    return word.split("=", 1) if word.startswith("--config=") else [word]
-
-
-def check_values(options: Any) -> None:
-    """Refuse values out of range, options without an effect, and a run without an end.
-
-    Args:
-        options: a recipe's options.
-
-    Raises:
-        RunError: naming the option.
-    """
-    for each in fields(options):
-        value = getattr(options, each.name)
-        least, most = each.metadata.get("at_least"), each.metadata.get("at_most")
-        above = each.metadata.get("above")
-        if isinstance(value, (int, float)):
-            if least is not None and not value >= least:
-                raise RunError(f"{flag(each.name)} is {value}, expected at least {least}")
-            if most is not None and not value <= most:
-                raise RunError(f"{flag(each.name)} is {value}, expected at most {most}")
-            if above is not None and not value > above:
-                raise RunError(f"{flag(each.name)} is {value}, expected more than {above}")
-        only = each.metadata.get("only")
-        if only is not None and value != each.default and not only(options):
-            raise RunError(
-                f"{flag(each.name)} has no effect here; it needs {each.metadata['when']}"
-            )
-    if all(getattr(options, name, None) is None for name in LIMITS):
-        raise RunError("nothing says when to stop; give --updates or --max-seconds")
 
 
 def check(options: Any, synthesizer: str) -> None:

@@ -7,7 +7,7 @@ import yaml
 from runs import VERSE, result_of, run
 
 from recipes.cli import RECIPES, main
-from recipes.options import CONFIGS, parse, recipe_parser
+from recipes.parsing import CONFIGS, parse, recipe_parser
 
 SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 EXPECTED = {"ptb-char-small", "ptb-char-paper", "ptb-word-medium", "ptb-word-small", "ptb-subword"}

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from recipes.cli import RECIPES, _parser
-from recipes.options import parse, recipe_parser
+from recipes.parsing import parse, recipe_parser
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,95 @@
+"""An option: a dataclass field that knows its help, its limits and when it has an effect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import field, fields
+from typing import Any
+
+from recipes.errors import RunError
+
+LIMITS = ("updates", "max_seconds", "max_tokens", "epochs")  # what ends a run
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    above: float | None = None,
+    only: Callable[[Any], bool] | None = None,
+    when: str = "",
+) -> Any:
+    """A dataclass field with what the command line needs to know about it.
+
+    Args:
+        default: its default.
+        help: what ``--help`` says.
+        at_least: smallest value, inclusive.
+        at_most: largest value, inclusive.
+        above: smallest value, exclusive.
+        only: whether the option has an effect, given all options; changing it without is refused.
+        when: that condition in words.
+
+    Returns:
+        The field.
+    """
+    limits = {"at_least": at_least, "at_most": at_most, "above": above}
+    return field(default=default, metadata={"help": help, **limits, "only": only, "when": when})
+
+
+def same_option(options_type: type, name: str, default: Any) -> Any:
+    """An option of another dataclass, with a default of its own.
+
+    Args:
+        options_type: the other dataclass.
+        name: of its field.
+        default: that the recipe has instead.
+
+    Returns:
+        The field.
+    """
+    metadata = options_type.__dataclass_fields__[name].metadata
+    return field(default=default, metadata=metadata)
+
+
+def flag(name: str) -> str:
+    """The spelling of an option on the command line.
+
+    Args:
+        name: of the dataclass's field.
+
+    Returns:
+        E.g. ``--chunk-len``.
+    """
+    return "--" + name.replace("_", "-")
+
+
+def check_values(options: Any) -> None:
+    """Refuse values out of range, options without an effect, and a run without an end.
+
+    Args:
+        options: a recipe's options.
+
+    Raises:
+        RunError: naming the option.
+    """
+    for each in fields(options):
+        value = getattr(options, each.name)
+        least, most = each.metadata.get("at_least"), each.metadata.get("at_most")
+        above = each.metadata.get("above")
+        if isinstance(value, (int, float)):
+            if least is not None and not value >= least:
+                raise RunError(f"{flag(each.name)} is {value}, expected at least {least}")
+            if most is not None and not value <= most:
+                raise RunError(f"{flag(each.name)} is {value}, expected at most {most}")
+            if above is not None and not value > above:
+                raise RunError(f"{flag(each.name)} is {value}, expected more than {above}")
+        only = each.metadata.get("only")
+        if only is not None and value != each.default and not only(options):
+            raise RunError(
+                f"{flag(each.name)} has no effect here; it needs {each.metadata['when']}"
+            )
+    if all(getattr(options, name, None) is None for name in LIMITS):
+        raise RunError("nothing says when to stop; give --updates or --max-seconds")

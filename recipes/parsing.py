@@ -1,0 +1,103 @@
+"""How a dataclass of options becomes a command line, and YAML."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # pyright: ignore[reportPrivateImportUsage]
+
+from recipes.errors import RunError
+from recipes.option import flag
+
+CONFIGS = Path(__file__).parent / "configs"  # shipped; known by their names
+
+
+def recipe_parser(recipe: str, summary: str, options_type: type) -> ArgumentParser:
+    """The command line of one recipe.
+
+    Args:
+        recipe: its name.
+        summary: one line.
+        options_type: dataclass of options.
+
+    Returns:
+        A parser with a flag for each field, ``--config``, ``--print_config`` and ``--resume``.
+    """
+    parser = ArgumentParser(
+        prog=f"seqdni run {recipe}",
+        description=summary,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "--config",
+        action=ActionConfigFile,
+        help="read options from a YAML file, or from a shipped one by its name (see seqdni ls)",
+    )
+    parser.add_argument(
+        "--resume", metavar="DIR", type=str, default=None, help="continue the run in this folder"
+    )
+    hints = get_type_hints(options_type)
+    for each in fields(options_type):
+        parser.add_argument(
+            flag(each.name),
+            type=hints[each.name],
+            default=each.default,
+            help=each.metadata["help"] if each.metadata else argparse.SUPPRESS,
+        )
+    return parser
+
+
+def parse(parser: ArgumentParser, words: Sequence[str], defaults: bool = True) -> dict[str, Any]:
+    """Parse the words of a command line.
+
+    Args:
+        parser: from :func:`recipe_parser`.
+        words: the command line.
+        defaults: also give the options that the words do not name.
+
+    Returns:
+        Options by field name.
+
+    Raises:
+        RunError: one line that names the option.
+    """
+    words = [part for word in words for part in _split_config(word)]
+    for i, word in enumerate(words[1:], 1):
+        shipped = CONFIGS / f"{word}.yaml"
+        if words[i - 1] == "--config" and not Path(word).is_file() and shipped.exists():
+            words[i] = str(shipped)
+    try:
+        return vars(parser.parse_args(words, defaults=defaults))
+    except ArgumentError as error:
+        reason = " ".join(str(error).split())
+        reason = re.sub(r'Parser key "(\w+)":', lambda found: f"{flag(found[1])}:", reason)
+        raise RunError(f"{reason}; see: {parser.prog} --help") from None
+
+
+def parse_saved(parser: ArgumentParser, saved: dict[str, Any]) -> dict[str, Any]:
+    """Check the options of a config.yaml that a run has written, which may come from anybody.
+
+    Args:
+        parser: from :func:`recipe_parser`.
+        saved: what is in the file; options that it lacks get their defaults.
+
+    Returns:
+        Options by field name.
+
+    Raises:
+        RunError: a value is of the wrong type.
+    """
+    try:
+        return vars(parser.parse_object(dict(saved)))
+    except (ArgumentError, TypeError, ValueError, KeyError) as error:
+        raise RunError(f"config.yaml is damaged: {' '.join(str(error).split())}") from None
+
+
+def _split_config(word: str) -> list[str]:
+    return word.split("=", 1) if word.startswith("--config=") else [word]
