@@ -38,6 +38,7 @@ from seqdni.traced import Trace
 from seqdni.trainer import Model, Trainer
 from seqdni.whitening import Whitening
 
+# cross_entropy is not among them: `from seqdni import *` must not hide torch's own.
 __all__ = [
     "AdaptiveReadout",
     "Agreement",
@@ -72,7 +73,6 @@ __all__ = [
     "Whitening",
     "bootstrap_term",
     "controls",
-    "cross_entropy",
     "cut",
     "detach",
     "leaves",

@@ -11,12 +11,14 @@ Source: Jaderberg et al., arXiv 1608.05343, section 2.1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from seqdni.guard import TargetGuard
 from seqdni.level import Level
 from seqdni.predictor import Predictor
 from seqdni.state import State, leaves, pack, target_grad, unpack
@@ -101,6 +103,10 @@ class Boundary(nn.Module):
     (1 / B for a batch mean of sums, 1 / (T * B) for a mean over all steps). It takes
     the synthesizer to per-example-sum units, independent of batch size and normalisation.
 
+    A factor on the *whole* objective, bootstrap included, is noticed by itself: that of a gradient
+    scaler, or a division for gradient accumulation. The backward pass tells :meth:`bootstrap`, and
+    :meth:`loss` takes the factor out of the target again.
+
     Args:
         synthesizer: predicts the gradient from the packed state: :class:`seqdni.Synthesizer`,
             :class:`seqdni.LeastSquares`, or any :class:`Predictor`. None predicts zero, for a
@@ -113,7 +119,7 @@ class Boundary(nn.Module):
             :mod:`seqdni.controls`.
 
     Raises:
-        ValueError: ``grad_scale`` is negative, or ``bound`` not positive.
+        ValueError: ``grad_scale`` is negative or infinite, or ``bound`` not positive.
 
     Example:
         >>> from seqdni import Synthesizer, cut
@@ -132,15 +138,19 @@ class Boundary(nn.Module):
         control: Callable[[Tensor], Tensor] | None = None,
     ):
         super().__init__()
-        if not grad_scale >= 0:
-            raise ValueError(f"grad_scale is {grad_scale}, expected a number >= 0")
-        if bound is not None and not bound > 0:
-            raise ValueError(f"bound is {bound}, expected a number > 0, or None for no bound")
+        if not 0 <= grad_scale < math.inf:
+            raise ValueError(f"grad_scale is {grad_scale}, expected a finite number >= 0")
+        if bound is not None and not 0 < bound < math.inf:
+            raise ValueError(
+                f"bound is {bound}, expected a finite number > 0, or None for no bound"
+            )
         self.synthesizer = synthesizer
         self.grad_scale = grad_scale
         self.bound = bound
         self.control = control
         self.level = Level()
+        self.guard = TargetGuard()
+        self.objective_scale: Tensor | None = None  # on the objective of the last backward pass
 
     @property
     def aux(self) -> bool:
@@ -249,11 +259,17 @@ class Boundary(nn.Module):
             A scalar in the objective's units.
         """
         grad_BS = self.synthetic_grad(state, continues_B, context_BK)
-        return bootstrap_term(state, grad_BS) * loss_scale
+        term = bootstrap_term(state, grad_BS) * loss_scale
+        if term.requires_grad:
+            term.register_hook(self._note_objective_scale)
+        return term
+
+    def _note_objective_scale(self, grad: Tensor) -> None:
+        self.objective_scale = grad.detach()
 
     def loss(
         self,
-        start: State,
+        start: State | None,
         valid_B: Bool[Tensor, " B"] | None = None,
         *,
         loss_scale: float = 1.0,
@@ -265,7 +281,8 @@ class Boundary(nn.Module):
         """The synthesizer's regression loss, after the chunk's backward pass.
 
         Args:
-            start: the cut state the chunk started from (see :func:`seqdni.cut`).
+            start: the cut state the chunk started from (see :func:`seqdni.cut`). None, for the
+                first chunk of a stream, teaches nothing.
             valid_B: rows that continued an episode here; a row that restarted has no target.
             loss_scale: the objective's factor on the per-example-sum loss.
             context_BK: the context at the chunk's start.
@@ -278,11 +295,23 @@ class Boundary(nn.Module):
             A scalar whose backward pass reaches only the synthesizer.
 
         Raises:
-            ValueError: there is no synthesizer.
+            ValueError: there is no synthesizer, or ``start`` was not cut, or no backward pass has
+                reached it yet.
         """
+        self._check_has_synthesizer()
+        if start is None:
+            return torch.zeros((), requires_grad=True)
+        grad_BS = target_grad(start)
+        if all(leaf.grad is None for leaf in leaves(start)):
+            raise ValueError(
+                "no gradient has arrived at this state yet; run the backward pass of the chunk "
+                "that started from it first: (loss + boundary.bootstrap(end)).backward()"
+            )
+        if self.objective_scale is not None:
+            grad_BS = grad_BS / self.objective_scale
         return self.regression(
             pack(start).detach(),
-            target_grad(start),
+            grad_BS,
             valid_B,
             final_B,
             loss_scale=loss_scale,
@@ -321,11 +350,13 @@ class Boundary(nn.Module):
         Raises:
             ValueError: there is no synthesizer.
         """
-        if self.synthesizer is None:
-            raise ValueError("this boundary has no synthesizer to teach")
+        self._check_has_synthesizer()
         target_BS = grad_BS / loss_scale
+        if self.training:
+            state_BS, target_BS, valid_B = self.guard.checked(state_BS, target_BS, valid_B)
         if self.bound is not None and self.training:
             self.level.update(target_BS, valid_B, final_B)
+        assert self.synthesizer is not None
         return self.synthesizer.loss(
             state_BS,
             target_BS,
@@ -334,3 +365,7 @@ class Boundary(nn.Module):
             next_predicted_BS=next_predicted_BS,
             next_valid_B=next_valid_B,
         )
+
+    def _check_has_synthesizer(self) -> None:
+        if self.synthesizer is None:
+            raise ValueError("this boundary has no synthesizer to teach")

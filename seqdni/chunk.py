@@ -1,33 +1,163 @@
 """What a trainer is fed: chunks of a stream, and how rows restart in them.
 
-Shapes: T steps, B rows. A chunk is a 4-tuple
-
-- ``inputs``       ``[T, B, ...]`` what the model takes,
-- ``targets``      ``[T, B, ...]`` what the loss takes,
-- ``mask``         ``[T, B]`` bool, the scored steps; None scores all,
-- ``should_reset`` ``[T + 1, B]`` bool, rows that restart before a step; None: no row does. The last
-  row speaks of the step after the chunk: a row whose episode ends here is not bootstrapped.
-
-Keep ``mask`` and ``should_reset`` on the CPU: they decide how a chunk is run, and asking a GPU for
-them would wait for it.
+Shapes: T steps, B rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from seqdni.core import Core, TraceableCore, unroll, unroll_traced
-from seqdni.losses import masked_sum
+from seqdni.losses import IGNORE, scored_loss
 from seqdni.state import State, leaves
 from seqdni.traced import Trace
 
-Chunk: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
-"""``(inputs, targets, mask, should_reset)``; any such tuple will do."""
+
+class Chunk(NamedTuple):
+    """T steps of a stream, for B rows. A trainer takes any tuple of two to four such fields.
+
+    Keep ``mask`` and ``should_reset`` on the CPU: they decide how a chunk is run, and asking a GPU
+    for them would wait for it.
+
+    Args:
+        inputs: ``[T, B, ...]``, what the model takes.
+        targets: ``[T, B, ...]``, what the loss takes. Integer targets ``[T, B]`` of -100 are not
+            scored, and not counted.
+        mask: ``[T, B]``, True where a step is scored; None scores every step.
+        should_reset: ``[T + 1, B]``, True where a row restarts before a step; None: no row does.
+            The last line speaks of the step after the chunk: a row whose episode ends here is not
+            bootstrapped.
+
+    Example:
+        >>> x = torch.zeros(4, 2)
+        >>> Chunk(x, x).mask is None
+        True
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    mask: Bool[Tensor, "T B"] | None = None
+    should_reset: Bool[Tensor, "Tplus1 B"] | None = None
+
+
+ChunkLike: TypeAlias = tuple[Any, ...]
+"""A :class:`Chunk`, or any tuple of two to four such fields."""
+
+
+def as_chunk(fields: ChunkLike) -> Chunk:
+    """Take a chunk as people have it.
+
+    Args:
+        fields: ``(inputs, targets)``, with a mask and the restarts if there are any. Masks may be
+            of any type with the values 0 and 1, and any field a NumPy array.
+
+    Returns:
+        The chunk: Boolean masks, and targets of -100 masked out.
+
+    Raises:
+        TypeError: it is no such tuple, or a field is no array.
+        ValueError: another number of fields, or a mask with other values.
+
+    Example:
+        >>> x = torch.tensor([[1, 2], [3, -100]])
+        >>> as_chunk((x, x)).mask
+        tensor([[ True,  True],
+                [ True, False]])
+    """
+    if isinstance(fields, PackedSequence) or any(isinstance(x, PackedSequence) for x in fields):
+        raise TypeError(
+            "got a PackedSequence, whose rows have no fixed place; pad it with "
+            "torch.nn.utils.rnn.pad_packed_sequence and give a mask of the steps that are scored"
+        )
+    if not isinstance(fields, tuple) or not 2 <= len(fields) <= 4:
+        got = f"{type(fields).__name__} of {len(fields)}" if hasattr(fields, "__len__") else fields
+        raise TypeError(
+            f"got a {got}, expected a chunk: a tuple (inputs, targets), "
+            "(inputs, targets, mask) or (inputs, targets, mask, should_reset)"
+        )
+    inputs, targets, mask, should_reset = (*fields, None, None)[:4]
+    inputs, targets = as_tensor(inputs, "inputs"), as_tensor(targets, "targets")
+    targets, mask = without_ignored(targets, as_mask(mask, "mask"))
+    return Chunk(inputs, targets, mask, as_mask(should_reset, "should_reset"))
+
+
+def as_tensor(value: Any, name: str) -> Tensor:
+    """A tensor as it is, or a NumPy array as a tensor.
+
+    Args:
+        value: what was given.
+        name: of it, for the message.
+
+    Returns:
+        A tensor.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(value, Tensor):
+        return value
+    if hasattr(value, "__array__"):
+        return torch.as_tensor(value)
+    raise TypeError(f"{name} is a {type(value).__name__}, expected a tensor [T, B, ...]")
+
+
+def as_mask(value: Any, name: str) -> Tensor | None:
+    """A mask of any type as a Boolean one.
+
+    Args:
+        value: what was given, with the values 0 and 1, or None.
+        name: of it, for the message.
+
+    Returns:
+        A Boolean tensor, or None.
+
+    Raises:
+        ValueError: it has other values.
+
+    Example:
+        >>> as_mask(torch.tensor([[1, 0]], dtype=torch.uint8), "mask")
+        tensor([[ True, False]])
+    """
+    if value is None:
+        return None
+    mask = as_tensor(value, name)
+    if mask.dtype == torch.bool:
+        return mask
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(
+            f"{name} has values other than 0 and 1; expected True or False for each step and row"
+        )
+    return mask.bool()
+
+
+def without_ignored(targets: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Targets of -100 as masked steps.
+
+    Targets on a GPU are left as they are: looking for such values there would wait for it.
+
+    Args:
+        targets: of any type and shape.
+        mask: ``[T, B]``, or None.
+
+    Returns:
+        Targets with valid ids everywhere, and a mask that leaves out the steps that had none.
+
+    Example:
+        >>> without_ignored(torch.tensor([[5, -100]]), None)
+        (tensor([[5, 0]]), tensor([[ True, False]]))
+    """
+    if targets.is_floating_point() or targets.dim() != 2 or targets.device.type != "cpu":
+        return targets, mask
+    ignored = targets == IGNORE
+    if not bool(ignored.any()):
+        return targets, mask
+    return targets.masked_fill(ignored, 0), ~ignored if mask is None else mask.cpu() & ~ignored
 
 
 def run_chunk(
@@ -64,11 +194,11 @@ def run_chunk(
     outputs = outputs[-len(targets) :] if len(outputs) > len(targets) else outputs
     outputs = outputs.float() if autocast else outputs
     mask = None if mask is None else mask.to(device, non_blocking=True)
-    nats = masked_sum(loss(outputs, targets.to(device, non_blocking=True)), mask)
+    nats = scored_loss(loss, outputs, targets.to(device, non_blocking=True), mask)
     return nats, end, trace
 
 
-def steps_ahead(chunks: Sequence[Chunk], steps: int) -> Chunk:
+def steps_ahead(chunks: Sequence[ChunkLike], steps: int) -> Chunk:
     """The first steps of the given chunks, as far as they reach.
 
     Args:
@@ -85,16 +215,20 @@ def steps_ahead(chunks: Sequence[Chunk], steps: int) -> Chunk:
         tensor([0, 1, 2, 3, 4])
     """
     enough, got = [], 0
-    for chunk in chunks:
+    for chunk in map(as_chunk, chunks):
         if got < steps:
             enough.append(chunk)
             got += len(chunk[0])
     inputs, targets, mask, should_reset = join(enough)
-    parts = (inputs[:steps], targets[:steps], None if mask is None else mask[:steps])
-    return *parts, None if should_reset is None else should_reset[: steps + 1]
+    return Chunk(
+        inputs[:steps],
+        targets[:steps],
+        None if mask is None else mask[:steps],
+        None if should_reset is None else should_reset[: steps + 1],
+    )
 
 
-def whole_episodes(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+def whole_episodes(chunks: Iterable[ChunkLike]) -> Iterator[Chunk]:
     """Join the chunks of each lock-step episode: TBPTT over the result is full BPTT.
 
     Args:
@@ -115,9 +249,9 @@ def whole_episodes(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         [torch.Size([4, 1])]
     """
     episode: list[Chunk] = []
-    for chunk in chunks:
+    for chunk in map(as_chunk, chunks):
         episode.append(chunk)
-        if lockstep_end(rows_of(chunk[3]).ended):
+        if lockstep_end(rows_of(chunk.should_reset).ended):
             yield join(episode)
             episode = []
 
@@ -141,7 +275,7 @@ def join(chunks: list[Chunk]) -> Chunk:
             for m, x in zip(masks, inputs, strict=True)
         ]
         mask = torch.cat(filled)
-    return torch.cat(inputs), torch.cat(targets), mask, join_resets(inputs, resets)
+    return Chunk(torch.cat(inputs), torch.cat(targets), mask, join_resets(inputs, resets))
 
 
 def join_resets(
@@ -229,6 +363,11 @@ def check_ahead(ahead: Chunk, rows: int) -> None:
 
 def check_shapes(chunk: Chunk, carry: State | None) -> tuple[int, int]:
     inputs, targets, mask, should_reset = chunk
+    if inputs.dim() < 2 or targets.dim() < 2:
+        raise ValueError(
+            f"inputs are {list(inputs.shape)} and targets {list(targets.shape)}, expected "
+            "[T, B, ...] each: steps first, then rows; give one row an axis: x[:, None]"
+        )
     steps, rows = inputs.shape[:2]
     expected = {"targets": (targets, steps), "mask": (mask, steps)}
     expected["should_reset"] = (should_reset, steps + 1)
@@ -238,8 +377,13 @@ def check_shapes(chunk: Chunk, carry: State | None) -> tuple[int, int]:
                 f"{name} is {list(tensor.shape)}, expected [{length}, {rows}, ...] "
                 f"for inputs {list(inputs.shape)}"
             )
-    if steps == 0:
-        raise ValueError("the chunk has no steps; expected T >= 1")
+    if mask is not None and mask.dim() != 2:
+        raise ValueError(f"mask is {list(mask.shape)}, expected [T, B] = [{steps}, {rows}]")
+    if steps == 0 or rows == 0:
+        raise ValueError(
+            f"the chunk has no {'rows' if steps else 'steps'}: inputs are {list(inputs.shape)}, "
+            "expected [T, B, ...] with T >= 1 and B >= 1"
+        )
     if carry is not None and (carried := leaves(carry)[0].shape[-2]) != rows:
         raise ValueError(
             f"the chunk has {rows} rows, the carried state {carried}; "

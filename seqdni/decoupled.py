@@ -25,7 +25,7 @@ from seqdni.clock import clock_above
 from seqdni.hierarchy import LevelCarry, only_of_this_episode, run_pieces
 from seqdni.hierarchy_chunk import Ticks, joined
 from seqdni.learner import Learner
-from seqdni.losses import masked_sum
+from seqdni.losses import scored_loss
 from seqdni.messages import Messages, message_pairs
 from seqdni.meter import Meter
 from seqdni.state import State, cut, detach
@@ -259,8 +259,8 @@ class DecoupledLevel:
             assert level.readout is not None
             assert chunk.targets is not None
             targets = chunk.targets.to(self._device, non_blocking=True)
-            losses_TB = learner.loss(level.readout(features_TBF), targets)
-            nats = masked_sum(losses_TB, self._here(chunk.mask))
+            outputs = level.readout(features_TBF)
+            nats = scored_loss(learner.loss, outputs, targets, self._here(chunk.mask))
             roots, grads = [nats * factor], [None]
             self.meter.add(nats=nats, scored=scored)
             self.meter.add(**{f"nats_{self.k}": nats, f"scored_{self.k}": scored})
@@ -312,8 +312,7 @@ class DecoupledLevel:
                 learner.teach(boundary, loss)
                 self.meter.add(synth_loss=loss, synth_steps=1)
         if roots:
-            learner.update(level)
-            self.updates += 1
+            self.updates += learner.update(level, f"chunk {self.chunks} of level {self.k}")
         self.learned = after
         if self.k > 0 and not self.messages:
             assert self.live is not None

@@ -9,7 +9,7 @@ import torch
 
 from seqdni.chunk import Chunk, check_ahead
 from seqdni.hierarchy import Hierarchy
-from seqdni.learner import Learner
+from seqdni.learner import Learner, check_optimizer
 from seqdni.state import state_size
 
 Mode: TypeAlias = Literal["joint", "dni", "no-feedback"]
@@ -80,12 +80,8 @@ def check_learners(model: Hierarchy, learners: Sequence[Learner], mode: str) -> 
                 f"level {k} needs a message_boundary in the mode 'dni'; without one the level "
                 "above does not teach it, and that is the mode 'no-feedback'"
             )
-        own = {id(p) for p in model.levels[k].parameters()}
-        if any(id(p) not in own for g in learner.optimizer.param_groups for p in g["params"]):
-            raise ValueError(
-                f"the optimizer of level {k} holds parameters of something else; give each level "
-                "one of its own, over that level's parameters()"
-            )
+        name, of = f"the optimizer of level {k}", f"level {k}"
+        check_optimizer(name, learner.optimizer, of, model.levels[k], learner.loss)
         _check_sizes(model, learner, k)
 
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from seqdni.chunk import as_mask, as_tensor, without_ignored
 from seqdni.hierarchy import Hierarchy
 
 Answers: TypeAlias = tuple[Tensor, Tensor | None]
@@ -50,6 +51,27 @@ class Ticks(NamedTuple):
     targets: Tensor | None
     mask: Tensor | None
     should_reset: Tensor
+
+
+def as_hierarchy_chunk(chunk: HierarchyChunk) -> HierarchyChunk:
+    """Take a chunk as people have it: see :func:`seqdni.chunk.as_chunk`.
+
+    Args:
+        chunk: masks of any type with the values 0 and 1; targets of -100 are not scored.
+
+    Returns:
+        The chunk: Boolean masks, and targets of -100 masked out.
+    """
+    inputs, answers, should_reset, hints = chunk
+    taken: list[Answers | None] = []
+    for pair in answers:
+        if pair is not None:
+            targets, mask = pair
+            pair = without_ignored(as_tensor(targets, "targets"), as_mask(mask, "mask"))
+        taken.append(pair)
+    return HierarchyChunk(
+        as_tensor(inputs, "inputs"), taken, as_mask(should_reset, "should_reset"), hints
+    )
 
 
 def filled_mask(answers: Answers) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqdni.chunk import Chunk
+from seqdni.chunk import Chunk, ChunkLike, as_chunk
 from seqdni.clock import clock_above
 from seqdni.decoupled import DecoupledLevel, Known
 from seqdni.hierarchy import Hierarchy, LevelCarry
@@ -23,6 +23,7 @@ from seqdni.hierarchy_chunk import (
     Answers,
     HierarchyChunk,
     Ticks,
+    as_hierarchy_chunk,
     check_chunk,
     filled_mask,
     joined,
@@ -31,7 +32,7 @@ from seqdni.hierarchy_chunk import (
 from seqdni.hierarchy_state import load_level, restored_carry, saved_carry, saved_level
 from seqdni.learner import Learner
 from seqdni.look_ahead import ahead_grad
-from seqdni.losses import masked_sum
+from seqdni.losses import scored_loss
 from seqdni.meter import Meter
 from seqdni.state import State
 
@@ -108,7 +109,7 @@ class HierarchyTrainer:
         """Weight updates of the lowest level."""
         return self.levels[0].updates
 
-    def step(self, chunk: HierarchyChunk, *, ahead: Chunk | None = None) -> None:
+    def step(self, chunk: HierarchyChunk, *, ahead: ChunkLike | None = None) -> None:
         """Take some steps of the stream; whatever is complete with them is learned from.
 
         Args:
@@ -124,11 +125,13 @@ class HierarchyTrainer:
         Raises:
             ValueError: shapes that do not fit, or ``ahead`` where it cannot be used.
         """
+        chunk = as_hierarchy_chunk(chunk)
         inputs, answers, should_reset, hints = chunk
         steps, rows = inputs.shape[:2]
         known = rows if self.carry is None else len(self.since[0])
         check_chunk(chunk, self.model, self.stream_steps, known)
         if ahead is not None:
+            ahead = as_chunk(ahead)
             check_looks_ahead(self.model, self.learners[0], self.mode, ahead, rows)
         for k, level in enumerate(self.levels):
             if (size := level.way_up.hint_size) == 0:
@@ -292,8 +295,8 @@ class HierarchyTrainer:
                 continue
             targets = torch.cat([targets for targets, _ in given])
             mask = torch.cat([filled_mask(pair) for pair in given])
-            losses_TB = learner.loss(y, targets.to(self.device, non_blocking=True))
-            nats = masked_sum(losses_TB, mask.to(self.device, non_blocking=True))
+            targets, mask_TB = (each.to(self.device, non_blocking=True) for each in (targets, mask))
+            nats = scored_loss(learner.loss, y, targets, mask_TB)
             scored = int(mask.sum())
             objective = objective + nats * (learner.loss_scale / len(self.since[0]))
             self.meter.add(nats=nats, scored=scored)
@@ -302,8 +305,8 @@ class HierarchyTrainer:
         if objective.requires_grad:
             objective.backward()
             for level, learner in zip(self.levels, self.learners, strict=True):
-                learner.update(level.level)
-                level.updates += 1
+                where = f"update {level.updates} of level {level.k}"
+                level.updates += learner.update(level.level, where)
 
 
 def _saved_optimizers(learner: Learner) -> list[Any]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from seqdni.boundary import Boundary, with_grads
-from seqdni.chunk import Chunk, nobody, rows_of, run_chunk, steps_ahead
+from seqdni.chunk import Chunk, ChunkLike, as_chunk, nobody, rows_of, run_chunk, steps_ahead
 from seqdni.look_ahead import ahead_grad
 from seqdni.losses import cross_entropy
 from seqdni.state import State, cut, detach, leaves, map_state, or_zeros, pack
@@ -91,7 +91,7 @@ class Horizon(NamedTuple):
 def measure_horizon(
     model: Model,
     boundary: Boundary,
-    chunks: Sequence[Chunk],
+    chunks: Sequence[ChunkLike],
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
     steps_known: int = 0,
 ) -> Horizon:
@@ -123,8 +123,9 @@ def measure_horizon(
     """
     if len(chunks) < 2:
         raise ValueError(f"got {len(chunks)} chunk, expected at least 2: one boundary between them")
+    chunks = [as_chunk(chunk) for chunk in chunks]
     weights = list(model.parameters())
-    state = model.initial_state(chunks[0][0].shape[1])
+    state = model.initial_state(chunks[0].inputs.shape[1])
     losses, ends = [], []
     for chunk in chunks:
         nats, state, _ = run_chunk(model, chunk, state, loss)

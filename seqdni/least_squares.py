@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from seqdni.synthesizer import with_context
+from seqdni.synthesizer import check_width, with_context
 
 ALIGN = 16  # features are filled up with zeros to a multiple of it: products are faster aligned
 BLOCK = 256  # features of a block of the moments
@@ -78,6 +78,7 @@ class LeastSquares(nn.Module):
             raise ValueError(
                 f"expected 0 < forgetting <= 1 and ridge > 0, got {forgetting} and {ridge}"
             )
+        self.state_size = state_size
         self.context_size = context_size
         self.forgetting = forgetting
         self.ridge = ridge
@@ -106,6 +107,7 @@ class LeastSquares(nn.Module):
         Returns:
             The predicted gradient, per-example-sum units.
         """
+        check_width(state_BS, self.state_size)
         x_BD = with_context(state_BS, context_BK, self.context_size).to(self.weight.dtype)
         return torch.addmm(self.weight[-1], x_BD, self.weight[:-1])
 
@@ -143,6 +145,7 @@ class LeastSquares(nn.Module):
         """
         if next_predicted_BS is not None:
             raise ValueError("this synthesizer has no Aux head")
+        check_width(state_BS, self.state_size)
         x_BD = with_context(state_BS, context_BK, self.context_size)
         rows = torch.cat([target_BS, x_BD, self.constant.expand(len(x_BD), -1)], dim=1)
         rows = rows.to(self.weight.dtype)

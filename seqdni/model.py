@@ -6,7 +6,7 @@ Shapes: T steps, B rows, D features, V symbols.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,8 +31,13 @@ class OneHot(nn.Module):
         self.rows: Tensor
         self.register_buffer("rows", torch.eye(size), persistent=False)
 
-    def forward(self, tokens_TB: Int[Tensor, "T B"]) -> Tensor:
+    def forward(self, tokens_TB: Shaped[Tensor, "T B"]) -> Tensor:
         """Look the tokens up in an identity matrix (no copy of it is saved or trained)."""
+        if tokens_TB.is_floating_point():
+            raise TypeError(
+                f"got token ids of {tokens_TB.dtype}, expected integers; for real inputs use an "
+                "encoder that takes them, such as nn.Identity()"
+            )
         return functional.embedding(tokens_TB, self.rows)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqdni.chunk import Chunk, join, rows_of
+from seqdni.chunk import Chunk, ChunkLike, as_chunk, join, rows_of
 from seqdni.core import Core, pieces, unroll
 from seqdni.state import State, map_state
 
@@ -49,7 +49,7 @@ class RandomTruncation:
 
     def __init__(
         self,
-        chunks: Iterable[Chunk],
+        chunks: Iterable[ChunkLike],
         cut_probability: float,
         seed: int,
         longest: int | None = None,
@@ -60,7 +60,7 @@ class RandomTruncation:
         self.chunks = chunks
         self.cut_probability = cut_probability
         self.longest = longest
-        self._source = iter(chunks)
+        self._source = map(as_chunk, chunks)
         self._generator = torch.Generator().manual_seed(seed)
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -83,7 +83,7 @@ class RandomTruncation:
         return join(graph)
 
     def _cut_after(self, graph: list[Chunk]) -> bool:
-        ended = rows_of(graph[-1][3]).ended
+        ended = rows_of(graph[-1].should_reset).ended
         if ended is not None and bool(ended.all()):
             return True
         drawn = torch.rand((), generator=self._generator, dtype=torch.float64).item()

@@ -1,21 +1,21 @@
-"""Recurrent state as a plain value: a tensor, or a (named) tuple of states.
+"""Recurrent state as a plain value: a tensor, or a tuple or dictionary of states.
 
 Shapes: L layers, B rows of the batch, H features of a leaf, S = all features of one row together.
-Every leaf is ``[..., B, H]``: the row axis is the second to last, as in ``nn.LSTM``'s ``[L, B, H]``
-and in a single cell's ``[B, H]``. Nothing here guesses which axis is the batch.
+Every leaf is ``[L, B, H]``, as in ``nn.LSTM``, or ``[B, H]``, as in a single cell: the row axis is
+the second to last. Nothing here guesses which axis is the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-State: TypeAlias = Tensor | tuple[Any, ...]  # of states again
-"""A tensor ``[..., B, H]``, or a (named) tuple of states."""
+State: TypeAlias = Tensor | tuple[Any, ...] | dict[str, Any]  # of states again
+"""A tensor ``[L, B, H]`` or ``[B, H]``, or a tuple, a NamedTuple or a dictionary of states."""
 
 
 class LSTMState(NamedTuple):
@@ -29,13 +29,13 @@ def leaves(state: State) -> list[Tensor]:
     """The tensors of a state, in order.
 
     Args:
-        state: a tensor ``[..., B, H]`` or a tuple of states.
+        state: any state.
 
     Returns:
         Its tensors, depth first.
 
     Raises:
-        TypeError: something in it is neither a tensor nor a tuple.
+        TypeError: something in it is neither a tensor nor a tuple nor a dictionary.
 
     Example:
         >>> [tuple(leaf.shape) for leaf in leaves((torch.zeros(1, 2, 3), torch.zeros(2, 4)))]
@@ -45,14 +45,20 @@ def leaves(state: State) -> list[Tensor]:
         return [state]
     if isinstance(state, tuple):
         return [leaf for part in state for leaf in leaves(part)]
+    if isinstance(state, Mapping):
+        return [leaf for part in state.values() for leaf in leaves(part)]
     raise TypeError(
-        f"a state is a tensor or a tuple of states, got {type(state).__name__}; "
-        "return tensors [..., B, H] or (named) tuples of them from initial_state()"
+        f"got {_kind(state)} in a state, expected a tensor, or a tuple or dictionary of states; "
+        "return tensors [L, B, H] or [B, H], or tuples of them, from initial_state()"
     )
 
 
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"an object of type {type(value).__name__}"
+
+
 def map_state(fn: Callable[..., Tensor], state: State, *others: State) -> State:
-    """Apply ``fn`` to every leaf, keeping the structure (NamedTuples stay what they are).
+    """Apply ``fn`` to every leaf, keeping the structure (a NamedTuple stays a NamedTuple).
 
     Args:
         fn: function of one leaf (and the matching leaf of each of ``others``).
@@ -68,6 +74,12 @@ def map_state(fn: Callable[..., Tensor], state: State, *others: State) -> State:
     """
     if isinstance(state, Tensor):
         return fn(state, *others)
+    if isinstance(state, Mapping):
+        names = list(state)
+        return {
+            name: map_state(fn, state[name], *(other[name] for other in others))  # type: ignore
+            for name in names
+        }
     parts = (map_state(fn, *branch) for branch in zip(state, *others, strict=True))
     return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
 
@@ -88,11 +100,16 @@ def detach(state: State) -> State:
     return map_state(torch.Tensor.detach, state)
 
 
-def cut(state: State) -> State:
+@overload
+def cut(state: State) -> State: ...
+@overload
+def cut(state: None) -> None: ...
+def cut(state: State | None) -> State | None:
     """Cut the graph here and remember what gradient arrives: every leaf records its ``.grad``.
 
     Args:
-        state: the state at the end of the chunk before.
+        state: the state at the end of the chunk before. None, which torch's networks take for
+            zeros, stays None.
 
     Returns:
         The same values as graph leaves, to start the next chunk from. After the backward pass of
@@ -104,6 +121,8 @@ def cut(state: State) -> State:
         >>> target_grad(start)
         tensor([[3., 3.]])
     """
+    if state is None:
+        return None
     return map_state(lambda leaf: leaf.detach().requires_grad_(), state)
 
 
@@ -116,11 +135,19 @@ def target_grad(start: State) -> Float[Tensor, "B S"]:
     Returns:
         ``d objective / d start`` as ``[B, S]``, in the units of the objective.
 
+    Raises:
+        ValueError: the state was not made by :func:`cut`, so that no gradient can arrive.
+
     Example:
         >>> target_grad(cut(torch.ones(2, 3))).sum()
         tensor(0.)
     """
     inside = leaves(start)
+    if not all(leaf.is_leaf and leaf.requires_grad for leaf in inside):
+        raise ValueError(
+            "this state records no gradient; got one that was detached or computed, expected one "
+            "that was made by cut(): start = cut(state), then run the chunk from start"
+        )
     return pack(tuple(or_zeros([leaf.grad for leaf in inside], inside)))
 
 
@@ -165,23 +192,24 @@ def pack(state: State) -> Float[Tensor, "B S"]:
     """One matrix with a row for each row of the batch: what a synthesizer reads and predicts.
 
     Args:
-        state: leaves ``[..., B, H]``.
+        state: leaves ``[L, B, H]`` or ``[B, H]``.
 
     Returns:
         ``[B, S]``: leaf after leaf, each flattened with its rows first.
 
     Raises:
-        ValueError: a leaf has no row axis, or the leaves disagree about B.
+        ValueError: a leaf has no row axis or more than three axes, or the leaves disagree about B.
 
     Example:
         >>> pack(LSTMState(torch.zeros(2, 5, 3), torch.ones(2, 5, 3))).shape
         torch.Size([5, 12])
     """
     parts = leaves(state)
-    if any(leaf.dim() < 2 for leaf in parts) or len({leaf.shape[-2] for leaf in parts}) != 1:
+    if any(leaf.dim() not in (2, 3) for leaf in parts) or len({x.shape[-2] for x in parts}) != 1:
         raise ValueError(
-            "every leaf of a state is [..., B, H] with one B, "
-            f"got shapes {[tuple(leaf.shape) for leaf in parts]}"
+            f"got a state of shapes {[tuple(leaf.shape) for leaf in parts]}, expected [L, B, H] or "
+            "[B, H] with one B: the rows are the second to last axis. Give an unbatched state an "
+            "axis of one row, and flatten features of more axes: x.flatten(1) for [B, ...]"
         )
     return torch.cat([leaf.movedim(-2, 0).flatten(1) for leaf in parts], dim=1)
 

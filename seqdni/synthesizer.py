@@ -73,6 +73,7 @@ class Synthesizer(nn.Module):
                 "aux=True shapes the synthesizer's hidden layers, and there are none; "
                 "give hidden_sizes or leave aux out"
             )
+        self.state_size = state_size
         self.context_size = context_size
         self.whitening = whitening
         self.scale_decay = scale_decay
@@ -126,8 +127,10 @@ class Synthesizer(nn.Module):
             Features ``[B, F]``.
 
         Raises:
-            ValueError: the context is missing, unwanted or of another width.
+            ValueError: the state is of another width, or the context is missing, unwanted or of
+                another width.
         """
+        check_width(state_BS, self.state_size)
         state_BS = state_BS.to(self.head.weight.dtype)
         state_BS = state_BS if self.whitening is None else self.whitening(state_BS)
         x = with_context(state_BS, context_BK, self.context_size)
@@ -210,6 +213,40 @@ class Synthesizer(nn.Module):
             if head is not None:
                 head.weight.mul_(ratio)
                 head.bias.mul_(ratio)
+
+
+def check_width(state_BS: Float[Tensor, "B S"], state_size: int) -> None:
+    """Refuse states of another width than a synthesizer was built for.
+
+    Args:
+        state_BS: the packed state.
+        state_size: S that the synthesizer was built with.
+
+    Raises:
+        ValueError: naming both widths.
+    """
+    _refuse_width(state_size, state_BS.shape[1])
+
+
+def check_state_size(synthesizer: object, size: int) -> None:
+    """Refuse a synthesizer that was built for states of another width.
+
+    Args:
+        synthesizer: one with an attribute ``state_size``; any other passes.
+        size: S of the states it will see.
+
+    Raises:
+        ValueError: naming both widths.
+    """
+    _refuse_width(getattr(synthesizer, "state_size", size), size)
+
+
+def _refuse_width(built_for: int, got: int) -> None:
+    if got != built_for:
+        raise ValueError(
+            f"the synthesizer was built with state_size={built_for}, and the state has {got} "
+            f"features a row; build it with state_size={got}, which is seqdni.state_size(state)"
+        )
 
 
 def with_context(

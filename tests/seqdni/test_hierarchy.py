@@ -673,8 +673,9 @@ def test_learners_that_do_not_fit_are_refused():
     learners[1].optimizer = adam
     with pytest.raises(ValueError, match="optimizer of level 1 holds parameters of something"):
         HierarchyTrainer(model, learners)
+    aux = Boundary(Synthesizer(8, (4,), aux=True))
     with pytest.raises(ValueError, match="Aux"):
-        Learner(adam, boundary=Boundary(Synthesizer(8, (4,), aux=True)))
+        Learner(adam, boundary=aux, synth_optimizer=torch.optim.Adam(aux.parameters()))
 
 
 def test_chunks_that_do_not_fit_are_refused():

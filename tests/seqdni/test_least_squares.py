@@ -159,7 +159,7 @@ def test_the_level_is_that_of_targets_without_a_bootstrap():
     arrive(boundary, 2.0, final_B=final)
     assert boundary.level.square.item() == pytest.approx(4.0)
     for _ in range(50):
-        arrive(boundary, 1e6)
+        arrive(boundary, 1e3)
     assert boundary.level.square.item() == pytest.approx(4.0)
     arrive(boundary, 3.0, final_B=final, valid_B=~final)  # no row is both
     assert boundary.level.square.item() == pytest.approx(4.0)

@@ -348,15 +348,9 @@ def test_dense_targets_of_a_frozen_synthesizer_change_nothing(kind):
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-def test_a_model_that_cannot_be_traced_falls_back_to_boundary_targets():
-    ends = []
-    for name in ("dni", "dni-dense"):
-        trainer = make_trainer(make_model("rnn", 1), name)
-        assert trainer.targets == "boundary"
-        for chunk in split(make_stream(12, ROWS, resets=True), [4] * 3):
-            trainer.step(chunk)
-        ends.append([*trainer.model.parameters(), *trainer.boundary.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+def test_dense_targets_need_a_model_that_tells_its_gradients():
+    with pytest.raises(ValueError, match=r"SequenceModel cannot .* use targets='boundary'"):
+        make_trainer(make_model("rnn", 1), "dni-dense")
 
 
 def test_options_that_do_not_go_with_dense_targets_are_refused():

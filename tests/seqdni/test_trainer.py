@@ -438,7 +438,7 @@ def test_contradictions_are_refused():
         Trainer(model, optimizer, warmup_chunks=3)
     with pytest.raises(ValueError, match="synth_clip needs a synth_optimizer"):
         Trainer(model, optimizer, boundary=Boundary(Synthesizer(12)), synth_clip=1.0)
-    with pytest.raises(ValueError, match="update_every is 0, expected 'episode' or a count"):
+    with pytest.raises(ValueError, match="update_every is 0, expected 'episode' or a whole"):
         Trainer(model, optimizer, update_every=0)
     with pytest.raises(ValueError, match=r"loss_scale is 0\.0"):
         Trainer(model, optimizer, loss_scale=0.0)
@@ -520,7 +520,7 @@ def test_lessons_and_steps_out_of_range_are_refused():
     model = make_model("gru", 1)
     with pytest.raises(ValueError, match=r"lessons is 0\.0, expected a share"):
         make_trainer(model, "dni", lessons=0.0)
-    with pytest.raises(ValueError, match="synth_steps is 2, expected a count >= 1, and 1 without"):
+    with pytest.raises(ValueError, match="synth_steps is 2, expected 1 without a synth_optimizer"):
         make_trainer(model, "dni-rls", synth_steps=2)
     with pytest.raises(ValueError, match="synth_steps > 1 does not go with an Aux head"):
         make_trainer(model, "dni-aux", synth_steps=2)

@@ -209,7 +209,10 @@ def make_trainer(model: SequenceModel, name: str, optimizer="adam", **options) -
         return Trainer(model, steps, boundary=boundary, **options)
     synthesizer = Synthesizer(size, (7,), aux=name == "dni-aux").to(dtype)
     boundary = Boundary(synthesizer, bound=2.0 if name == "dni-bounded" else None)
-    learn = None if name == "dni-zero" else torch.optim.Adam(boundary.parameters(), lr=0.01)
+    learn = torch.optim.Adam(boundary.parameters(), lr=0.01)
+    if name == "dni-zero":
+        boundary.requires_grad_(False)
+        learn = None
     if name == "dni-dense":
         options["targets"] = "dense"
     return Trainer(model, steps, boundary=boundary, synth_optimizer=learn, **options)
