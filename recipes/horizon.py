@@ -102,8 +102,8 @@ def log(session: Session, chunks: Callable[[], list[Batch]], row: dict[str, Any]
     row["horizon_steps"] = found.effective
 
 
-def _on(device: torch.device, chunks: Sequence[Chunk]) -> list[Chunk]:
-    return [(x.to(device), y.to(device), mask, reset) for x, y, mask, reset in chunks]
+def _on(device: torch.device, chunks: Sequence[Batch]) -> list[Chunk]:
+    return [Chunk(x.to(device), y.to(device), mask, reset) for x, y, mask, reset in chunks]
 
 
 def report(directory: RunDirectory, found: Horizon) -> str:

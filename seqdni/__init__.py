@@ -4,7 +4,7 @@ from seqdni import controls
 from seqdni.adaptive import AdaptiveReadout
 from seqdni.boundary import Boundary, bootstrap_term
 from seqdni.checkpointed import Checkpointed
-from seqdni.chunk import Chunk, whole_episodes
+from seqdni.chunk import Chunk, ChunkLike, whole_episodes
 from seqdni.core import Core, TorchCore, TraceableCore, unroll, unroll_traced
 from seqdni.hierarchy import Hierarchy
 from seqdni.hierarchy_chunk import HierarchyChunk
@@ -13,7 +13,8 @@ from seqdni.horizon import Agreement, Horizon, Lag, measure_horizon
 from seqdni.learner import Learner
 from seqdni.least_squares import LeastSquares
 from seqdni.look_ahead import look_ahead
-from seqdni.losses import cross_entropy, masked_sum, squared_error, to_bits, to_perplexity
+from seqdni.losses import cross_entropy as cross_entropy
+from seqdni.losses import masked_sum, squared_error, to_bits, to_perplexity
 from seqdni.meter import Meter
 from seqdni.model import OneHot, SequenceModel
 from seqdni.predictor import Predictor
@@ -45,6 +46,7 @@ __all__ = [
     "Boundary",
     "Checkpointed",
     "Chunk",
+    "ChunkLike",
     "Core",
     "Hierarchy",
     "HierarchyChunk",

@@ -308,7 +308,7 @@ class Boundary(nn.Module):
                 "that started from it first: (loss + boundary.bootstrap(end)).backward()"
             )
         if self.objective_scale is not None:
-            grad_BS = grad_BS / self.objective_scale
+            grad_BS = grad_BS.to(self.objective_scale.dtype) / self.objective_scale
         return self.regression(
             pack(start).detach(),
             grad_BS,

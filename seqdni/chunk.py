@@ -154,9 +154,9 @@ def without_ignored(targets: Tensor, mask: Tensor | None) -> tuple[Tensor, Tenso
     """
     if targets.is_floating_point() or targets.dim() != 2 or targets.device.type != "cpu":
         return targets, mask
-    ignored = targets == IGNORE
-    if not bool(ignored.any()):
+    if not targets.numel() or targets.min().item() > IGNORE:  # valid ids are not negative
         return targets, mask
+    ignored = targets == IGNORE
     return targets.masked_fill(ignored, 0), ~ignored if mask is None else mask.cpu() & ~ignored
 
 

@@ -5,6 +5,7 @@ Shapes: B rows, S features of a packed state.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable
 from typing import Literal, TypeAlias
@@ -26,38 +27,29 @@ class TargetGuard(nn.Module):
     A target is refused where it is not finite, or where its norm is more than 10,000 times that of
     the largest recent one. The second happens where the objective was multiplied by a factor that
     the synthesizer was not told. Each refusal raises the limit tenfold, so that a change that stays
-    is accepted after a few of them.
+    is accepted after a few of them. On a GPU, where asking for the norm would wait for the device,
+    only a target that is not finite is refused.
 
     Example:
         >>> guard = TargetGuard()
-        >>> bool(guard.admits(torch.ones(2, 3))), bool(guard.admits(torch.full((2, 3), 1e9)))
-        (True, False)
-        >>> guard.refused
-        tensor(1)
+        >>> guard.admits(1.0), guard.admits(1e9), guard.admits(float("nan"))
+        (True, False, False)
     """
 
     def __init__(self):
         super().__init__()
-        self.peak: Tensor  # norm of the largest recent target; 0 before the first that is not zero
+        self.peak = 0.0  # norm of the largest recent target; 0 before the first that is not zero
         self.refused: Tensor  # targets so far
-        self.register_buffer("peak", torch.zeros(()))
         self.register_buffer("refused", torch.zeros((), dtype=torch.long))
 
-    @torch.no_grad()
-    def admits(self, target_BS: Float[Tensor, "B S"]) -> Bool[Tensor, ""]:
-        """Whether a target may be learned from. Nothing here waits for the device.
+    def admits(self, norm: float) -> bool:
+        """Whether a target of this norm may be learned from; it moves the limit.
 
         Args:
-            target_BS: the gradients that arrived at a boundary.
-
-        Returns:
-            One Boolean on the target's device.
+            norm: of the gradients that arrived at a boundary.
         """
-        norm = torch.linalg.vector_norm(target_BS).to(self.peak.dtype)
-        admitted = (norm <= JUMP * self.peak) | ((self.peak == 0) & norm.isfinite())
-        recent = torch.maximum(self.peak * DECAY, norm)
-        self.peak.copy_(torch.where(admitted, recent, self.peak * 10))
-        self.refused += ~admitted
+        admitted = norm <= JUMP * self.peak or (self.peak == 0 and math.isfinite(norm))
+        self.peak = max(norm, DECAY * self.peak) if admitted else 10 * self.peak
         return admitted
 
     @torch.no_grad()
@@ -69,9 +61,8 @@ class TargetGuard(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """States and targets to learn from, without a target that is refused.
 
-        On the CPU a refused target leaves no valid row, and there is a warning. On a GPU the zero
-        target of a zero state takes its place, since asking would wait for the device;
-        :attr:`refused` tells of it.
+        On the CPU a refused target leaves no valid row, and there is a warning. On a GPU a zero
+        state with a zero target takes its place; :attr:`refused` tells of it.
 
         Args:
             state_BS: packed states.
@@ -81,16 +72,15 @@ class TargetGuard(nn.Module):
         Returns:
             The same three where the target is admitted.
         """
-        admitted = self.admits(target_BS)
-        if target_BS.device.type != "cpu":
-            zero = torch.zeros((), dtype=target_BS.dtype, device=target_BS.device)
-            return (
-                torch.where(admitted, state_BS, zero.to(state_BS.dtype)),
-                torch.where(admitted, target_BS, zero),
-                valid_B,
-            )
-        if bool(admitted):
+        norm = torch.linalg.vector_norm(target_BS)
+        if norm.device.type != "cpu":
+            finite, zero = norm.isfinite(), torch.zeros_like(norm)
+            self.refused += ~finite
+            state_BS = torch.where(finite, state_BS, zero.to(state_BS.dtype))
+            return state_BS, torch.where(finite, target_BS, zero), valid_B
+        if self.admits(norm.item()):
             return state_BS, target_BS, valid_B
+        self.refused += 1
         warnings.warn(
             "a gradient that arrived at a boundary was not finite, or over 10,000 times larger "
             "than any recent one; the synthesizer does not learn from it. If the objective is "
@@ -100,6 +90,14 @@ class TargetGuard(nn.Module):
         )
         nothing = torch.zeros(len(state_BS), dtype=torch.bool)
         return torch.zeros_like(state_BS), torch.zeros_like(target_BS), nothing
+
+    def get_extra_state(self) -> dict[str, float]:
+        """The norm of the largest recent target, for the state_dict."""
+        return {"peak": self.peak}
+
+    def set_extra_state(self, state: dict[str, float]) -> None:
+        """Take up what :meth:`get_extra_state` gave."""
+        self.peak = state["peak"]
 
 
 @torch.no_grad()
@@ -117,7 +115,7 @@ def drop_if_not_finite(parameters: Iterable[nn.Parameter], norm: Float[Tensor, "
         Whether they were dropped, as far as that is known without waiting.
     """
     if norm.device.type == "cpu":
-        if bool(norm.isfinite()):
+        if math.isfinite(norm.item()):
             return False
         for parameter in parameters:
             parameter.grad = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -105,7 +105,8 @@ class Learner:
         Returns:
             Whether a step was made.
         """
-        return update(level, self.optimizer, self.clip, self.non_finite, where)
+        parameters = list(level.parameters())
+        return update(parameters, self.optimizer, self.clip, self.non_finite, where)
 
 
 def learns(boundary: Boundary | None, synth_optimizer: torch.optim.Optimizer | None) -> bool:
@@ -137,13 +138,13 @@ def teach(
     if synth_optimizer is None or not synth_loss.requires_grad:  # solved for
         return
     synth_loss.backward()
-    if not _clipped(boundary, synth_clip):
+    if not _clipped(list(boundary.parameters()), synth_clip):
         synth_optimizer.step()
     synth_optimizer.zero_grad()
 
 
 def update(
-    module: nn.Module,
+    parameters: Sequence[nn.Parameter],
     optimizer: torch.optim.Optimizer,
     clip: float | None,
     non_finite: NonFinite,
@@ -152,8 +153,8 @@ def update(
     """One step of a model from the gradients that it has, if they are finite.
 
     Args:
-        module: the model.
-        optimizer: of its parameters.
+        parameters: of the model.
+        optimizer: of these parameters.
         clip: largest norm of its gradient; None leaves it alone.
         non_finite: what to do otherwise.
         where: the name of the chunk, for the error.
@@ -164,7 +165,7 @@ def update(
     Raises:
         FloatingPointError: a gradient is not finite, and ``non_finite`` is ``"raise"``.
     """
-    dropped = _clipped(module, clip)
+    dropped = _clipped(parameters, clip)
     if not dropped:
         optimizer.step()
     optimizer.zero_grad()
@@ -179,10 +180,10 @@ GO_ON = (
 )
 
 
-def _clipped(module: nn.Module, clip: float | None) -> bool:
-    """Clip a module's gradients, or drop them where they are not finite; whether they were."""
-    norm = nn.utils.clip_grad_norm_(module.parameters(), math.inf if clip is None else clip)
-    return drop_if_not_finite(module.parameters(), norm)
+def _clipped(parameters: Sequence[nn.Parameter], clip: float | None) -> bool:
+    """Clip gradients, or drop them where they are not finite; whether they were dropped."""
+    norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
+    return drop_if_not_finite(parameters, norm)
 
 
 # What is refused
@@ -242,9 +243,7 @@ def check_non_finite(non_finite: str) -> None:
         raise ValueError(f"non_finite is {non_finite!r}, expected 'raise' or 'skip'")
 
 
-def check_optimizer(
-    name: str, optimizer: torch.optim.Optimizer, of: str, *owners: object
-) -> None:
+def check_optimizer(name: str, optimizer: torch.optim.Optimizer, of: str, *owners: object) -> None:
     """Refuse an optimiser of something else's parameters.
 
     Args:

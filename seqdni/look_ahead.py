@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seqdni.boundary import Boundary, where_continues, with_grads
-from seqdni.chunk import ChunkLike, as_chunk, rows_of, run_chunk
+from seqdni.chunk import Chunk, ChunkLike, as_chunk, rows_of, run_chunk
 from seqdni.core import Core
 from seqdni.losses import cross_entropy
 from seqdni.state import State, cut, leaves, or_zeros, pack
@@ -59,9 +59,20 @@ def look_ahead(
         >>> look_ahead(model, (tokens[:-1], tokens[1:], None, None), model.initial_state(5)).shape
         torch.Size([5, 4])
     """
+    return _look_ahead(model, as_chunk(ahead), end, loss, beyond, autocast)
+
+
+def _look_ahead(
+    model: Core,
+    ahead: Chunk,
+    end: State,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    beyond: Callable[[State], Tensor] | None,
+    autocast: torch.dtype | None,
+) -> Tensor:
     start = cut(end)
     with torch.enable_grad():
-        nats, far, _ = run_chunk(model, as_chunk(ahead), start, loss, autocast)
+        nats, far, _ = run_chunk(model, ahead, start, loss, autocast)
     roots, given = [nats], [torch.ones_like(nats)]
     if beyond is not None:
         states, grads = with_grads(far, beyond(far))
@@ -74,7 +85,7 @@ def look_ahead(
 def ahead_grad(
     boundary: Boundary,
     model: Core,
-    ahead: ChunkLike,
+    ahead: Chunk,
     end: State,
     continues_B: Bool[Tensor, " B"] | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
@@ -98,14 +109,12 @@ def ahead_grad(
         A constant, per-example-sum units.
     """
 
-    known = as_chunk(ahead)
-
     def beyond(far: State) -> Tensor:
-        goes_on_B = rows_of(known.should_reset).continues
+        goes_on_B = rows_of(ahead.should_reset).continues
         if goes_on_B is not None:
             goes_on_B = goes_on_B.to(leaves(far)[0].device, non_blocking=True)
         return where_continues(boundary.trusted(boundary.predict(far)), goes_on_B)
 
     further = beyond if listens and boundary.synthesizer is not None else None
-    grad_BS = look_ahead(model, known, end, loss, further, autocast)
+    grad_BS = _look_ahead(model, ahead, end, loss, further, autocast)
     return boundary.passed_on(grad_BS, continues_B)

@@ -5,6 +5,7 @@ Shapes: T steps, B rows, K features of context.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -358,11 +359,12 @@ class Trainer:
         self._window_has_gradient = False
         last = self.chunks - 1
         where = f"chunk {last}" if first == last else f"chunks {first} to {last}"
-        self.updates += update(self.model, self.optimizer, self.clip, self.non_finite, where)
+        parameters = list(self.model.parameters())
+        self.updates += update(parameters, self.optimizer, self.clip, self.non_finite, where)
 
     def _finite(self, nats: Tensor) -> bool:
         """Whether a chunk's loss is finite; on a GPU nobody asks."""
-        if self.device.type != "cpu" or bool(nats.isfinite()):
+        if self.device.type != "cpu" or math.isfinite(nats.item()):
             return True
         if self.non_finite == "raise":
             raise FloatingPointError(
