@@ -368,27 +368,6 @@ def test_memory_does_not_grow_with_the_stream(name):
     assert all(leaf.grad_fn is None and not leaf.requires_grad for leaf in leaves(trainer.carry))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", ["tbptt", "dni", "dni-aux", "dni-dense"])
-def test_the_chunk_loop_never_waits_for_the_gpu(name):
-    trainer = make_trainer(make_model("lstm", 1, torch.float32).cuda(), name, clip=1.0)
-    if trainer.boundary is not None:
-        trainer.boundary.cuda()
-    chunks = [
-        (x.cuda(), y.cuda(), mask.pin_memory(), reset.pin_memory())
-        for x, y, mask, reset in split(make_stream(16, ROWS, resets=True), [4] * 4)
-    ]
-    trainer.step(chunks[0])
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for chunk in chunks:
-            trainer.step(chunk)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert trainer.meter.read()["scored"] > 0
-
-
 class LeakyCell(nn.Module):
     """A user's own core: state is one [B, H] tensor, no layers axis."""
 
