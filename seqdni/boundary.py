@@ -155,7 +155,7 @@ class Boundary(nn.Module):
     @property
     def aux(self) -> bool:
         """Whether the synthesizer has an Aux head, which wants the next synthetic gradient."""
-        return self.synthesizer is not None and self.synthesizer.aux_head is not None
+        return getattr(self.synthesizer, "aux_head", None) is not None
 
     @torch.no_grad()
     def predict(

@@ -54,8 +54,6 @@ class LeastSquares(nn.Module):
         True
     """
 
-    aux_head = None
-
     def __init__(
         self,
         state_size: int,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @runtime_checkable
@@ -16,15 +16,12 @@ class Predictor(Protocol):
 
     Called with a packed state (and a context, if ``context_size`` is not 0) it gives the predicted
     gradient, per-example-sum units; ``loss`` is what it learns from, as in
-    :meth:`seqdni.synthesizer.Synthesizer.loss`. Without parameters it learns inside ``loss``.
-    ``aux_head`` is None without the auxiliary task.
+    :meth:`seqdni.synthesizer.Synthesizer.loss`. Without parameters it learns inside ``loss``. One
+    with the auxiliary task also has a module ``aux_head``.
     """
 
     @property
     def context_size(self) -> int: ...
-
-    @property
-    def aux_head(self) -> nn.Module | None: ...
 
     def __call__(self, state_BS: Tensor, context_BK: Tensor | None = None, /) -> Tensor: ...
 
