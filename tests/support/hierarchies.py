@@ -209,8 +209,6 @@ def gradients(model: Hierarchy) -> list[Tensor]:
 class Fixed(nn.Module):
     """A synthesizer that never changes and keeps what it was asked and told."""
 
-    aux_head = None
-
     def __init__(self, size: int, seed: int, context_size: int = 0):
         super().__init__()
         self.context_size = context_size
