@@ -29,7 +29,7 @@ def remarks(text: Text, tokens: Tokens) -> Iterator[str]:
 
     Example:
         >>> list(remarks(Text("clock", "tick <eos>\\ntock <eos>\\n", None, None), Characters()))
-        ['clock, train: 2 lines end in <eos>, 5 characters each that are easy to predict; \
+        ['clock: 2 lines end in <eos>, 5 characters each that are easy to predict; \
 remove them before you compare the figure with that of another text']
     """
     if text.left_out:
@@ -39,7 +39,7 @@ remove them before you compare the figure with that of another text']
     by_character = isinstance(tokens, Characters)
     remove = "that are easy to predict; remove them before you compare the figure with that of"
     for split, source in text.splits().items():
-        place = f"{text.name}, {split}"
+        place = f"{text.name}, {split}" if len(text.splits()) > 1 else text.name
         if ended := _occurrences(source, ENDED):
             yield f"{place}: {ended} lines end in {END}, " + (
                 f"{len(END)} characters each {remove} another text"

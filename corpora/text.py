@@ -157,7 +157,7 @@ def own_splits(path: str | Path) -> dict[str, Path]:
         >>> own_splits("nowhere")
         {}
     """
-    path, found = Path(path), {}
+    path, found = Path(path).expanduser(), {}
     if not path.is_dir():
         return found
     files = [file for file in sorted(path.iterdir()) if _is_text(file)]
