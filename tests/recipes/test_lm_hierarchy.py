@@ -60,7 +60,7 @@ def test_guessed_gradients_of_messages_are_told(verse, tmp_path):
 
 
 def test_the_slow_core_matters_and_the_score_is_that_of_one_row(monkeypatch):
-    _, model = made(7, period=3)
+    _, model = made(7, period=3, trainer="tbptt")
     tokens = np.random.default_rng(0).integers(0, 7, 64 * 50 + 1).astype(np.uint8)
     with torch.no_grad():
         model.hierarchy.levels[1].core.rnn.weight_ih_l0.mul_(20)
