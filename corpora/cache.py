@@ -12,30 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from corpora.characters import Characters, CharVocabulary
+from corpora.characters import Characters
 from corpora.errors import CorpusError
-from corpora.source import BLOCK, Source, Stretch, blocks, characters_and_words, raw
+from corpora.size import Size, scored_size, size_of
+from corpora.source import BLOCK, Source, Stretch, blocks, raw
 from corpora.text import Text
 from corpora.vocabulary import Tokens, Vocabulary, vocabulary_from
-from corpora.words import WordVocabulary
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+DIGESTED = ("tokens", "crc32", "dtype", "characters", "words")  # of a split; the rest follows
 ATTEMPTS = 3  # a further one is needed only where other processes replace the same damaged cache
-
-
-class Size(NamedTuple):
-    """How long a split is.
-
-    Args:
-        tokens: in the vocabulary's units.
-        characters: of the original text.
-        words: of the original text, a line's end counted as one, as for perplexities; None for
-            tokens that are characters.
-    """
-
-    tokens: int
-    characters: int
-    words: int | None
 
 
 class Encoded(NamedTuple):
@@ -58,6 +44,10 @@ class Encoded(NamedTuple):
     valid: np.ndarray | None
     test: np.ndarray | None
     sizes: dict[str, Size]
+
+    def scored(self, split: str) -> Size:
+        """The size of what is scored of a split: all but its first token (:func:`scored_size`)."""
+        return scored_size(self.vocabulary, getattr(self, split), self.sizes[split])
 
 
 def encode_splits(
@@ -90,7 +80,7 @@ def encode_splits(
         >>> encoded.vocabulary.symbols, encoded.valid, encoded.test
         ('ehlo', memmap([1, 3, 2, 0], dtype=uint8), None)
         >>> encoded.sizes["valid"]
-        Size(tokens=4, characters=4, words=None)
+        Size(tokens=4, characters=4, words=None, unknown=None)
     """
     tokens = tokens or Characters()
     for split, part in text.splits().items():
@@ -148,14 +138,13 @@ def _load(text: Text, folder: Path) -> Encoded | None:
     """The cache in `folder`, or None where it is missing or damaged."""
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        digest = meta.pop("digest")
-        if digest != _digest_of(meta):
+        if meta.pop("crc32") != _crc32_of(meta):
             return None
         arrays, sizes = {}, {}
         for split in text.splits():
             about = meta["splits"][split]
             path = folder / f"{split}.bin"
-            sizes[split] = Size(about["tokens"], about["characters"], about["words"])
+            sizes[split] = Size(*(about[name] for name in Size._fields))
             if _checksum(path) != about["crc32"]:
                 return None
             arrays[split] = np.memmap(path, about["dtype"], "r", shape=(sizes[split].tokens,))
@@ -163,11 +152,19 @@ def _load(text: Text, folder: Path) -> Encoded | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     splits = (arrays["train"], arrays.get("valid"), arrays.get("test"))
-    return Encoded(text.name, digest, vocabulary, *splits, sizes)
+    return Encoded(text.name, _digest_of(meta), vocabulary, *splits, sizes)
 
 
 def _digest_of(meta: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta).encode()).hexdigest()
+    splits = {
+        split: {name: about[name] for name in DIGESTED} for split, about in meta["splits"].items()
+    }
+    content = {"vocabulary": meta["vocabulary"], "splits": splits}
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _crc32_of(meta: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(meta).encode())
 
 
 def _checksum(path: Path) -> int:
@@ -194,7 +191,7 @@ def _build(text: Text, tokens: Tokens, folder: Path) -> None:
                 )
         if folder.name != _folder_name(text, tokens):
             raise CorpusError(f"{text.name}: changed while it was read; leave it alone, try again")
-        meta["digest"] = _digest_of(meta)
+        meta["crc32"] = _crc32_of(meta)
         (building / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         for path in (*building.iterdir(), building):
             _sync(path)
@@ -215,21 +212,15 @@ def _write(vocabulary: Vocabulary, source: Source, path: Path) -> dict[str, str 
     Returns:
         What the cache's meta.json says about it.
     """
-    about: dict[str, str | int | None] = {"tokens": 0, "crc32": 0}
-    tokens = crc = 0
+    tokens, crc, dtype = 0, 0, "uint8"
     with open(path, "wb") as file:
         for ids in vocabulary.encode_source(source):
             crc = zlib.crc32(ids.data, crc)
             file.write(ids.data)
             tokens += len(ids)
-            about["dtype"] = ids.dtype.name
-    if isinstance(vocabulary, CharVocabulary):
-        characters, words = tokens, None
-    elif isinstance(vocabulary, WordVocabulary):
-        characters, words = sum(map(len, blocks(source))), tokens
-    else:
-        characters, words = characters_and_words(source)
-    return {**about, "tokens": tokens, "crc32": crc, "characters": characters, "words": words}
+            dtype = ids.dtype.name
+    size = size_of(vocabulary, source, np.memmap(path, dtype, "r", shape=(tokens,)))
+    return {**size._asdict(), "crc32": crc, "dtype": dtype}
 
 
 def _put(text: Text, building: Path, folder: Path) -> None:

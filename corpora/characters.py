@@ -12,6 +12,7 @@ from corpora.source import Source, blocks
 from corpora.text import Text
 
 CODE_POINTS = 0x110000
+STAND_INS = "\ufffd?*_ "  # for characters not known: the first of these that is
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,29 @@ class CharVocabulary:
                 )
             yield ids.astype(self._dtype, copy=False)
             done += len(text)
+
+    @property
+    def stand_in(self) -> str:
+        """The symbol that :meth:`replaced` puts for characters not known."""
+        return next((symbol for symbol in STAND_INS if symbol in self.symbols), self.symbols[0])
+
+    def replaced(self, text: str) -> tuple[str, int]:
+        """A text in the characters of the vocabulary.
+
+        Args:
+            text: any.
+
+        Returns:
+            The text with `stand_in` for each character that is not in the vocabulary, and how many
+            there were.
+
+        Example:
+            >>> CharVocabulary.from_text("hello?").replaced("hallo")
+            ('h?llo', 1)
+        """
+        strange = set(text) - set(self.symbols)
+        known = text.translate({ord(symbol): self.stand_in for symbol in strange})
+        return known, sum(map(text.count, strange))
 
     @property
     def _dtype(self) -> np.dtype:

@@ -1,8 +1,12 @@
 """Where a text in files is cut into splits."""
 
+import re
+from dataclasses import replace
+
 from corpora.source import Piece, Stretch
 
 LINE_WITHIN = 1 << 16  # bytes after a cut in which a line's end is looked for
+LINE_END = {True: re.compile(rb"\r\n?|\n"), False: re.compile(rb"\n")}  # in text mode, or not
 
 
 def cut(source: Stretch, at: list[int]) -> list[Stretch]:
@@ -38,22 +42,22 @@ def cut(source: Stretch, at: list[int]) -> list[Stretch]:
             piece = rest.pop(0)
             inside = piece.begin + goal - done
             within = min(LINE_WITHIN, (following - goal) // 2, piece.end - inside)
-            middle = _cut_near(piece, inside, within, source.encoding)
+            middle = _cut_near(piece, inside, within, source)
             taken.append(piece._replace(end=middle))
             rest.insert(0, piece._replace(begin=middle))
             done += middle - piece.begin
-        parts.append(Stretch(tuple(taken), source.encoding))
-    return [*parts, Stretch(tuple(rest), source.encoding)]
+        parts.append(replace(source, pieces=tuple(taken)))
+    return [*parts, replace(source, pieces=tuple(rest))]
 
 
-def _cut_near(piece: Piece, at: int, within: int, encoding: str) -> int:
+def _cut_near(piece: Piece, at: int, within: int, source: Stretch) -> int:
     with open(piece.path, "rb") as file:
         file.seek(at - 1)
         near = file.read(within + 4)
-    line = near.find(b"\n", 0, within + 1)
-    if line >= 0:
-        return at + line
-    for moved in range(1, 5) if encoding == "utf-8" else ():
+    line = LINE_END[source.text_mode].search(near)
+    if line and line.start() <= within:
+        return min(at - 1 + line.end(), piece.end)
+    for moved in range(1, 5) if source.encoding == "utf-8" else ():
         if not near[moved : moved + 1] or near[moved] & 0xC0 != 0x80:  # not inside a character
             return min(at + moved - 1, piece.end)
     return at

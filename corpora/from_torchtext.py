@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from corpora.cache import Encoded, Size
+from corpora.cache import Encoded
 from corpora.characters import checked_ids
 from corpora.errors import CorpusError
+from corpora.size import size_of
 from corpora.words import END, WordVocabulary
 
 
@@ -78,7 +79,8 @@ def from_torchtext(
     Takes what the language-modelling data sets of torchtext give: of 0.6.0 the data sets and the
     BPTTIterator over them, whose field has the vocabulary; of later ones the iterator over lines,
     strings or lists of words, with `vocab`. There a line's end is `<eos>` where the vocabulary has
-    it, else nothing. Words not in the vocabulary become `<unk>`.
+    it (once, also where the line ends in it already), else nothing. Words not in the vocabulary
+    become `<unk>`.
 
     Args:
         train: data set or iterator; read once.
@@ -109,14 +111,14 @@ def from_torchtext(
     vocabulary = torchtext_vocabulary(vocab)
     digest = hashlib.sha256(repr(vocabulary.words).encode("utf-8", "surrogatepass"))
     arrays: dict[str, np.ndarray] = {}
-    sizes: dict[str, Size] = {}
+    sizes = {}
     for split, given in (("train", train), ("valid", valid), ("test", test)):
         if given is None:
             continue
         ids = arrays[split] = _ids(given, vocabulary)
         if not len(ids):
             raise CorpusError(f"{name}: the {split} split is empty; an iterator can be read once")
-        sizes[split] = Size(len(ids), len(vocabulary.decode(ids)), len(ids))
+        sizes[split] = size_of(vocabulary, vocabulary.decode(ids), ids)
         digest.update(f" {split} {hashlib.sha256(ids.tobytes()).hexdigest()}".encode())
     splits = (arrays["train"], arrays.get("valid"), arrays.get("test"))
     return Encoded(name, digest.hexdigest(), vocabulary, *splits, sizes)
@@ -150,6 +152,7 @@ def _ids(dataset: Any, vocabulary: WordVocabulary) -> np.ndarray:
 
 def _words_of_lines(lines: Iterable[Any], ends: bool) -> Iterator[str]:
     for line in lines:
-        yield from line.split() if isinstance(line, str) else line
-        if ends:
+        words = line.split() if isinstance(line, str) else list(line)
+        yield from words
+        if ends and words[-1:] != [END]:
             yield END

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from corpora.download import Remote, fetch
 from corpora.errors import CorpusError
-from corpora.source import blocks, whole_file
+from corpora.source import blocks, newlines, whole_file
 from corpora.text import Text
+from corpora.words import ENDED
 
 LINES = {"train": 42_068, "valid": 3_370, "test": 3_761}
 CHARACTERS = {"train": 5_017_482, "valid": 393_042, "test": 442_423}
@@ -78,13 +79,21 @@ def ptb_lines(text: str, by_character: bool = True) -> str:
         by_character: whether tokens are characters.
 
     Returns:
-        Words joined by `_`, or by a space, and a newline after each line.
+        Words joined by `_`, or by a space, and a newline after each line; no `<eos>` before it.
 
     Example:
         >>> ptb_lines(" no it  was n't \\n black monday")
         "no_it_was_n't\\nblack_monday\\n"
     """
-    return _joined((line.split() for line in text.splitlines()), by_character)
+    return _joined(_split(text), by_character)
+
+
+def _split(text: str) -> list[list[str]]:
+    """The words of each line, without an `<eos>` at its end."""
+    text = newlines(text)
+    if text and not text.endswith("\n"):
+        text += "\n"
+    return [line.split() for line in ENDED.sub("\n", text).split("\n")[:-1]]
 
 
 def _joined(lines: Iterable[list[str]], by_character: bool) -> str:
@@ -94,7 +103,7 @@ def _joined(lines: Iterable[list[str]], by_character: bool) -> str:
 
 def _lines(path: Path, split: str) -> list[list[str]]:
     """The words of each line: the same for the original and a copy with other line ends."""
-    lines = [line.split() for line in "".join(blocks(whole_file(path, HELP))).splitlines()]
+    lines = _split("".join(blocks(whole_file(path, HELP, text_mode=True))))
     characters = sum(len(word) + 1 for words in lines for word in words)
     for unit, got, expected in (
         ("lines", len(lines), LINES[split]),

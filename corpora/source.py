@@ -4,6 +4,7 @@ Everything is read block by block and can be read again, so that a corpus is enc
 """
 
 import codecs
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class Stretch:
     Args:
         pieces: of files, in order.
         encoding: of all of them.
+        text_mode: whether a line's end is read as one newline where the files have ``\\r\\n`` or
+            ``\\r``, as Python's text mode does; else all characters are kept.
 
     Example:
         >>> import tempfile
@@ -43,6 +46,7 @@ class Stretch:
 
     pieces: tuple[Piece, ...]
     encoding: str = "utf-8"
+    text_mode: bool = False
 
     @property
     def size(self) -> int:
@@ -54,13 +58,16 @@ Source = str | Stretch
 """A text: in memory, or in files."""
 
 
-def whole_file(path: str | Path, remedy: str, encoding: str = "utf-8") -> Stretch:
-    """All of a file.
+def whole_file(
+    path: str | Path, remedy: str, encoding: str = "utf-8", text_mode: bool = False
+) -> Stretch:
+    """All of a file; in text mode without the byte-order mark that it may begin with.
 
     Args:
         path: of the file.
         remedy: what the message tells the user to do if it cannot be read.
         encoding: of the text.
+        text_mode: of the stretch.
 
     Returns:
         The stretch, not yet read.
@@ -77,7 +84,9 @@ def whole_file(path: str | Path, remedy: str, encoding: str = "utf-8") -> Stretc
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            return Stretch((Piece(path, 0, file.seek(0, 2)),), encoding)
+            marked = text_mode and file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+            begin = len(codecs.BOM_UTF8) if marked else 0
+            return Stretch((Piece(path, begin, file.seek(0, 2)),), encoding, text_mode)
     except OSError as error:
         raise CorpusError(f"{path}: {error.strerror}; {remedy}") from None
 
@@ -123,6 +132,7 @@ def blocks(source: Source) -> Iterator[str]:
             yield source[at : at + BLOCK]
         return
     decoder = codecs.getincrementaldecoder(source.encoding)()
+    line_ends = io.IncrementalNewlineDecoder(None, translate=True)
     before: Piece | None = None
     for piece, offset, block in _located(source):
         if piece is not before:
@@ -136,10 +146,14 @@ def blocks(source: Source) -> Iterator[str]:
                 f"{source.encoding.upper()} (UTF-16, or binary?); save it as UTF-8"
             )
         text = _decode(decoder, block, piece, offset)
+        if source.text_mode:
+            text = line_ends.decode(text)
         if text:
             yield text
     if before is not None:
         _decode(decoder, b"", before, before.end, final=True)
+        if source.text_mode and (text := line_ends.decode("", final=True)):
+            yield text
 
 
 def whole_lines(source: Source) -> Iterator[str]:
@@ -176,26 +190,20 @@ def whole_lines(source: Source) -> Iterator[str]:
         yield rest
 
 
-def characters_and_words(source: Source) -> tuple[int, int]:
-    """How many of both a text has; a line's end counts as a word too.
+def newlines(text: str) -> str:
+    """A text with ``\\n`` at each line's end, whatever its line ends are.
 
     Args:
-        source: the text.
+        text: any.
 
     Returns:
-        Characters, words.
+        The same with ``\\n`` for ``\\r\\n`` and for ``\\r``.
 
     Example:
-        >>> characters_and_words("tick tock\\n")
-        (10, 3)
+        >>> newlines("tick\\r\\ntock\\rtick\\n")
+        'tick\\ntock\\ntick\\n'
     """
-    characters = words = 0
-    inside = False  # a word
-    for block in blocks(source):
-        characters += len(block)
-        words += len(block.split()) + block.count("\n") - (inside and not block[0].isspace())
-        inside = not block[-1].isspace()
-    return characters, words
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def _place(source: Source) -> str:

@@ -109,26 +109,36 @@ class TokenStream:
 
 
 def evaluation_chunks(
-    tokens: Integer[np.ndarray, " n"], batch_size: int, chunk_len: int
+    tokens: Integer[np.ndarray, " n"],
+    batch_size: int,
+    chunk_len: int,
+    warmup: int = 0,
+    align: int = 1,
 ) -> Iterator[Batch]:
     """One pass that scores each of the n - 1 next-token targets exactly once.
 
-        steps = ceil((n - 1) / B); row i as in training; the last row ends early, masked
+        steps = ceil((n - 1 - warmup) / B), but at least warmup, rounded up to a multiple of align
+        row i reads tokens[i * steps : i * steps + warmup + steps]
 
-    B is lowered where a row would have nothing to score. `mask` is None where a chunk has no
-    padding. Each row starts from the initial state, so fewer rows see a little more context.
+    Every row but the first begins with `warmup` steps that the row before scores: they are run,
+    masked, and bring the state near to what it is where the text is read as one row. There are
+    fewer rows than B where a row would score fewer steps than it warms up on, so a text of up to
+    2 * warmup + 1 tokens is one row. The last row ends early, masked. `mask` is None where a chunk
+    scores every step.
 
     Args:
         tokens: [n] ids, n >= 2.
         batch_size: most rows, >= 1.
         chunk_len: most steps a chunk, >= 1.
+        warmup: steps, >= 0. With 0 each row starts from the initial state and nothing more.
+        align: rows begin at multiples of it, for models that count their steps; >= 1.
 
     Returns:
-        ceil(steps / chunk_len) chunks.
+        The chunks, all of them over the same rows.
 
     Raises:
         CorpusError: fewer than two tokens.
-        ValueError: a size below 1.
+        ValueError: a size below its least.
 
     Example:
         >>> chunks = list(evaluation_chunks(np.arange(6), batch_size=2, chunk_len=2))
@@ -136,27 +146,35 @@ def evaluation_chunks(
         [[[1, 2], [4, 5]], [[3], [5]]]
         >>> chunks[0].mask, chunks[1].mask.t().tolist()
         (None, [[True], [False]])
+        >>> (chunk,) = evaluation_chunks(np.arange(6), batch_size=2, chunk_len=9, warmup=1)
+        >>> chunk.targets.t().tolist(), chunk.mask.t().tolist()
+        ([[1, 2, 3], [3, 4, 5]], [[True, True, True], [False, True, True]])
     """
     _check_sizes(batch_size, chunk_len)
+    if warmup < 0 or align < 1:
+        raise ValueError(f"warmup is {warmup}, align {align}: expected at least 0 and 1")
     if len(tokens) < 2:
         raise CorpusError(
             f"{len(tokens)} tokens to evaluate, expected at least 2: one to read and one to predict"
         )
-    steps = -(-(len(tokens) - 1) // batch_size)
-    rows = -(-(len(tokens) - 1) // steps)
-    return _evaluate(tokens, steps, rows, chunk_len)
+    beyond = max(len(tokens) - 1 - warmup, 1)  # targets that the first row's warm-up leaves
+    steps = max(-(-beyond // batch_size), warmup)
+    steps = -(-steps // align) * align
+    return _evaluate(tokens, steps, -(-beyond // steps), chunk_len, warmup)
 
 
-def _evaluate(tokens: np.ndarray, steps: int, rows: int, chunk_len: int) -> Iterator[Batch]:
-    last_row_steps = len(tokens) - 1 - (rows - 1) * steps
-    for begin in range(0, steps, chunk_len):
-        end = min(begin + chunk_len, steps)
-        chunk = _chunk(_read(tokens, steps, rows, begin, end), begin == 0, end == steps)
-        if end > last_row_steps:
-            mask_TB = torch.ones(end - begin, rows, dtype=torch.bool)
-            mask_TB[max(last_row_steps - begin, 0) :, -1] = False
-            chunk = chunk._replace(mask=mask_TB)
-        yield chunk
+def _evaluate(
+    tokens: np.ndarray, steps: int, rows: int, chunk_len: int, warmup: int
+) -> Iterator[Batch]:
+    targets = len(tokens) - 1
+    length = min(warmup + steps, targets)
+    row_B = torch.arange(rows)
+    for begin in range(0, length, chunk_len):
+        end = min(begin + chunk_len, length)
+        chunk = _chunk(_read(tokens, steps, rows, begin, end), begin == 0, end == length)
+        step_T1 = torch.arange(begin, end)[:, None]
+        mask_TB = ((step_T1 >= warmup) | (row_B == 0)) & (steps * row_B + step_T1 < targets)
+        yield chunk if bool(mask_TB.all()) else chunk._replace(mask=mask_TB)
 
 
 def _read(tokens: np.ndarray, steps: int, rows: int, begin: int, end: int) -> Int64[Tensor, "U B"]:

@@ -21,6 +21,7 @@ from corpora.source import Source, whole_lines
 from corpora.text import Text
 
 LEARN_FROM = 20_000_000  # characters: the beginning of the training split (half a gigabyte)
+SPACE = "\u2581"  # what sentencepiece writes for it
 SENTENCE = 1000  # characters; longer lines are learned from in parts (sentencepiece skips them)
 
 

@@ -1,5 +1,6 @@
 """Words as token ids, with `<eos>` at the end of each line and `<unk>` for words not known."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,15 +12,19 @@ import numpy as np
 from torch import Tensor
 
 from corpora.characters import checked_ids
-from corpora.source import Source, whole_lines
+from corpora.source import Source, newlines, whole_lines
 from corpora.text import Text
 
 END, UNKNOWN = "<eos>", "<unk>"
+ENDED = re.compile(rf"(?<!\S){END}[^\S\n]*\n")  # the end of a line, written out in the text as well
 
 
 @dataclass(frozen=True)
 class Words:
     """Tokens are what white space separates, and `<eos>` for each line's end.
+
+    A text may have words `<eos>` and `<unk>` of its own: they are these tokens. A line that ends in
+    `<eos>` has one, not two.
 
     Args:
         most: types in the vocabulary, the most frequent ones and `<unk>`; None takes all.
@@ -49,7 +54,7 @@ class Words:
         """
         counts: Counter[str] = Counter()
         for part in whole_lines(text.train):
-            counts.update(_words(part))
+            counts.update(words_of(part))
         words = sorted(counts, key=lambda word: (-counts[word], word))
         if self.most is not None:
             words = words[: self.most]
@@ -92,6 +97,11 @@ class WordVocabulary:
         return {word: i for i, word in enumerate(self.words)}
 
     @property
+    def unknown(self) -> int:
+        """The id of `<unk>`."""
+        return self._ids[UNKNOWN]
+
+    @property
     def dtype(self) -> str:
         """Of its ids."""
         return "uint16" if len(self) <= 1 << 16 else "uint32"
@@ -121,7 +131,7 @@ class WordVocabulary:
             CorpusError: the text cannot be read, or has no white space between words.
         """
         for part in whole_lines(source):
-            yield self.encode_words(_words(part))
+            yield self.encode_words(words_of(part))
 
     def encode_words(self, words: Iterable[str]) -> np.ndarray:
         """The ids of words.
@@ -132,7 +142,7 @@ class WordVocabulary:
         Returns:
             [n] ids.
         """
-        ids = map(self._ids.get, words, repeat(self._ids[UNKNOWN]))
+        ids = map(self._ids.get, words, repeat(self.unknown))
         return np.fromiter(ids, self.dtype)
 
     def decode(self, ids: Sequence[int] | np.ndarray | Tensor) -> str:
@@ -156,5 +166,20 @@ class WordVocabulary:
         return {"tokens": "word", "words": list(self.words)}
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """The words of a text, `<eos>` for each line's end; that of a line that ends in `<eos>` is one.
+
+    Args:
+        text: any; a line's end is ``\\n``, ``\\r\\n`` or ``\\r``.
+
+    Returns:
+        The words.
+
+    Example:
+        >>> words_of("tick tock\\n\\ntick <eos>\\n")
+        ['tick', 'tock', '<eos>', '<eos>', 'tick', '<eos>']
+    """
+    text = newlines(text)
+    if END in text:
+        text = ENDED.sub("\n", text)
     return text.replace("\n", f" {END} ").split()

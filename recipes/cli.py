@@ -239,10 +239,11 @@ def _run(options: argparse.Namespace) -> int:
 
 def _eval(given: argparse.Namespace) -> int:
     directory, recipe, options = _existing(given)
-    asked = {name: getattr(given, name) for name in ("text", "split") if getattr(given, name)}
+    names = ("text", "split", "unknown")
+    asked = {name: getattr(given, name) for name in names if getattr(given, name)}
     if asked and recipe.file is not lm:
         words = f"{given.dir} is a run of {options.recipe}"
-        raise RunError(f"--text and --split are for runs of lm; {words}")
+        raise RunError(f"--text, --split and --unknown are for runs of lm; {words}")
     print(table(_short(recipe.file.evaluate(directory, options, **asked))))
     return 0
 
@@ -334,6 +335,12 @@ def _parser() -> argparse.ArgumentParser:
     eval_.add_argument("--text", metavar="FILE", help="lm: score this text instead")
     eval_.add_argument(
         "--split", choices=["train", "valid", "test"], help="lm: score this split only"
+    )
+    eval_.add_argument(
+        "--unknown",
+        choices=["refuse", "replace"],
+        help="lm by character: what to do with characters of --text that the model does not know "
+        "(default: refuse)",
     )
     eval_.add_argument("--data-dir", metavar="DIR", help="mnist, lm on ptb: where the data is now")
     eval_.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")

@@ -13,16 +13,17 @@ from tqdm import tqdm
 
 from corpora import (
     Batch,
+    CharVocabulary,
     CorpusError,
     Encoded,
-    Size,
     TokenStream,
     Vocabulary,
     blocks,
-    characters_and_words,
     encode_splits,
     evaluation_chunks,
     own_text,
+    scored_size,
+    size_of,
     vocabulary_from,
 )
 from recipes import horizon, lm_hierarchy, lm_sample
@@ -46,6 +47,13 @@ from recipes.lm_model import (
     loss_of,
     score,
     trained_part,
+)
+from recipes.lm_notes import (
+    note,
+    note_corpus,
+    note_text,
+    note_unknown,
+    worse_than_guessing,
 )
 from recipes.lm_options import Options
 from recipes.lm_options import prepare as prepare  # what a recipe has
@@ -83,7 +91,8 @@ def start(options: Options, directory: RunDirectory) -> Session:
         CorpusError: the corpus is missing or damaged.
         RunError: the options do not fit the corpus.
     """
-    corpus = encode_splits(read_corpus(options), tokens_of(options))
+    text = read_corpus(options)
+    corpus = encode_splits(text, tokens_of(options))
     for split, size in corpus.sizes.items():
         if size.tokens < 2:
             raise RunError(
@@ -98,6 +107,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
         stream = TokenStream(corpus.train, options.batch, options.chunk_len)
     except CorpusError as error:
         raise RunError(f"--batch {options.batch}: {error}") from None
+    note_corpus(options, text, corpus)
     model = build(options, len(corpus.vocabulary))
     if isinstance(model, Reader):
         lm_hierarchy.check_length(options, stream.tokens_per_epoch // options.batch)
@@ -152,6 +162,7 @@ def run(session: Session) -> dict[str, Any]:
     done = int(session.fraction() * evaluations)  # fewer than before where the run was prolonged
     progress["evaluated"] = min(progress["evaluated"], done)
     held_out_text = partial(validation_chunks, corpus, options.chunk_len, None)
+    trained_on = corpus.scored("train")
 
     def finished() -> bool:
         return options.patience is not None and progress["since_best"] >= options.patience
@@ -161,13 +172,16 @@ def run(session: Session) -> dict[str, Any]:
         chunks = lm_hierarchy.as_hierarchy_chunks(chunks, trainer)
     for row in session.train(chunks, lambda: trainer.updates, finished):
         horizon.log(session, held_out_text, row)
+        train = figures(options, row["train_bits"] * math.log(2), trained_on)[name]
+        row["shown"] = f"train {train:.3f} {name}"
         if session.fraction() * evaluations >= progress["evaluated"] + 1:
             row |= {f"{judge}_{k}": round(v, 5) for k, v in _validate(session).items()}
-            shown = row[f"{judge}_{name}"]
-            row["note"] = f"{judge} {shown:.3f}"
+            row["note"] = f"{judge} {row[f'{judge}_{name}']:.3f}"
+            unknown = row.get(f"{judge}_unk")
+            words = "" if unknown is None else f", {unknown:.1%} of the words <unk>"
             tqdm.write(
                 f"{trainer.updates:>8} updates {trainer.tokens:>11,} tokens  "
-                f"train {row['train_bits']:.3f} bits a token  {judge} {shown:.3f} {name}"
+                f"train {train:.3f}  {row['note']} {name}{words}"
             )
     if not progress["curve"] or progress["curve"][-1][0] != trainer.updates:
         _validate(session)
@@ -217,7 +231,7 @@ def _validate(session: Session) -> dict[str, float]:
         progress["since_best"] += 1
         if options.schedule == "plateau":
             progress["lr_factor"] *= options.decay
-    return figures(options, nats, corpus.sizes[split])
+    return figures(options, nats, corpus.scored(split))
 
 
 def finish(session: Session) -> dict[str, Any]:
@@ -232,7 +246,7 @@ def finish(session: Session) -> dict[str, Any]:
     options, curve, corpus = session.options, session.progress["curve"], session.data.corpus
     model, _, _ = _trained(session.directory, options)
     judge = judged_by(corpus)
-    size = corpus.sizes[judge]
+    size = corpus.scored(judge)
     result = session.result() | {"corpus": corpus.name, "symbols": len(corpus.vocabulary)}
     for when, nats in ((judge, session.progress["best_nats"]), (f"final_{judge}", curve[-1][2])):
         result |= {f"{when}_{k}": v for k, v in figures(options, nats, size).items()}
@@ -240,19 +254,23 @@ def finish(session: Session) -> dict[str, Any]:
         result |= _split_figures(model, options, corpus, "test")
     name = unit(options)
     result[f"{judge}_curve"] = [[u, t, figures(options, nats, size)[name]] for u, t, nats in curve]
-    return result
+    return result | worse_than_guessing(curve[-1][2], len(corpus.vocabulary))
 
 
 def _split_figures(
     model: LanguageModel, options: Options, corpus: Encoded, split: str
 ) -> dict[str, float]:
     nats = score(model, getattr(corpus, split), len(corpus.vocabulary))
-    found = figures(options, nats, corpus.sizes[split])
+    found = figures(options, nats, corpus.scored(split))
     return {f"{split}_{k}": v for k, v in found.items()}
 
 
 def evaluate(
-    directory: RunDirectory, options: Options, text: str | None = None, split: str | None = None
+    directory: RunDirectory,
+    options: Options,
+    text: str | None = None,
+    split: str | None = None,
+    unknown: str | None = None,
 ) -> dict[str, Any]:
     """Recompute the result of a run from its best checkpoint, or score another text with it.
 
@@ -261,6 +279,8 @@ def evaluate(
         options: its options.
         text: path of a text to score; None takes the run's own corpus.
         split: of the run's corpus; None takes validation and test.
+        unknown: what to do with characters that the model does not know: ``refuse`` (as None), or
+            ``replace``.
 
     Returns:
         Bits per character, perplexity per word, or both.
@@ -270,16 +290,12 @@ def evaluate(
         RunError: a text and a split were given, or the corpus has no such split.
     """
     model, vocabulary, progress = _trained(directory, options)
+    if unknown is not None and (text is None or not isinstance(vocabulary, CharVocabulary)):
+        raise RunError("--unknown has no effect here; it needs --text and a run of --tokens char")
     if text is not None:
         if split is not None:
             raise RunError("give --text or --split, not both")
-        whole = prepared(options, "".join(blocks(own_text(text, 0.0, 0.0).train)))
-        if not whole.strip():
-            raise RunError(f"--text {text} is only white space")
-        tokens = vocabulary.encode(whole)
-        size = Size(len(tokens), *characters_and_words(whole))
-        nats = score(model, tokens, len(vocabulary))
-        return {"text": text, **figures(options, nats, size)}
+        return {"text": text, **_text_figures(model, vocabulary, options, text, unknown)}
     corpus = encode_splits(read_corpus(options), tokens_of(options))
     _same_text(corpus, progress)
     if split is not None and split not in corpus.sizes:
@@ -287,8 +303,37 @@ def evaluate(
     result: dict[str, Any] = {"updates": progress["curve"][-1][0]}
     for each in (split,) if split else ("valid", "test"):
         if each in corpus.sizes:
+            note_unknown(f"{corpus.name}, {each}", corpus.scored(each))
             result |= _split_figures(model, options, corpus, each)
     return result
+
+
+def _text_figures(
+    model: LanguageModel, vocabulary: Vocabulary, options: Options, path: str, unknown: str | None
+) -> dict[str, float]:
+    own = own_text(path, 0.0, 0.0)
+    note_text(options, own)
+    whole = prepared(options, "".join(blocks(own.train)))
+    if not whole.strip():
+        raise RunError(f"--text {path} is only white space")
+    replaced = {}
+    if unknown == "replace":
+        assert isinstance(vocabulary, CharVocabulary)
+        whole, count = vocabulary.replaced(whole)
+        replaced = {"replaced": count}
+        note(
+            f"{path}: {count} of {len(whole)} characters ({count / len(whole):.1%}) are not known "
+            f"to the model and are scored as {vocabulary.stand_in!r}"
+        )
+    try:
+        tokens = vocabulary.encode(whole)
+    except CorpusError as error:
+        hint = "; or use --unknown replace" if isinstance(vocabulary, CharVocabulary) else ""
+        raise RunError(f"--text {path}: {error}{hint}") from None
+    size = scored_size(vocabulary, tokens, size_of(vocabulary, whole, tokens))
+    note_unknown(path, size)
+    nats = score(model, tokens, len(vocabulary))
+    return figures(options, nats, size) | replaced
 
 
 def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:

@@ -94,23 +94,34 @@ def unit(options: Any) -> str:
 
 
 def figures(options: Any, nats: float, size: Size) -> dict[str, float]:
-    """An error in the units of the original text, so that kinds of tokens can be compared.
+    r"""An error in the units of the original text, so that kinds of tokens can be compared.
 
-    bpc: nats / ln 2 per character of the text; ppl: exp of the nats per word of the text, a line's
-    end counted as a word. Both of the text as the corpus defines it, whatever the tokens are.
+    The first token of a text is only read. The nats of all others are shared out over the
+    characters, or the words, of what they stand for, a line's end counted as a word:
+
+    .. math:: bpc = \frac{nats \cdot tokens}{\ln 2 \cdot characters} \qquad
+              ppl = \exp \frac{nats \cdot tokens}{words}
 
     Args:
         options: of the run.
-        nats: per token.
-        size: of the text.
+        nats: mean per scored token.
+        size: of what is scored (:meth:`corpora.Encoded.scored`, :func:`corpora.scored_size`).
 
     Returns:
-        ``bpc`` for characters, ``ppl`` for words, both for subwords.
+        ``bpc`` for characters; ``ppl`` for words, and ``unk``, the share of them that is `<unk>`;
+        all three for subwords. No ``ppl`` where what is scored has no word.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> size = Size(tokens=3, characters=12, words=2, unknown=1)
+        >>> figures(SimpleNamespace(tokens="subword"), 4.0, size)
+        {'bpc': 1.4426950408889634, 'ppl': 403.4287934927351, 'unk': 0.5}
     """
     found = {}
     if options.tokens != "word":
         found["bpc"] = to_bits(nats * size.tokens / size.characters)
-    if options.tokens != "char":
-        assert size.words is not None
+    if options.tokens != "char" and size.words:
+        assert size.unknown is not None
         found["ppl"] = to_perplexity(nats * size.tokens / size.words)
+        found["unk"] = size.unknown / size.words
     return found

@@ -32,6 +32,8 @@ LanguageModel: TypeAlias = SequenceModel | Reader
 ONE_HOT_UP_TO = 512  # symbols
 EMBEDDING_RANGE = 0.1  # of the initial weights, so that a tied readout starts nearly even
 EVALUATION_ROWS, EVALUATION_STEPS = 64, 200
+WARMUP_STEPS = 500  # of a row before what it scores: the figure is then that of one row
+WARMUP_TICKS = 64  # the same in ticks of a hierarchy's slowest level
 EVALUATION_SCORES = 1 << 24  # in memory at once
 
 
@@ -139,7 +141,11 @@ def at_once(scores: int, most: int) -> int:
 
 @torch.no_grad()
 def score(model: LanguageModel, tokens: np.ndarray, symbols: int) -> float:
-    """Mean over every next-token prediction of a text, state carried along, dropout off.
+    """Mean over the predictions of a text's second to last token, dropout off.
+
+    The state is carried along the text. A long text is read in several rows at once, each of which
+    is warmed up on the end of what the row before scores, so that the figure does not depend on
+    their number (:func:`corpora.evaluation_chunks`).
 
     Args:
         model: from :func:`build`.
@@ -147,16 +153,19 @@ def score(model: LanguageModel, tokens: np.ndarray, symbols: int) -> float:
         symbols: V.
 
     Returns:
-        Nats per token.
+        Nats per scored token.
     """
     device, loss = next(model.parameters()).device, loss_of(model)
     steps = at_once(symbols * EVALUATION_ROWS, EVALUATION_STEPS)
-    nats, scored, state = torch.zeros((), dtype=torch.float64, device=device), 0, None
+    period = model.hierarchy.periods[-1] if isinstance(model, Reader) else 1
+    warmup = max(WARMUP_STEPS, WARMUP_TICKS * period)
+    nats, state = torch.zeros((), dtype=torch.float64, device=device), None
     with without_dropout(model):
-        for inputs, targets, mask, _ in evaluation_chunks(tokens, EVALUATION_ROWS, steps):
+        for inputs, targets, mask, _ in evaluation_chunks(
+            tokens, EVALUATION_ROWS, steps, warmup, align=period
+        ):
             state = model.initial_state(inputs.shape[1]) if state is None else state
             outputs, state = unroll(model, inputs.to(device), state)
             mask = None if mask is None else mask.to(device)
             nats += masked_sum(loss(outputs, targets.to(device)), mask)
-            scored += targets.numel() if mask is None else int(mask.sum())
-    return nats.item() / scored
+    return nats.item() / (len(tokens) - 1)

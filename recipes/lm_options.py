@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from corpora import own_splits
 from recipes.errors import RunError
 from recipes.lm_data import DOWNLOADED, NAMED
 from recipes.lm_hierarchy import window
@@ -20,7 +21,7 @@ def _own(options: Options) -> bool:
 
 
 def _split_by_us(options: Options) -> bool:
-    return _own(options) and not Path(options.corpus, "train.txt").exists()
+    return _own(options) and not own_splits(options.corpus)
 
 
 def _for_levels(default: Any, help: str, **limits: Any) -> Any:

@@ -62,8 +62,8 @@ class Session:
         """Train until a limit is reached, and hand out a row of metrics every ``log_every``.
 
         What the caller adds to the row is logged with it, but for ``note``, which only the progress
-        bar shows; what it does to the stream takes effect
-        from the next chunk on. Its time is not counted as training.
+        bar shows, and ``shown``, which it shows in place of the training error; what the caller
+        does to the stream takes effect from the next chunk on. Its time is not counted as training.
 
         Args:
             chunks: the stream, or an iterator over it.
@@ -239,7 +239,8 @@ class Session:
         )
 
     def _show(self, bar: tqdm, note: str, row: dict[str, Any]) -> None:
-        now = f"update {row['update']}, {row[f'train_{self.unit}']:.3f} {self.unit}"
+        error = row.pop("shown", f"{row[f'train_{self.unit}']:.3f} {self.unit}")
+        now = f"update {row['update']}, {error}"
         bar.set_postfix_str(f"{now}, {note}" if note else now, refresh=False)
         bar.update(max(0.0, min(100.0, 100 * self.fraction()) - bar.n))
 

@@ -38,7 +38,7 @@ def assert_right(encoded) -> None:
         assert isinstance(ids, np.memmap)
         assert not ids.flags.writeable
         assert encoded.vocabulary.decode(ids) == getattr(TEXT, split)
-        assert encoded.sizes[split] == (len(ids), len(ids), None)
+        assert encoded.sizes[split] == (len(ids), len(ids), None, None)
 
 
 def forbid_building(monkeypatch) -> None:

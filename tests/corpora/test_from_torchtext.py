@@ -55,7 +55,7 @@ def test_data_sets_of_0_6(torchtext, tmp_path):
     assert encoded.vocabulary.decode(encoded.train) == "".join(LINES)
     assert encoded.vocabulary.decode(encoded.valid) == "tock <unk>\n"
     assert encoded.vocabulary.words == tuple(field.vocab.itos)
-    assert encoded.sizes["train"] == (6, 20, 6)
+    assert encoded.sizes["train"] == (6, 20, 6, 0)
     assert encoded.test is None
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from corpora import CorpusError, Stretch, blocks
 from corpora import source as source_module
 from corpora.cut import cut
-from corpora.source import Piece, characters_and_words, raw, whole_file, whole_lines
+from corpora.source import Piece, newlines, raw, whole_file, whole_lines
 
 file_text = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 few = st.integers(1, 7)  # bytes or characters of a block
@@ -53,12 +53,27 @@ def test_files_have_a_newline_between_them(folder, texts, block):
         assert b"".join(raw(source)) == expected.encode()
 
 
-@given(text=st.text("ab é\n\t", max_size=40), block=few)
-def test_counts(folder, text, block):
+@given(texts=st.lists(st.text("a\r\n"), min_size=1, max_size=4), block=few)
+def test_text_mode_reads_files_as_python_does(folder, texts, block):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source_module, "BLOCK", block)
-        words = len(text.split()) + text.count("\n")
-        assert characters_and_words(stretch_of(folder, text)) == (len(text), words)
+        kept = stretch_of(folder, *texts)
+        expected = newlines("".join(blocks(kept)))
+        source = Stretch(kept.pieces, text_mode=True)
+        assert "".join(blocks(source)) == expected
+    for k, text in enumerate(texts[:1]):
+        assert newlines(text) == (folder / f"{k}.txt").read_text()
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 100])
+def test_a_byte_order_mark_is_no_text(folder, monkeypatch, block):
+    monkeypatch.setattr(source_module, "BLOCK", block)
+    path = folder / "marked.txt"
+    path.write_bytes("\ufefftick\ufeff".encode())
+    source = whole_file(path, "", text_mode=True)
+    assert "".join(blocks(source)) == "tick\ufeff"  # only at the beginning
+    assert source.size == 7
+    assert "".join(blocks(whole_file(path, ""))) == "\ufefftick\ufeff"
 
 
 @given(before=file_text, after=file_text, block=few, bad=st.sampled_from([b"\xff", b"\xe2\x28"]))
@@ -105,6 +120,16 @@ def test_a_cut_goes_to_a_line_that_is_near(folder):
     assert [part.size for part in cut(source, [51, 73])] == [55, 20, 25]
     assert [part.size for part in cut(source, [50, 75])] == [50, 25, 25]
     assert [part.size for part in cut(source, [0, 100])] == [0, 100, 0]
+
+
+def test_a_cut_goes_to_a_line_of_any_kind_in_text_mode(folder):
+    for end, sizes in (("\r", [55, 20, 25]), ("\r\n", [54, 24, 42])):
+        (folder / "other.txt").write_bytes(f"tick{end}tock{end}".encode() * 10)
+        source = whole_file(folder / "other.txt", "", text_mode=True)
+        parts = cut(source, [51, 73])
+        assert [part.size for part in parts] == sizes
+        assert all(part.text_mode for part in parts)
+        assert "".join("".join(blocks(part)) for part in parts) == "tick\ntock\n" * 10
 
 
 def test_a_cut_without_a_line_is_exact(folder):

@@ -111,6 +111,33 @@ def test_evaluation_scores_every_target_once_and_in_order(n, rows, chunk_len):
     assert resets(chunks)[1:] == [([False] * len(a), b) for a, b in resets(chunks)[1:]]
 
 
+@given(n=st.integers(2, 90), rows=sizes, chunk_len=sizes, warmup=st.integers(0, 20), align=sizes)
+def test_rows_are_warmed_up_on_what_the_row_before_scores(n, rows, chunk_len, warmup, align):
+    chunks = list(evaluation_chunks(tokens_of(n), rows, chunk_len, warmup, align))
+    inputs_BT, targets_BT = (torch.cat([chunk[field] for chunk in chunks]).t() for field in (0, 1))
+    mask_BT = torch.cat(
+        [
+            torch.ones_like(chunk.inputs, dtype=torch.bool) if chunk.mask is None else chunk.mask
+            for chunk in chunks
+        ]
+    ).t()
+    assert torch.equal(targets_BT[mask_BT], torch.arange(1, n))  # each once, in order
+    assert len(inputs_BT) <= rows
+    assert inputs_BT[0, 0] == 0
+    assert mask_BT[0, 0]
+    for row, mask in zip(inputs_BT[1:], mask_BT[1:], strict=True):
+        assert row[0] % align == 0
+        assert not mask[:warmup].any()
+        assert mask[warmup]
+        assert mask_BT[1].sum() >= mask.sum()
+    if len(inputs_BT) > 1:
+        first = inputs_BT[1, 0]  # the steps that a row scores
+        assert warmup <= first
+        assert inputs_BT.shape[1] == warmup + first
+    if n - 1 <= 2 * warmup:
+        assert len(inputs_BT) == 1
+
+
 def test_evaluation_uses_all_rows_that_it_can():
     assert next(evaluation_chunks(tokens_of(101), 10, 7)).inputs.shape == (7, 10)
     assert next(evaluation_chunks(tokens_of(3), 10, 7)).inputs.shape == (1, 2)
@@ -128,6 +155,9 @@ def test_errors():
             make(tokens_of(9), 0, 1)
         with pytest.raises(ValueError, match="chunk_len is 0, expected >= 1"):
             make(tokens_of(9), 1, 0)
+    for warmup, align in ((-1, 1), (0, 0)):
+        with pytest.raises(ValueError, match=f"warmup is {warmup}, align {align}: expected at"):
+            evaluation_chunks(tokens_of(9), 1, 1, warmup, align)
     state = TokenStream(tokens_of(9), 2, 3).state_dict()
     with pytest.raises(ValueError, match="rows of 4 steps, these have 2"):
         TokenStream(tokens_of(9), 4, 3).load_state_dict(state)

@@ -103,6 +103,6 @@ def test_ptb(ptb_dir, tmp_path):
     # The training split would take seconds; the counts are of the original text all the same.
     encoded = encode_splits(text._replace(train=text.valid), Subwords(2000), tmp_path)
     assert len(encoded.vocabulary) == 2000
-    assert encoded.sizes["test"][1:] == (442_423, 82_430)
-    assert encoded.sizes["valid"][1:] == (393_042, 73_760)
+    assert encoded.sizes["test"][1:] == (442_423, 82_430, 4_794)
+    assert encoded.sizes["valid"][1:] == (393_042, 73_760, 3_485)
     assert encoded.vocabulary.decode(encoded.test) == text.test

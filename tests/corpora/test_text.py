@@ -24,17 +24,17 @@ def test_pydoc_missing(monkeypatch):
         pydoc_text()
 
 
-def test_file_is_taken_as_it_is(tmp_path):
-    content = "one\r\ntwo\rthree\n\ufeffé😀 " * 20
+def test_a_file_with_its_line_ends_made_newlines(tmp_path):
+    content = "one\r\ntwo\rthree\n\ufeffé😀 \t" * 20
     path = tmp_path / "own.txt"
-    path.write_bytes(content.encode())
+    path.write_bytes(b"\xef\xbb\xbf" + content.encode())
     text = own_text(path, valid_fraction=0.25, test_fraction=0.1)
     splits = read(text)
-    assert "".join(splits.values()) == content
+    assert "".join(splits.values()) == "one\ntwo\nthree\n\ufeffé😀 \t" * 20
     size = len(content.encode())
-    assert abs(text.valid.size - size // 4) < 25  # a line is 24 bytes
+    assert abs(text.valid.size - size // 4) < 25  # a line is 25 bytes
     assert abs(text.test.size - size // 10) < 25
-    assert splits["valid"].startswith(("two", "\ufeff"))  # a line's beginning
+    assert splits["valid"].startswith(("two", "three", "\ufeff"))  # a line's beginning
     assert text.name == "own.txt"
 
 
@@ -48,22 +48,38 @@ def test_fraction_0_makes_no_split(tmp_path):
     assert list(own_text(path, 0.3, 0.0).splits()) == ["train", "valid"]
 
 
-def test_folder_with_splits(tmp_path):
-    for split in ("train", "test"):
-        (tmp_path / f"{split}.txt").write_text(f"{split} text")
-    (tmp_path / "notes.txt").write_text("not read")
-    assert read(own_text(tmp_path)) == {"train": "train text", "test": "test text"}
+@pytest.mark.parametrize("name", ["valid.txt", "validation.txt", "dev.TXT"])
+def test_folder_with_splits(tmp_path, name):
+    for file in ("train.txt", name, "test.txt"):
+        (tmp_path / file).write_text(f"{file} text")
+    for file in ("notes.txt", "more/devel.txt", "readme.md", ".hidden", ".git/config.txt"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("not read")
+    text = own_text(tmp_path)
+    expected = {"train": "train.txt text", "valid": f"{name} text", "test": "test.txt text"}
+    assert read(text) == expected
+    assert text.left_out == ("more/devel.txt", "notes.txt", "readme.md")
+
+
+def test_two_files_for_a_split(tmp_path):
+    for file in ("dev.txt", "validation.txt"):
+        (tmp_path / file).write_text("some text " * 10)
+    assert own_text(tmp_path).left_out == ()  # one text in two files
+    (tmp_path / "train.txt").write_text("some text " * 10)
+    with pytest.raises(CorpusError, match=r"dev\.txt and validation\.txt are for the same split"):
+        own_text(tmp_path)
 
 
 def test_folder_of_files_in_the_order_of_their_paths(tmp_path):
     (tmp_path / "b").mkdir()
-    for name in ("c.txt", "a.txt", "b/z.txt", "b/skipped.md"):
+    for name in ("c.txt", "a.TXT", "b/z.Txt", "b/skipped.md"):
         (tmp_path / name).write_text(f"{name} " * 10)
     text = own_text(tmp_path)
-    expected = "\n".join(f"{name} " * 10 for name in ("a.txt", "b/z.txt", "c.txt"))
+    expected = "\n".join(f"{name} " * 10 for name in ("a.TXT", "b/z.Txt", "c.txt"))
     assert "".join(read(text).values()) == expected
     assert isinstance(text.train, Stretch)
-    assert [piece.path.name for piece in text.train.pieces] == ["a.txt", "z.txt", "c.txt"]
+    assert [piece.path.name for piece in text.train.pieces] == ["a.TXT", "z.Txt", "c.txt"]
+    assert text.left_out == ("b/skipped.md",)
 
 
 def test_home_folder(tmp_path, monkeypatch):

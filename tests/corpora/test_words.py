@@ -52,6 +52,14 @@ def test_decode_undoes_encode_for_words_with_one_space_between(text):
     assert vocabulary.decode(vocabulary.encode(joined)) == joined
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_line_that_ends_in_eos_has_one(end):
+    vocabulary = WordVocabulary(("<eos>", "a", "b", "<unk>"))
+    text = end.join(["a <eos>", "", "<eos>", "b <eos> a", "<eos> b <eos> \t", "a<eos>", "<eos>"])
+    assert vocabulary.decode(vocabulary.encode(text)) == "a\n\n\nb\na\n\nb\n<unk>\n\n"
+    assert vocabulary.encode("a <eos> b <eos>").tolist() == [1, 0, 2, 0]  # lines on one line
+
+
 def test_types():
     words = tuple(map(str, range(65535)))
     assert WordVocabulary((*words, "<unk>")).encode("0 65534 x").tolist() == [0, 65534, 65535]
@@ -82,6 +90,6 @@ def test_ptb(ptb_dir, tmp_path):
         "valid": 73_760,
         "test": 82_430,
     }
-    assert encoded.sizes["test"] == (82_430, 442_423, 82_430)
+    assert encoded.sizes["test"] == (82_430, 442_423, 82_430, 4_794)
     assert encoded.vocabulary.decode(encoded.test) == text.test
     assert encoded.train.dtype == np.uint16

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
+import re
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from runs import TINY, VERSE, assert_same, result_of, rows_of, run, without_times
 from safetensors.torch import load_file
 
-from corpora import blocks, own_text
+from corpora import blocks, own_text, vocabulary_from
 from recipes.cli import main
 
 WORDS = ["--tokens", "word", "--chunk-len", "4"]
@@ -67,14 +71,181 @@ def test_every_kind_of_token_end_to_end(kind, verse, tmp_path, capsys):
     assert len(sampled) > 40
 
 
-def test_subwords_are_told_in_the_units_of_the_text(verse, tmp_path):
-    """The same nats, spread over the characters and over the words of the original."""
+def by_hand(out, text):
+    """Nats of the tokens after the first, one row, one step at a time; and the tokens."""
+    saved = torch.load(out / "best.pt", weights_only=True)
+    weights, vocabulary = saved["trainer"]["model"], saved["progress"]["vocabulary"]
+    ids = vocabulary_from(vocabulary).encode(text).tolist()
+    encode = weights.get("encoder.weight", torch.eye(len(weights["readout.bias"])))
+    cell = torch.nn.LSTMCell(encode.shape[1], 16)
+    cell.load_state_dict({k[9:-3]: v for k, v in weights.items() if k.startswith("core.rnn.")})
+    state, nats = (torch.zeros(16), torch.zeros(16)), 0.0
+    with torch.no_grad():
+        for now, following in pairwise(ids):
+            state = cell(encode[now], state)
+            scores = weights["readout.weight"] @ state[0] + weights["readout.bias"]
+            nats -= scores.double().log_softmax(0)[following].item()
+    return nats, ids
+
+
+UNITS = {  # characters and words after the first token, counted by hand
+    "char": {"th": (1, None), "the dog": (6, None), "the dog\nsleeps again": (19, None)},
+    "word": {"the dog": (None, 1), "fox\n": (None, 1), "the dog\nsleeps xyz. the": (None, 5)},
+    # The first piece is "the" here: its two words have nine pieces, as "xyz" are bytes or letters.
+    "subword": {"the dog": (4, 1), "the dog\nsleeps again.": (18, 4), "the\n\nlazy": (6, 3)},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_units_of_short_texts_by_hand(kind, verse, tmp_path, capsys):
+    """What every figure is: the nats of all tokens but the first, over what these stand for."""
+    out = tmp_path / "run"
+    run("lm", "--corpus", verse, *KINDS[kind], "--updates", 20, "--out", out, *TINY)
+    for text, (characters, words) in UNITS[kind].items():
+        (tmp_path / "text.txt").write_text(text)
+        nats, ids = by_hand(out, text)
+        assert 2 <= len(ids) <= 20
+        capsys.readouterr()
+        assert main(["eval", str(out), "--text", str(tmp_path / "text.txt")]) == 0
+        found = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+        if characters is not None:
+            assert float(found["bpc"]) == pytest.approx(nats / math.log(2) / characters, abs=1e-4)
+        if words is not None:
+            assert float(found["ppl"]) == pytest.approx(math.exp(nats / words), rel=1e-4)
+        if kind == "word":
+            assert float(found["unk"]) == pytest.approx(("xyz" in text) / words, abs=1e-4)
+
+
+def test_the_result_of_subwords_is_told_in_the_same_units(verse, tmp_path):
     run("lm", "--corpus", verse, *PIECES, "--updates", 20, "--out", tmp_path / "run", *TINY)
     result = result_of(tmp_path / "run")
     text = "".join(blocks(own_text(verse).valid))
-    nats_of_all = result["valid_bpc"] * math.log(2) * len(text)
-    words = len(text.split()) + text.count("\n")
-    assert result["valid_ppl"] == pytest.approx(math.exp(nats_of_all / words))
+    nats, _ = by_hand(tmp_path / "run", text)
+    assert text.startswith("the ")
+    characters, words = len(text) - 3, len(text.split()) + text.count("\n") - 1
+    assert result["valid_bpc"] == pytest.approx(nats / math.log(2) / characters, rel=1e-5)
+    assert result["valid_ppl"] == pytest.approx(math.exp(nats / words), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_text_in_other_files_has_the_same_figure(kind, verse, tmp_path, capsys):
+    out = tmp_path / "run"
+    run("lm", "--corpus", verse, *KINDS[kind], "--updates", 20, "--out", out, *TINY)
+    lines = b"the dog sleeps\nthe quick fox\n\nagain\n" * 3
+    told = set()
+    for number, same in enumerate(
+        (
+            lines,
+            lines.replace(b"\n", b"\r\n"),
+            lines.replace(b"\n", b"\r"),
+            codecs.BOM_UTF8 + lines,
+        )
+    ):
+        path = tmp_path / f"{number}.txt"
+        path.write_bytes(same)
+        capsys.readouterr()
+        assert main(["eval", str(out), "--text", str(path)]) == 0
+        told.add(capsys.readouterr().out.split("\n", 1)[1])
+    assert len(told) == 1
+    path.write_bytes(b"the dog \xff")
+    assert main(["eval", str(out), "--text", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "3.txt: byte 8 is not UTF-8" in error
+
+
+def test_eos_in_the_text_is_counted_once(verse, tmp_path, capsys):
+    """The figures of a run do not depend on whether a line's end is also written out."""
+    marked = tmp_path / "marked.txt"
+    marked.write_text(VERSE.replace("\n", " <eos>\n"))
+    results = []
+    for corpus in (verse, marked):
+        out = tmp_path / f"run-{Path(corpus).stem}"
+        capsys.readouterr()
+        run("lm", "--corpus", corpus, *WORDS, "--updates", 20, "--out", out, *TINY)
+        results.append({k: v for k, v in result_of(out).items() if "ppl" in k})
+        assert ("lines end in <eos>, which is counted once" in capsys.readouterr().err) == (
+            corpus is marked
+        )
+        assert main(["eval", str(out), "--text", str(marked)]) == 0
+        results[-1]["text"] = capsys.readouterr().out
+    assert results[0] == results[1]
+
+
+def test_unknown_words_stand_beside_every_perplexity(verse, tmp_path, capsys):
+    out = tmp_path / "run"
+    words = ["--corpus", verse, *WORDS, "--max-words", 10, "--updates", 20, "--log-every", 5]
+    run("lm", *words, "--out", out, *TINY)
+    printed = capsys.readouterr()
+    text = "".join(blocks(own_text(verse).valid)).replace("\n", " <eos> ").split()
+    result = result_of(out)
+    assert 0.05 < result["valid_unk"] < 1
+    saved = torch.load(out / "best.pt", weights_only=True)["progress"]["vocabulary"]["words"]
+    unknown = sum(word not in saved or word == "<unk>" for word in text[1:])
+    assert result["valid_unk"] == pytest.approx(unknown / (len(text) - 1))
+    share = f"{result['valid_unk']:.1%} of the words"
+    assert f"ppl, {share} <unk>" in printed.err + printed.out
+    assert "valid: " in printed.err
+    assert "are <unk>; compare the perplexity only with" in printed.err
+    assert {"valid_unk", "valid_ppl"} <= rows_of(out)[-1].keys()
+    assert main(["eval", str(out)]) == 0
+    shown = capsys.readouterr()
+    assert f"valid_unk  {result['valid_unk']:.4f}" in shown.out
+    assert "test: " in shown.err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_and_validation_are_shown_in_one_unit(kind, verse, tmp_path, capsys):
+    """At a rate of nothing both are the same text to the same model, all but for a state or two."""
+    words = ["--corpus", verse, *KINDS[kind], "--lr", "1e-30", "--trainer", "tbptt"]
+    run("lm", *words, "--updates", 40, "--log-every", 40, "--out", tmp_path / "run", *TINY)
+    printed = capsys.readouterr()
+    line = re.search(r"train ([\d.]+)  valid ([\d.]+) (bpc|ppl)", printed.out + printed.err)
+    assert float(line[1]) == pytest.approx(float(line[2]), rel=0.05)
+
+
+def test_unseen_characters_are_replaced_when_asked(verse, tmp_path, capsys):
+    out, path = tmp_path / "run", tmp_path / "text.txt"
+    run("lm", "--corpus", verse, "--updates", 20, "--out", out, *TINY)
+    path.write_text("The dog? ÄÖ.\n")
+    capsys.readouterr()
+    words = ["eval", str(out), "--text", str(path)]
+    assert main(words) == 1
+    assert "character 'T' at position 0 is not among" in (error := capsys.readouterr().err)
+    assert "--unknown replace" in error
+    assert main([*words, "--unknown", "replace"]) == 0
+    shown = capsys.readouterr()
+    assert (
+        "4 of 13 characters (30.8%) are not known to the model and are scored as ' '" in shown.err
+    )
+    nats, _ = by_hand(out, " he dog    .\n")
+    found = dict(line.split(None, 1) for line in shown.out.splitlines())
+    assert found["replaced"] == "4"
+    assert float(found["bpc"]) == pytest.approx(nats / math.log(2) / 12, abs=1e-4)
+
+
+def test_files_left_out_and_small_vocabularies_are_told(tmp_path, capsys):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for name in ("train.txt", "dev.txt", "notes.TXT"):
+        (folder / name).write_text(VERSE)
+    words = ["--corpus", folder, "--tokens", "subword", "--updates", 2, *TINY]
+    run("lm", *words, "--out", tmp_path / "run")
+    told = capsys.readouterr().err
+    assert "own: not read: notes.TXT" in told
+    assert re.search(r"has \d+ pieces, fewer than --subword-size 4000", told)
+    assert "valid_bpc" in result_of(tmp_path / "run")
+    assert main(["run", "lm", *map(str, words), "--valid-fraction", "0.3"]) == 1
+    assert "--valid-fraction has no effect here" in capsys.readouterr().err
+
+
+def test_a_run_that_ends_worse_than_guessing_says_so(verse, tmp_path, capsys):
+    words = ["--corpus", verse, "--updates", 60, "--trainer", "tbptt", *TINY]
+    run("lm", *words, "--lr", 30, "--out", tmp_path / "bad")
+    assert "bits a token, a uniform guess 4." in result_of(tmp_path / "bad")["warning"]
+    assert re.search("warning +the last model has", capsys.readouterr().out)
+    run("lm", *words, "--lr", "1e-2", "--out", tmp_path / "good")
+    assert "warning" not in result_of(tmp_path / "good")
 
 
 def test_a_sample_longer_than_what_is_decoded_again(verse, tmp_path, capsys):
@@ -184,11 +355,12 @@ def test_what_is_asked_of_the_wrong_run(tmp_path, verse, capsys):
     )
     capsys.readouterr()
     for words, message in (
-        (["eval", "copy", "--split", "test"], "--text and --split are for runs of lm"),
+        (["eval", "copy", "--split", "test"], "--text, --split and --unknown are for runs of lm"),
         (["sample", "copy", "--top-k", "3"], "--prompt, --temperature and --top-k are for runs"),
         (["sample", "lm", "--top-k", "0"], "--top-k is 0, expected at least 1"),
         (["eval", "lm", "--split", "test"], "--split test: the corpus has train, valid"),
         (["eval", "lm", "--split", "valid", "--text", verse], "give --text or --split, not both"),
+        (["eval", "lm", "--unknown", "replace"], "it needs --text and a run of --tokens char"),
         (["sample", "lm", "--prompt", "THE"], "character 'T' at position 0 is not among"),
     ):
         assert main([words[0], str(tmp_path / words[1]), *words[2:]]) == 1

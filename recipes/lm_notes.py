@@ -1,0 +1,95 @@
+"""What recipe ``lm`` tells about a text, its unknown words, and a run that learned nothing."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+from corpora import Encoded, Size, Text, Words, remarks
+from recipes.lm_data import NAMED, tokens_of
+from seqdni import to_bits
+
+MOST_UNKNOWN = 0.05  # of the words, beyond which a perplexity says little
+
+
+def note(line: str) -> None:
+    """Print a line beside the results, on standard error.
+
+    Args:
+        line: without a full stop.
+    """
+    print(f"seqdni: note: {line}", file=sys.stderr, flush=True)
+
+
+def note_corpus(options: Any, text: Text, corpus: Encoded) -> None:
+    """What to know of a run's corpus before it trains.
+
+    Args:
+        options: of the run.
+        text: as it was read.
+        corpus: the same, encoded.
+    """
+    if options.corpus not in NAMED:
+        for line in remarks(text, tokens_of(options)):
+            note(line)
+    if options.tokens == "subword" and len(corpus.vocabulary) < options.subword_size:
+        note(
+            f"{corpus.name}: the training text has {len(corpus.vocabulary)} pieces, fewer than "
+            f"--subword-size {options.subword_size}; the vocabulary is that small"
+        )
+    for split, size in corpus.sizes.items():
+        note_unknown(f"{corpus.name}, {split}", size, trained=corpus.sizes["train"])
+
+
+def note_text(options: Any, text: Text) -> None:
+    """What to know of a text that a run's model is to score.
+
+    Args:
+        options: of the run.
+        text: as it was read from a file.
+    """
+    by_line = options.corpus == "ptb" and options.tokens == "char"  # its words are joined anew
+    for line in remarks(text, Words() if by_line else tokens_of(options)):
+        note(line)
+
+
+def note_unknown(place: str, size: Size, trained: Size | None = None) -> None:
+    """Warn of a perplexity with many unknown words.
+
+    Args:
+        place: where they are.
+        size: of what is scored.
+        trained: of the training text; None where it is not at hand.
+    """
+    if size.words and size.unknown and size.unknown > MOST_UNKNOWN * size.words:
+        never = trained is not None and not trained.unknown
+        note(
+            f"{place}: {size.unknown / size.words:.1%} of the words are <unk>; compare the "
+            "perplexity only with that of a model with the same vocabulary"
+            + ("; the training text has no <unk> to learn it from: try --max-words" * never)
+        )
+
+
+def worse_than_guessing(nats: float, symbols: int) -> dict[str, str]:
+    """What the table of a run says if its last model is worse than one that knows nothing.
+
+    Args:
+        nats: per token, of the last validation.
+        symbols: V; a uniform guess has log V nats.
+
+    Returns:
+        An entry ``warning``, or nothing.
+
+    Example:
+        >>> worse_than_guessing(2.0, 8)
+        {}
+        >>> worse_than_guessing(5.0, 8)["warning"]
+        'the last model has 7.21 bits a token, a uniform guess 3.00: use a smaller --lr'
+    """
+    if nats <= math.log(symbols):
+        return {}
+    return {
+        "warning": f"the last model has {to_bits(nats):.2f} bits a token, a uniform guess "
+        f"{math.log2(symbols):.2f}: use a smaller --lr"
+    }
