@@ -126,6 +126,8 @@ def _run_each(recipe_name: str, parsed: dict[str, Any]) -> int:
     folder = _folder_of_each(options.out, recipe_name)
     for trainer in recipe.file.WAYS:
         path = folder / trainer
+        if path.is_symlink():
+            raise RunError(f"{path} is a link; give another --out")
         if (path / "result.json").exists():
             continue
         words = ["--resume", str(path)]
@@ -195,11 +197,16 @@ def _resume(recipe_name: str, parser: Any, words: Sequence[str], path: str) -> S
         )
     recipe.file.prepare(options)
     _use_threads(options)
-    session = recipe.file.start(options, directory)
-    session.restore()
-    recipe.file.resumed(session)
-    directory.forget_metrics_after(session.trainer.tokens)
-    directory.write_options(options)
+    directory.lock()
+    try:
+        session = recipe.file.start(options, directory)
+        session.restore()
+        recipe.file.resumed(session)
+        directory.forget_metrics_after(session.trainer.tokens)
+        directory.write_options(options)
+    except BaseException:
+        directory.close()
+        raise
     return session
 
 
@@ -275,6 +282,8 @@ def _export(given: argparse.Namespace) -> int:
     directory, recipe, options = _existing(given)
     model, files = recipe.file.exported(directory, options)
     out = directory.path / "export" if given.out is None else Path(given.out)
+    if given.out is None and out.is_symlink():
+        raise RunError(f"{out} is a link; give a folder to write to with --out")
     for path in export(model, files, directory.path / "config.yaml", out):
         print(path)
     return 0

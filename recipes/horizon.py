@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from corpora import Batch
 from recipes.build import build_trainer
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, one_line
+from recipes.files import write_whole
 from recipes.options import DNI, RunOptions, device_of
 from recipes.session import Session
 from seqdni import Chunk, Horizon, SequenceModel, measure_horizon, without_dropout
@@ -174,5 +176,7 @@ def _plot(directory: RunDirectory, rows: list[dict[str, Any]], found: Horizon) -
     spectrum.semilogy([max(value, 1e-16) for value in found.spectrum])
     spectrum.set_xlabel("direction")
     spectrum.set_title("state covariance, eigenvalues", fontsize="medium")
-    figure.savefig(directory.path / "horizon.png", dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_whole(directory.path, "horizon.png", picture.getbuffer())
     return True

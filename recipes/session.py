@@ -13,10 +13,18 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from recipes.checkpoint import Damaged, check_weights
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, RunStopped, one_line
+from recipes.fit import check_fits
 from recipes.options import DNI
 from seqdni import to_bits
+
+# What a checkpoint with edited values makes of whatever takes it up.
+UNFIT = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(RuntimeError, TypeError, ValueError),
+)
 
 
 class Session:
@@ -52,6 +60,7 @@ class Session:
         self.most_tokens: int | None = getattr(options, "max_tokens", None)  # to train on
         self.seconds = 0.0  # of training, evaluations not counted
         self.reported = 0.0  # work at the last report
+        self._proved = True  # whether what was restored has made a step
 
     def train(
         self,
@@ -88,8 +97,15 @@ class Session:
         with _stop_requests() as stopping, self._bar() as bar:
             clock = time.perf_counter()
             while self.fraction() < 1 and not finished():
-                chunk = next(source)
-                trainer.step(chunk, ahead=self.stream.peek(steps_known) if steps_known else None)
+                try:
+                    chunk = next(source)
+                    known = self.stream.peek(steps_known) if steps_known else None
+                    trainer.step(chunk, ahead=known)
+                except UNFIT as error:
+                    if self._proved or isinstance(error, torch.OutOfMemoryError):
+                        raise
+                    raise self._unfit(error) from None
+                self._proved = True
                 reporting = work() - self.reported >= options.log_every
                 sums = trainer.meter.read() if reporting else {}  # waits for the device
                 now = time.perf_counter()
@@ -121,7 +137,8 @@ class Session:
             RunError: a number in it is NaN or infinite; the checkpoint before is kept.
         """
         trainer = self.trainer.state_dict()
-        if not torch.stack([part.isfinite().all() for part in _floats(trainer)]).all():
+        # One by one: parts of a state lie on different devices.
+        if not all(bool(part.isfinite().all()) for part in _floats(trainer)):
             raise self._diverged("the training state")
         self.directory.save(
             name,
@@ -145,6 +162,7 @@ class Session:
         """
         saved = self.directory.load("last")
         try:
+            self._check_fits(saved)
             self.trainer.load_state_dict(saved["trainer"])
             self.stream.load_state_dict(saved["stream"])
             self.progress.update(saved["progress"])
@@ -152,9 +170,25 @@ class Session:
             torch.set_rng_state(saved["rng"])
             if saved["cuda_rng"] and torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(saved["cuda_rng"])
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-            where = self.directory.path / "last.pt"
-            raise RunError(f"{where} does not fit this run: {one_line(error)}") from None
+        except UNFIT as error:
+            raise self._unfit(error) from None
+        self._proved = False
+
+    def _check_fits(self, saved: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another kind of run, and one whose values were edited."""
+        if saved.get("recipe", self.options.recipe) != self.options.recipe:
+            raise Damaged(f"it is of a run of {saved['recipe']}")
+        check_weights(saved["trainer"].get("model"), self.trainer.model.state_dict())
+        check_fits(saved["trainer"], self.trainer.state_dict(), "trainer")
+        check_fits(saved["stream"], self.stream.state_dict(), "stream")
+        check_fits(saved["progress"], self.progress, "progress")
+        check_fits(saved, {"seconds": 0.0, "reported": 0.0}, "checkpoint")
+        if math.isinf(saved["seconds"]) or math.isinf(saved["reported"]):
+            raise Damaged("its seconds or its work so far are infinite")
+
+    def _unfit(self, error: Exception) -> RunError:
+        where = self.directory.path / "last.pt"
+        return RunError(f"{where} does not fit this run: {one_line(error)}; put back a copy of it")
 
     def result(self) -> dict[str, Any]:
         """The part of result.json that every recipe has.
