@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -17,9 +18,10 @@ import yaml
 from corpora import CorpusError
 from recipes import copying, count_digits, curves, horizon, lm, long_dependency, plot
 from recipes.directory import RunDirectory, new_folder
-from recipes.errors import RunError, RunStopped
+from recipes.errors import RunError, RunStopped, one_line
 from recipes.export import export
-from recipes.option import LIMITS, flag
+from recipes.memory import is_out_of_memory
+from recipes.option import LIMITS, MOST, check_kinds, flag
 from recipes.options import RESUMABLE, Sampling
 from recipes.parsing import CONFIGS, parse, parse_saved, recipe_parser
 from recipes.session import Session, table
@@ -72,6 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("seqdni: stopped at once", file=sys.stderr)
         return 130
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            f"seqdni: error: not enough memory ({one_line(error)}); make what is asked for "
+            "smaller, e.g. --hidden, --batch or --chunk-len",
+            file=sys.stderr,
+        )
     return 1
 
 
@@ -221,7 +231,9 @@ def _options(recipe: Recipe, saved: dict[str, Any]) -> Any:
         raise RunError(f"config.yaml has options that this version does not know: {unknown}")
     parser = recipe_parser(saved["recipe"], recipe.summary, recipe.options)
     checked = parse_saved(parser, saved)
-    return recipe.options(**{name: checked[name] for name in names})
+    options = recipe.options(**{name: checked[name] for name in names})
+    check_kinds(options)
+    return options
 
 
 def _short(result: dict[str, Any]) -> dict[str, Any]:
@@ -258,8 +270,10 @@ def _sample(given: argparse.Namespace) -> int:
     directory, recipe, options = _existing(given)
     if given.length is not None and given.length < 1:
         raise RunError(f"--length is {given.length}, expected at least 1")
-    if not given.temperature >= 0:
-        raise RunError(f"--temperature is {given.temperature}, expected at least 0")
+    if not 0 <= given.seed <= MOST:
+        raise RunError(f"--seed is {given.seed}, expected 0 to {MOST}")
+    if not 0 <= given.temperature < math.inf:
+        raise RunError(f"--temperature is {given.temperature}, expected a number of at least 0")
     if given.top_k is not None and given.top_k < 1:
         raise RunError(f"--top-k is {given.top_k}, expected at least 1")
     asked = Sampling(given.length, given.seed, given.temperature, given.top_k, given.prompt)
