@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import torch
@@ -59,3 +60,21 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, (MemoryError, OverflowError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+
+
+def too_large(error: Exception) -> str:
+    """What to tell the user of it.
+
+    Args:
+        error: for which :func:`is_out_of_memory` is true.
+
+    Returns:
+        One line.
+
+    Example:
+        >>> too_large(RuntimeError("you tried to allocate 5000000000 bytes"))
+        'not enough memory for another 5 GB; make the sizes smaller, e.g. --hidden or --batch'
+    """
+    found = re.search(r"allocate (\d+) bytes", str(error))
+    more = f" for another {int(found[1]) / 1e9:,.0f} GB" if found else ""
+    return f"not enough memory{more}; make the sizes smaller, e.g. --hidden or --batch"

@@ -116,11 +116,26 @@ def check_values(options: Any) -> None:
                 raise RunError(f"{flag(each.name)} is {value}, expected at most {most}")
             if above is not None and not value > above:
                 raise RunError(f"{flag(each.name)} is {value}, expected more than {above}")
-        only = each.metadata.get("only")
-        if only is not None and value != each.default and not only(options):
-            raise RunError(
-                f"{flag(each.name)} has no effect here; it needs {each.metadata['when']}"
-            )
+    changed = {each.name for each in fields(options) if getattr(options, each.name) != each.default}
+    check_effect(options, changed)
     if all(getattr(options, name, None) is None for name in LIMITS):
         raise RunError("nothing says when to stop; give --updates or --max-seconds")
     check_memory(options)
+
+
+def check_effect(options: Any, given: set[str]) -> None:
+    """Refuse options without an effect, also where they are given at their default.
+
+    Args:
+        options: a recipe's options.
+        given: names of those that the user has set.
+
+    Raises:
+        RunError: naming the first.
+    """
+    for each in fields(options):
+        only = each.metadata.get("only")
+        if only is not None and each.name in given and not only(options):
+            raise RunError(
+                f"{flag(each.name)} has no effect here; it needs {each.metadata['when']}"
+            )

@@ -14,28 +14,51 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # pyri
 
 from recipes.config_file import parse_config
 from recipes.errors import RunError
+from recipes.help_groups import in_groups
 from recipes.option import flag
 
 CONFIGS = Path(__file__).parent / "configs"  # shipped; known by their names
 
 
-def recipe_parser(recipe: str, summary: str, options_type: type) -> ArgumentParser:
+def recipe_parser(
+    recipe: str, summary: str, options_type: type, experts: bool = False
+) -> ArgumentParser:
     """The command line of one recipe.
 
     Args:
         recipe: its name.
         summary: one line.
         options_type: dataclass of options.
+        experts: whether its help shows all options, or those that most runs need.
 
     Returns:
         A parser with a flag for each field, ``--config``, ``--print_config`` and ``--resume``.
     """
     parser = ArgumentParser(
         prog=f"seqdni run {recipe}",
-        description=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=None if experts else f"More options: seqdni run {recipe} --help-all",
         allow_abbrev=False,
         exit_on_error=False,
     )
+    _add_files(parser)
+    parser.add_argument("--help-all", action="help", help="show the options for experts as well")
+    hints = get_type_hints(options_type)
+    own = {each.name: each for each in fields(options_type)}
+    for title, common, rare in in_groups(own):
+        group = parser.add_argument_group(title)
+        for name in (*common, *rare):
+            shown = own[name].metadata and (experts or name in common)
+            group.add_argument(
+                flag(name),
+                type=hints[name],
+                default=own[name].default,
+                help=own[name].metadata["help"] if shown else argparse.SUPPRESS,
+            )
+    return parser
+
+
+def _add_files(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         action=ActionConfigFile,
@@ -44,15 +67,23 @@ def recipe_parser(recipe: str, summary: str, options_type: type) -> ArgumentPars
     parser.add_argument(
         "--resume", metavar="DIR", type=str, default=None, help="continue the run in this folder"
     )
-    hints = get_type_hints(options_type)
-    for each in fields(options_type):
-        parser.add_argument(
-            flag(each.name),
-            type=hints[each.name],
-            default=each.default,
-            help=each.metadata["help"] if each.metadata else argparse.SUPPRESS,
-        )
-    return parser
+
+
+def given_flags(words: Sequence[str]) -> set[str]:
+    """The options that a command line itself gives, those of its configs left aside.
+
+    Args:
+        words: the command line.
+
+    Returns:
+        Names of fields.
+
+    Example:
+        >>> sorted(given_flags(["--chunk-len", "4", "--lr=1e-3"]))
+        ['chunk_len', 'lr']
+    """
+    flags = [word.split("=")[0] for word in words if word.startswith("--")]
+    return {word[2:].replace("-", "_") for word in flags}
 
 
 def parse(parser: ArgumentParser, words: Sequence[str], defaults: bool = True) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,9 +18,11 @@ from recipes.checkpoint import Damaged, check_weights
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, RunStopped, one_line
 from recipes.fit import check_fits
+from recipes.option import LIMITS, flag
 from recipes.options import DNI
 from seqdni import to_bits
 
+FIRST_LINE, EVERY_LINE = 2.0, 30.0  # seconds of training, off a terminal
 # What a checkpoint with edited values makes of whatever takes it up.
 UNFIT = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError),
@@ -96,6 +99,7 @@ class Session:
             self.save("last")  # so that there is something to resume from, however early it ends
         with _stop_requests() as stopping, self._bar() as bar:
             clock = time.perf_counter()
+            shown_at = self.seconds + FIRST_LINE - EVERY_LINE
             while self.fraction() < 1 and not finished():
                 try:
                     chunk = next(source)
@@ -118,6 +122,9 @@ class Session:
                     self._show(bar, row.pop("note", ""), row)
                     self.directory.log(row)
                     clock = time.perf_counter()
+                if bar.disable and self.seconds - shown_at >= EVERY_LINE:
+                    self._print_line()
+                    shown_at = self.seconds
                 if stopping or self.seconds - saved_at >= options.checkpoint_seconds:
                     self.save("last")
                     saved_at = self.seconds
@@ -229,6 +236,38 @@ class Session:
             parts.append(self.trainer.tokens / self.most_tokens)
         return max(parts)
 
+    def limits_reached(self) -> list[str]:
+        """The limits that end the run and have been reached.
+
+        Returns:
+            Options with their values, e.g. ``--updates 4000``; empty while there is more to do.
+        """
+        options, reached = self.options, []
+        done = {"updates": self.trainer.updates, "max_seconds": self.seconds}
+        done["max_tokens"] = done["epochs"] = self.trainer.tokens
+        limits = {name: getattr(options, name, None) for name in LIMITS}
+        for name, limit in limits.items():
+            most = self.most_tokens if name == "epochs" and limit is not None else limit
+            if most is not None and done[name] >= most:
+                reached.append(f"{flag(name)} {limit}")
+        patience = getattr(options, "patience", None)
+        if patience is not None and self.progress["since_best"] >= patience:
+            reached.append(f"--patience {patience}")
+        return reached
+
+    def further(self) -> str:
+        """The limits that were reached, doubled: what a command to train on may give.
+
+        Returns:
+            Words of a command line.
+        """
+        doubled = []
+        for reached in self.limits_reached():
+            name, value = reached.split()
+            number = float(value) if "." in value or "e" in value else int(value)
+            doubled.append(f"{name} {2 * number}")
+        return " ".join(doubled)
+
     def _metrics(self, sums: dict[str, float]) -> dict[str, Any]:
         self.trainer.meter.clear()
         if not math.isfinite(sums["nats"]) or not math.isfinite(sums.get("synth_loss", 0.0)):
@@ -270,6 +309,15 @@ class Session:
             desc=f"{self.options.recipe} {self.options.trainer} T={self.options.chunk_len}",
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
             disable=None,
+        )
+
+    def _print_line(self) -> None:
+        """Where there is no terminal for a bar: how far the run is. Does not ask the device."""
+        done = f"{self.trainer.updates} updates, {self.trainer.tokens:,} tokens"
+        print(
+            f"{100 * self.fraction():5.1f}% after {self.seconds:.0f} s: {done}",
+            file=sys.stderr,
+            flush=True,
         )
 
     def _show(self, bar: tqdm, note: str, row: dict[str, Any]) -> None:

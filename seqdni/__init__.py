@@ -38,6 +38,8 @@ from seqdni.traced import Trace
 from seqdni.trainer import Model, Trainer
 from seqdni.whitening import Whitening
 
+__version__ = "0.1.0.dev0"
+
 __all__ = [
     "AdaptiveReadout",
     "Agreement",
