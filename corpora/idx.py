@@ -11,10 +11,11 @@ from jaxtyping import UInt8
 from corpora.errors import CorpusError
 
 UNSIGNED_BYTE = 0x08
+MOST = 60_000 * 28 * 28  # bytes that a file's header may ask for: those of MNIST's largest
 
 
 def read_idx(path: str | Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
-    """Read a file of unsigned bytes.
+    """Read a file of unsigned bytes: the header first, and no more than it asks for.
 
     Args:
         path: of the file; one that ends in .gz is unpacked.
@@ -37,38 +38,43 @@ def read_idx(path: str | Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
     Source: LeCun, Cortes & Burges, the description of the files of the MNIST database.
     """
     path = Path(path)
-    data = _bytes(path)
-    expected = bytes([0, 0, UNSIGNED_BYTE, dimensions])
-    if data[:4] != expected:
-        raise CorpusError(
-            f"{path}: magic number {data[:4].hex() or 'missing'}, expected {expected.hex()}: "
-            f"an IDX file of unsigned bytes with {dimensions} dimensions; fetch it again"
-        )
     header = 4 + 4 * dimensions
-    if len(data) < header:
-        raise CorpusError(
-            f"{path}: {len(data)} bytes, expected a header of {header}; fetch it again"
-        )
-    sizes = struct.unpack(f">{dimensions}I", data[4:header])
-    needed = header + int(np.prod(sizes, dtype=object))
-    if len(data) != needed:
-        raise CorpusError(
-            f"{path}: {len(data)} bytes, expected {needed} for the sizes {list(sizes)} of its "
-            "header; fetch it again"
-        )
-    return np.frombuffer(data, np.uint8, offset=header).reshape(sizes)
-
-
-def _bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CorpusError(f"{path}: {error.strerror}; give a file in the IDX format") from None
-    if path.suffix != ".gz":
-        return data
-    try:
-        return gzip.decompress(data)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            sizes = _sizes(path, file.read(header), dimensions)
+            needed = int(np.prod(sizes, dtype=object))
+            if needed > MOST:
+                raise CorpusError(
+                    f"{path}: the sizes {list(sizes)} of its header make {needed} bytes, expected "
+                    f"at most {MOST}; fetch it again"
+                )
+            data = file.read(needed)
+            more = file.read(1)
     except EOFError:
         raise CorpusError(f"{path}: the compressed data ends too early; fetch it again") from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise CorpusError(f"{path}: damaged gzip data ({error}); fetch it again") from None
+    except OSError as error:
+        raise CorpusError(f"{path}: {error.strerror}; give a file in the IDX format") from None
+    if len(data) != needed or more:
+        got = f"more than {header + needed}" if more else f"{header + len(data)}"
+        raise CorpusError(
+            f"{path}: {got} bytes, expected {header + needed} for the sizes {list(sizes)} of its "
+            "header; fetch it again"
+        )
+    return np.frombuffer(data, np.uint8).reshape(sizes)
+
+
+def _sizes(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
+    expected = bytes([0, 0, UNSIGNED_BYTE, dimensions])
+    if header[:4] != expected:
+        raise CorpusError(
+            f"{path}: magic number {header[:4].hex() or 'missing'}, expected {expected.hex()}: "
+            f"an IDX file of unsigned bytes with {dimensions} dimensions; fetch it again"
+        )
+    if len(header) < 4 + 4 * dimensions:
+        raise CorpusError(
+            f"{path}: {len(header)} bytes, expected a header of {4 + 4 * dimensions}; "
+            "fetch it again"
+        )
+    return struct.unpack(f">{dimensions}I", header[4:])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recipes.checkpoint import Damaged, check_weights
 from recipes.errors import RunError, one_line
 from recipes.options import DESCENDED, RunOptions, device_of
 from seqdni import (
@@ -101,15 +102,18 @@ def load_weights(saved: dict[str, Any], path: Path, options: RunOptions, model: 
     Raises:
         RunError: the checkpoint does not fit the options.
     """
+    own = _wrapped(options, model)
     try:
-        _wrapped(options, model).load_state_dict(saved["trainer"]["model"])
-    except (KeyError, TypeError, RuntimeError) as error:
+        weights = saved["trainer"]["model"]
+        check_weights(weights, own.state_dict())
+        own.load_state_dict(weights)
+    except (Damaged, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise RunError(f"{path} does not fit its config.yaml: {one_line(error)}") from None
 
 
 def _wrapped(options: RunOptions, model: SequenceModel) -> Model:
     """What the trainer trains: the model, in pieces or reweighted where the options ask for it."""
-    if options.recompute:
+    if getattr(options, "recompute", False):  # a hierarchy has no such option
         return Checkpointed(model, options.chunk_len)
     if options.trainer == "random":
         return Reweighted(model, options.chunk_len, options.cut_probability)

@@ -4,48 +4,46 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NoReturn
 
-import torch
-import yaml
+import shtab
 
+import seqdni
 from corpora import CorpusError
-from recipes import copying, count_digits, curves, horizon, lm, long_dependency, plot
-from recipes.directory import RunDirectory, new_folder
-from recipes.errors import RunError, RunStopped
+from recipes import curves, horizon, lm, plot
+from recipes.completion import add_recipes
+from recipes.directory import RunDirectory
+from recipes.errors import RunError
 from recipes.export import export
-from recipes.option import LIMITS, flag
-from recipes.options import RESUMABLE, Sampling
-from recipes.parsing import CONFIGS, parse, parse_saved, recipe_parser
-from recipes.session import Session, table
+from recipes.memory import is_out_of_memory, too_large
+from recipes.option import MOST
+from recipes.options import Sampling
+from recipes.parsing import CONFIGS, did_you_mean
+from recipes.registry import RECIPES, Recipe, saved_run
+from recipes.running import run, short
+from recipes.session import table
 
 
-class Recipe(NamedTuple):
-    """A recipe: its line in ``seqdni ls``, its options, and the file with what it does."""
+class Words(argparse.ArgumentParser):
+    """A parser whose mistakes are told as all others are."""
 
-    summary: str
-    options: type
-    file: Any  # a module with prepare, start, run, evaluate, sample and held_out
+    def error(self, message: str) -> NoReturn:
+        known = list(self._option_string_actions)
+        unknown = [word.split("=")[0] for word in message.split() if word.startswith("--")]
+        hint = "".join(did_you_mean(word, known) for word in unknown[:1] if word not in known)
+        raise RunError(f"{message}{hint or f'; see: {self.prog} --help'}")
 
-
-RECIPES = {
-    "copy": Recipe(copying.SUMMARY, copying.CopyOptions, copying),
-    "repeat-copy": Recipe(copying.REPEAT_SUMMARY, copying.RepeatCopyOptions, copying),
-    "adding": Recipe(
-        long_dependency.ADDING_SUMMARY, long_dependency.AddingOptions, long_dependency
-    ),
-    "recall": Recipe(
-        long_dependency.RECALL_SUMMARY, long_dependency.RecallOptions, long_dependency
-    ),
-    "mnist": Recipe(long_dependency.MNIST_SUMMARY, long_dependency.MnistOptions, long_dependency),
-    "count-digits": Recipe(count_digits.SUMMARY, count_digits.Options, count_digits),
-    "lm": Recipe(lm.SUMMARY, lm.Options, lm),
-}
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The same, but each command refuses the words that it does not know itself."""
+        found, rest = super().parse_known_args(args, namespace)
+        if rest and self._subparsers is None:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return found, rest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,12 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its words; None takes the process's.
 
     Returns:
-        The exit status: 0, 1 where it failed, 130 where the user stopped it.
+        The exit status: 0, 1 where it was refused or failed, 130 where the user stopped it.
     """
-    options = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a model may write what a terminal cannot show
     try:
+        if words[:1] == ["run"] and words[1:] not in ([], ["-h"], ["--help"]):
+            return run(words[1:])
+        options = _parser("--print-completion" in words).parse_args(words)
         return options.command(options)
     except (RunError, CorpusError) as error:
         print(f"seqdni: error: {error}", file=sys.stderr)
@@ -72,154 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("seqdni: stopped at once", file=sys.stderr)
         return 130
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"seqdni: error: {too_large(error)}", file=sys.stderr)
     return 1
-
-
-def run(recipe_name: str, words: Sequence[str]) -> int:
-    """``seqdni run RECIPE ...``: begin or resume a run, train, and write its result.
-
-    Args:
-        recipe_name: which recipe.
-        words: its options.
-
-    Returns:
-        The exit status.
-    """
-    recipe = RECIPES[recipe_name]
-    parser = recipe_parser(recipe_name, recipe.summary, recipe.options)
-    parsed = parse(parser, words)
-    if parsed["resume"] is None and parsed["trainer"] == "all":
-        return _run_each(recipe_name, parsed)
-    if parsed["resume"] is None:
-        session = _begin(recipe, parsed)
-    else:
-        session = _resume(recipe_name, parser, words, parsed["resume"])
-    path = session.directory.path
-    print(f"{recipe_name} in {path}, on {session.trainer.device}", flush=True)
-    try:
-        result = recipe.file.run(session)
-    except (RunStopped, KeyboardInterrupt) as stop:
-        saved = "all saved" if isinstance(stop, RunStopped) else "saved up to the last checkpoint"
-        print(
-            f"stopped after {session.trainer.updates} updates, {saved}; continue with:\n"
-            f"  seqdni run {recipe_name} --resume {path}"
-        )
-        return 130
-    finally:
-        session.directory.close()
-    session.directory.write_json("result.json", result)
-    print(table(_short(result)))
-    print(f"\nA sample (another: seqdni sample {path} --seed 1):\n")
-    recipe.file.sample(session.directory, session.options, Sampling())
-    print(f"\nAll of it is in {path}; compute the result again with: seqdni eval {path}")
-    return 0
-
-
-def _run_each(recipe_name: str, parsed: dict[str, Any]) -> int:
-    """Every way of training that a recipe compares, each in a folder of its own.
-
-    What is finished there is left alone and what was stopped goes on: the same command continues.
-    """
-    recipe = RECIPES[recipe_name]
-    options = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
-    recipe.file.prepare(options)
-    folder = _folder_of_each(options.out, recipe_name)
-    for trainer in recipe.file.WAYS:
-        path = folder / trainer
-        if (path / "result.json").exists():
-            continue
-        words = ["--resume", str(path)]
-        if not (path / "last.pt").exists():
-            words = [*_words_for(options, trainer), "--trainer", trainer, "--out", str(path)]
-        if status := run(recipe_name, words):
-            print(f"and with the rest by the same command, with --out {folder}")
-            return status
-    print(f"Draw them with: seqdni plot {folder}/* --metric error_b --against tokens")
-    return 0
-
-
-def _folder_of_each(out: str | None, recipe_name: str) -> Path:
-    """The folder of several runs, which may be there from before."""
-    ways = RECIPES[recipe_name].file.WAYS
-    if out is not None and Path(out).is_dir():
-        inside = {path.name for path in Path(out).iterdir()}
-        if inside and inside <= set(ways):
-            return Path(out)
-    return new_folder(out, recipe_name)
-
-
-def _words_for(options: Any, trainer: str) -> list[str]:
-    """The options that were set, as a command line of one way: those with an effect there."""
-    own = replace(options, trainer=trainer)
-    words = []
-    for each in fields(own):
-        value, only = getattr(own, each.name), each.metadata.get("only")
-        if each.name in ("recipe", "trainer", "out") or value == each.default:
-            continue
-        if only is None or only(own):
-            words += [flag(each.name), yaml.safe_dump(value).split("\n")[0]]
-    return words
-
-
-def _begin(recipe: Recipe, parsed: dict[str, Any]) -> Session:
-    """A new run; its folder appears only once its data has been found good."""
-    options = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
-    recipe.file.prepare(options)
-    _use_threads(options)
-    session = recipe.file.start(options, RunDirectory("."))
-    session.directory = RunDirectory.create(options)
-    return session
-
-
-def _resume(recipe_name: str, parser: Any, words: Sequence[str], path: str) -> Session:
-    """An existing run at its last checkpoint, with the few options that may change changed."""
-    recipe = RECIPES[recipe_name]
-    directory, saved = RunDirectory.open(path, recipe_name)
-    options = _options(recipe, saved)
-    changed = False
-    can_change = {each.name for each in fields(options)} & RESUMABLE
-    for name, value in parse(parser, words, defaults=False).items():
-        if name == "resume" or name.startswith("__"):
-            continue
-        if name not in can_change:
-            raise RunError(
-                f"{flag(name)} cannot change when a run is resumed; "
-                f"these can: {', '.join(sorted(map(flag, can_change)))}"
-            )
-        changed |= getattr(options, name) != value and name in LIMITS
-        setattr(options, name, value)
-    if changed and getattr(options, "schedule", "constant") == "cosine":
-        raise RunError(
-            "a cosine ends where the run was to end, so its limits cannot change when it is "
-            "resumed; begin a new run, or use --schedule constant or plateau there"
-        )
-    recipe.file.prepare(options)
-    _use_threads(options)
-    session = recipe.file.start(options, directory)
-    session.restore()
-    recipe.file.resumed(session)
-    directory.forget_metrics_after(session.trainer.tokens)
-    directory.write_options(options)
-    return session
-
-
-def _use_threads(options: Any) -> None:
-    if options.threads:
-        torch.set_num_threads(options.threads)
-
-
-def _options(recipe: Recipe, saved: dict[str, Any]) -> Any:
-    names = {each.name for each in fields(recipe.options)}
-    if unknown := sorted(set(saved) - names):
-        raise RunError(f"config.yaml has options that this version does not know: {unknown}")
-    parser = recipe_parser(saved["recipe"], recipe.summary, recipe.options)
-    checked = parse_saved(parser, saved)
-    return recipe.options(**{name: checked[name] for name in names})
-
-
-def _short(result: dict[str, Any]) -> dict[str, Any]:
-    """What the table at the end shows: no long lists."""
-    return {k: v for k, v in result.items() if not (isinstance(v, list) and v)}
 
 
 def _ls(_options: argparse.Namespace) -> int:
@@ -234,7 +92,7 @@ def _ls(_options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    return run(options.recipe, options.options)
+    return run([options.recipe, *options.options])
 
 
 def _eval(given: argparse.Namespace) -> int:
@@ -244,7 +102,7 @@ def _eval(given: argparse.Namespace) -> int:
     if asked and recipe.file is not lm:
         words = f"{given.dir} is a run of {options.recipe}"
         raise RunError(f"--text, --split and --unknown are for runs of lm; {words}")
-    print(table(_short(recipe.file.evaluate(directory, options, **asked))))
+    print(table(short(recipe.file.evaluate(directory, options, **asked))))
     return 0
 
 
@@ -252,8 +110,10 @@ def _sample(given: argparse.Namespace) -> int:
     directory, recipe, options = _existing(given)
     if given.length is not None and given.length < 1:
         raise RunError(f"--length is {given.length}, expected at least 1")
-    if not given.temperature >= 0:
-        raise RunError(f"--temperature is {given.temperature}, expected at least 0")
+    if not 0 <= given.seed <= MOST:
+        raise RunError(f"--seed is {given.seed}, expected 0 to {MOST}")
+    if not 0 <= given.temperature < math.inf:
+        raise RunError(f"--temperature is {given.temperature}, expected a number of at least 0")
     if given.top_k is not None and given.top_k < 1:
         raise RunError(f"--top-k is {given.top_k}, expected at least 1")
     asked = Sampling(given.length, given.seed, given.temperature, given.top_k, given.prompt)
@@ -276,6 +136,8 @@ def _export(given: argparse.Namespace) -> int:
     directory, recipe, options = _existing(given)
     model, files = recipe.file.exported(directory, options)
     out = directory.path / "export" if given.out is None else Path(given.out)
+    if given.out is None and out.is_symlink():
+        raise RunError(f"{out} is a link; give a folder to write to with --out")
     for path in export(model, files, directory.path / "config.yaml", out):
         print(path)
     return 0
@@ -284,14 +146,14 @@ def _export(given: argparse.Namespace) -> int:
 def _plot(given: argparse.Namespace) -> int:
     runs = {}
     for path in given.dirs:
-        directory, _, options = _saved(path)
+        directory, _, options = saved_run(path)
         runs[directory.path.resolve()] = curves.read(directory.path, options)
     print(plot.plot(list(runs.values()), given.metric, given.against, given.out))
     return 0
 
 
 def _existing(given: argparse.Namespace) -> tuple[RunDirectory, Recipe, Any]:
-    directory, recipe, options = _saved(given.dir)
+    directory, recipe, options = saved_run(given.dir)
     options.device = given.device
     if getattr(given, "data_dir", None):
         if not hasattr(options, "data_dir"):
@@ -301,20 +163,17 @@ def _existing(given: argparse.Namespace) -> tuple[RunDirectory, Recipe, Any]:
     return directory, recipe, options
 
 
-def _saved(path: str) -> tuple[RunDirectory, Recipe, Any]:
-    directory, saved = RunDirectory.open(path)
-    if saved["recipe"] not in RECIPES:
-        raise RunError(f"{path} is a run of {saved['recipe']!r}, which is no recipe here")
-    recipe = RECIPES[saved["recipe"]]
-    return directory, recipe, _options(recipe, saved)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser(completing: bool = False) -> argparse.ArgumentParser:
+    """The words of the command line; the recipes' options only where they are to be completed."""
+    parser = Words(
         prog="seqdni",
         description="Train RNNs by truncated BPTT with synthetic gradients at chunk boundaries.",
         epilog="Try: seqdni run lm --updates 300, then seqdni sample on the folder it names.",
         allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"seqdni {seqdni.__version__}")
+    shtab.add_argument_to(
+        parser, "--print-completion", help="print a script that completes words in this shell"
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -324,10 +183,16 @@ def _parser() -> argparse.ArgumentParser:
     run_ = commands.add_parser(
         "run",
         help="run a recipe, or resume a run",
-        description="Run a recipe. Its options: seqdni run RECIPE --help",
+        description="Run a recipe. Its options: seqdni run RECIPE --help. To go on with a run that "
+        "was stopped: seqdni run --resume DIR",
     )
-    run_.add_argument("recipe", metavar="RECIPE", choices=list(RECIPES), help=", ".join(RECIPES))
-    run_.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="the recipe's")
+    if completing:
+        add_recipes(run_, RECIPES)
+    else:
+        run_.add_argument(
+            "recipe", metavar="RECIPE", choices=list(RECIPES), help=", ".join(RECIPES)
+        )
+        run_.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="the recipe's")
     run_.set_defaults(command=_run)
 
     eval_ = commands.add_parser("eval", help="recompute a run's result from its checkpoint")

@@ -24,12 +24,12 @@ from corpora import (
     read_small_digits,
     render_digits,
 )
-from recipes.build import build_boundary, build_core
+from recipes.build import build_boundary, build_core, load_weights
 from recipes.count_digits_options import WAYS as WAYS  # what a recipe has
 from recipes.count_digits_options import Options
 from recipes.count_digits_options import prepare as prepare
 from recipes.directory import RunDirectory
-from recipes.errors import RunError, one_line
+from recipes.errors import RunError
 from recipes.options import DESCENDED, Sampling, check_no_text, device_of
 from recipes.session import Session, check_same_images
 from seqdni import (
@@ -364,9 +364,5 @@ def _trained(directory: RunDirectory, options: Options, problem: Problem) -> Hie
     saved = directory.load("last")
     check_same_images(options, problem.digest, saved["progress"])
     model = build_model(options, problem.train.pixels_nP.shape[1])
-    try:
-        model.load_state_dict(saved["trainer"]["model"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        where = directory.path / "last.pt"
-        raise RunError(f"{where} does not fit its config.yaml: {one_line(error)}") from None
+    load_weights(saved, directory.path / "last.pt", options, model)
     return model

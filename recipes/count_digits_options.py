@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recipes.option import check_values, option, same_option
-from recipes.options import DESCENDED, RunOptions, device_of
+from recipes.options import DESCENDED, MOST_THREADS, RunOptions, device_of
 
 WAYS = ("joint", "dni", "no-feedback")
 
@@ -106,7 +106,9 @@ class Options:
         2000, "steps between two looks at held-out digits, in steps of --log-every", at_least=1
     )
     device: str = option("auto", "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
-    threads: int | None = option(None, "CPU threads; null leaves it to torch", at_least=1)
+    threads: int | None = option(
+        None, "CPU threads; null leaves it to torch", at_least=1, at_most=MOST_THREADS
+    )
     log_every: int = option(1000, "steps between two rows of metrics.jsonl", at_least=1)
     checkpoint_seconds: float = option(60.0, "training time between two checkpoints", above=0)
     out: str | None = option(None, "folder of the run; null: runs/count-digits/TIME")

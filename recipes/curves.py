@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recipes.errors import RunError
+from recipes.files import read_whole
 
 POSITION = {"update", "tokens", "seconds"}  # where a row stands; its other numbers are metrics
 DEFAULTS = (  # the first that all the runs have
@@ -58,12 +59,16 @@ def read(path: Path, options: Any) -> Run:
         if each.name not in IGNORED and (only is None or only(options)):
             effective[each.name] = getattr(options, each.name)
     file, rows = path / "metrics.jsonl", []
-    text = file.read_text() if file.exists() else ""
+    try:
+        text = read_whole(path, file.name).decode(errors="replace")
+    except FileNotFoundError:
+        text = ""
     whole = text[: text.rfind("\n") + 1]  # a killed run may leave half a line
     for number, line in enumerate(whole.splitlines(), 1):
         try:
-            row = {name: value for name, value in json.loads(line).items() if _is_number(value)}
-        except (ValueError, AttributeError):
+            found = json.loads(line).items()
+            row = {name: value for name, value in found if name.isidentifier() and _number(value)}
+        except (ValueError, AttributeError, RecursionError):
             row = {}
         if not row.keys() >= POSITION:
             raise RunError(
@@ -189,5 +194,5 @@ def labels(groups: Sequence[dict[str, Any]]) -> list[str]:
     return found
 
 
-def _is_number(value: Any) -> bool:
+def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

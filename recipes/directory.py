@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import importlib
-import io
 import json
 import math
 import os
+import secrets
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from recipes.errors import RunError, one_line
+from recipes.checkpoint import Damaged, check_finite, from_bytes, to_bytes
+from recipes.config_file import parse_config
+from recipes.errors import RunError
+from recipes.files import append, read_whole, remove_unfinished, write_whole
+from recipes.lock import lock
+
+MOST = 1 << 20  # bytes of a config
 
 
 class RunDirectory:
     """Files of one run. Nothing in it is ever half written, and reading it executes no code.
+
+    Nothing is read or written through a link: a folder that comes from a stranger stays in itself.
 
     Args:
         path: the folder.
@@ -28,10 +36,11 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._board: Any = None
+        self._lock: int | None = None
 
     @classmethod
     def create(cls, options: Any) -> RunDirectory:
-        """A new folder with the effective options in it.
+        """A new folder with the effective options in it, which no other process may write to.
 
         Args:
             options: a recipe's options; ``out`` names the folder, or None for ``runs/RECIPE/TIME``.
@@ -43,8 +52,18 @@ class RunDirectory:
             RunError: there is a run in it already.
         """
         directory = cls(new_folder(options.out, options.recipe))
+        directory.lock()
         directory.write_options(options)
         return directory
+
+    def lock(self) -> None:
+        """Keep other processes from writing here, until :meth:`close`.
+
+        Raises:
+            RunError: one of them does already; names it.
+        """
+        self._lock = lock(self.path)
+        remove_unfinished(self.path)
 
     def write_options(self, options: Any) -> None:
         """Write config.yaml; a result of other options is no longer one.
@@ -53,7 +72,7 @@ class RunDirectory:
             options: a recipe's options.
         """
         text = yaml.safe_dump({**asdict(options), "out": None}, sort_keys=False)
-        self._write("config.yaml", text.encode())
+        write_whole(self.path, "config.yaml", text.encode())
         (self.path / "result.json").unlink(missing_ok=True)
 
     @classmethod
@@ -72,14 +91,15 @@ class RunDirectory:
         """
         directory = cls(path)
         try:
-            options = yaml.safe_load((directory.path / "config.yaml").read_text())
-            found = options["recipe"]
-            if not isinstance(found, str):
-                raise TypeError
-        except (OSError, yaml.YAMLError, KeyError, TypeError):
+            content = read_whole(directory.path, "config.yaml", MOST)
+        except OSError:
+            content = b""
+        options = parse_config(content, directory.path / "config.yaml")
+        found = options.get("recipe")
+        if not isinstance(found, str):
             raise RunError(
                 f"{path} is not the folder of a run: expected a config.yaml written by seqdni run"
-            ) from None
+            )
         if recipe is not None and found != recipe:
             raise RunError(
                 f"{path} is a run of {found!r}, not of {recipe!r}; "
@@ -93,8 +113,7 @@ class RunDirectory:
         Args:
             row: with ``update`` and ``tokens``, what was trained so far.
         """
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(_finite(row)) + "\n")
+        append(self.path, "metrics.jsonl", json.dumps(_finite(row)) + "\n")
         if self._board is None:
             self._board = _summary_writer(self.path)
         if self._board:
@@ -105,15 +124,23 @@ class RunDirectory:
     def forget_metrics_after(self, tokens: int) -> None:
         """Drop rows that a stopped run wrote after its last checkpoint; they will come again.
 
+        Damaged rows are dropped as well, and counted on standard error: they stop no run.
+
         Args:
             tokens: trained on at the checkpoint.
         """
-        path = self.path / "metrics.jsonl"
-        if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n")]
-            kept = [line for line in whole if json.loads(line)["tokens"] <= tokens]
-            self._write("metrics.jsonl", "".join(kept).encode())
+        try:
+            lines = read_whole(self.path, "metrics.jsonl").splitlines(keepends=True)
+        except FileNotFoundError:
+            return
+        whole = [line for line in lines if line.endswith(b"\n")]
+        at = [_tokens_of(line) for line in whole]
+        if damaged := at.count(None):
+            path = self.path / "metrics.jsonl"
+            print(f"seqdni: {path}: left out {damaged} damaged lines", file=sys.stderr)
+        rows = zip(whole, at, strict=True)
+        kept = [line for line, now in rows if now is not None and now <= tokens]
+        write_whole(self.path, "metrics.jsonl", b"".join(kept))
 
     def save(self, name: str, state: dict[str, Any]) -> None:
         """Write a checkpoint: whole or not at all.
@@ -122,9 +149,7 @@ class RunDirectory:
             name: ``last`` or ``best``.
             state: tensors and primitives.
         """
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        self._write(f"{name}.pt", buffer.getbuffer())
+        write_whole(self.path, f"{name}.pt", to_bytes(state))
 
     def load(self, name: str) -> dict[str, Any]:
         """Read a checkpoint; tensors and primitives only, no code.
@@ -139,14 +164,27 @@ class RunDirectory:
             RunError: there is none, or it cannot be read.
         """
         path = self.path / f"{name}.pt"
-        if not path.exists():
-            raise RunError(f"{self.path} has no {name}.pt: the run stopped before a checkpoint")
         try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a damaged file makes of torch.load
-            raise RunError(f"{path} cannot be read as a checkpoint: {one_line(error)}") from None
-        if not isinstance(saved, dict) or not {"trainer", "stream", "progress"} <= saved.keys():
+            data = read_whole(self.path, path.name)
+        except FileNotFoundError:
+            raise RunError(
+                f"{self.path} has no {name}.pt: the run stopped before a checkpoint"
+            ) from None
+        try:
+            saved = from_bytes(data)
+        except Damaged as reason:
+            raise RunError(
+                f"{path} cannot be read as a checkpoint: {reason}; put back a copy of it, or begin "
+                "a new run"
+            ) from None
+        if not isinstance(saved, dict) or not all(
+            isinstance(saved.get(part), dict) for part in ("trainer", "stream", "progress")
+        ):
             raise RunError(f"{path} does not fit: it is no checkpoint of a run")
+        try:
+            check_finite(saved["trainer"])
+        except Damaged as reason:
+            raise RunError(f"{path} does not fit: {reason}; put back a copy of it") from None
         return saved
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
@@ -156,23 +194,25 @@ class RunDirectory:
             name: of the file, e.g. ``result.json``.
             content: numbers and names.
         """
-        self._write(name, (json.dumps(_finite(content), indent=2) + "\n").encode())
+        text = json.dumps(_finite(content), indent=2) + "\n"
+        write_whole(self.path, name, text.encode())
 
     def close(self) -> None:
-        """Flush what TensorBoard has not written yet."""
+        """Flush what TensorBoard has not written yet, and let other processes write."""
         if self._board:
             self._board.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
-    def _write(self, name: str, data: bytes | memoryview) -> None:
-        temporary = self.path / f".{name}.part"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+
+def _tokens_of(line: bytes) -> int | float | None:
+    """Where a row of metrics.jsonl stands, or None where it is damaged."""
+    try:
+        tokens = json.loads(line)["tokens"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return tokens if isinstance(tokens, (int, float)) else None
 
 
 def _finite(value: Any) -> Any:
@@ -226,6 +266,8 @@ def _new_folder(parent: Path) -> Path:
 def _summary_writer(path: Path) -> Any:
     """A TensorBoard writer, or False where TensorBoard is not installed."""
     try:
-        return importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(path))
+        board = importlib.import_module("torch.utils.tensorboard")
     except ImportError:
         return False
+    # It follows links, so its file has a name that nobody can have put there before.
+    return board.SummaryWriter(str(path), filename_suffix=f".{secrets.token_hex(8)}")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from recipes.errors import RunError
+from recipes.files import read_whole, write_whole
 
 
 def export(
@@ -33,12 +35,12 @@ def export(
     """
     names = ["model.safetensors", "config.yaml", *files]
     for name in names:
-        if (out / name).exists():
+        if os.path.lexists(out / name):
             raise RunError(f"{out / name} is there already; give another --out")
     out.mkdir(parents=True, exist_ok=True)
     weights = {name: part.cpu().clone() for name, part in model.state_dict().items()}
-    save_file(weights, out / "model.safetensors", {"format": "pt"})
-    (out / "config.yaml").write_bytes(config.read_bytes())
+    write_whole(out, "model.safetensors", save(weights, {"format": "pt"}))
+    write_whole(out, "config.yaml", read_whole(config.parent, config.name))
     for name, content in files.items():
-        (out / name).write_text(json.dumps(content), encoding="utf-8")
+        write_whole(out, name, json.dumps(content).encode())
     return [out / name for name in names]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import field, fields
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from recipes.errors import RunError
+from recipes.memory import check_memory
 
+MOST = 2**63 - 1  # of a whole number: what 64 bits hold
 LIMITS = ("updates", "max_seconds", "max_tokens", "epochs")  # what ends a run
 
 
@@ -66,6 +69,32 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def check_kinds(options: Any) -> None:
+    """Refuse null where a value must be, and true or false where a number must be.
+
+    Args:
+        options: a recipe's options, as a config has them.
+
+    Raises:
+        RunError: naming the option.
+    """
+    hints = get_type_hints(type(options))
+    for each in fields(options):
+        value, hint = getattr(options, each.name), hints[each.name]
+        kinds = (hint,) if get_origin(hint) is None else get_args(hint)
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        if value is None and NoneType not in kinds:
+            expected = ", ".join(map(str, choices)) if choices else f"a {hint.__name__}"
+            raise RunError(f"{flag(each.name)} is null, expected {expected}")
+        if isinstance(value, bool) and bool not in kinds:
+            raise RunError(f"{flag(each.name)} is {str(value).lower()}, expected a number")
+        if isinstance(value, int) and abs(value) > MOST:
+            shown = value if abs(value) < 10**40 else "a number of more than 40 digits"
+            raise RunError(f"{flag(each.name)} is {shown}, expected at most {MOST}")
+        if isinstance(value, str) and "\0" in value:
+            raise RunError(f"{flag(each.name)} has a character of number 0; leave it out")
+
+
 def check_values(options: Any) -> None:
     """Refuse values out of range, options without an effect, and a run without an end.
 
@@ -75,6 +104,7 @@ def check_values(options: Any) -> None:
     Raises:
         RunError: naming the option.
     """
+    check_kinds(options)
     for each in fields(options):
         value = getattr(options, each.name)
         least, most = each.metadata.get("at_least"), each.metadata.get("at_most")
@@ -86,10 +116,26 @@ def check_values(options: Any) -> None:
                 raise RunError(f"{flag(each.name)} is {value}, expected at most {most}")
             if above is not None and not value > above:
                 raise RunError(f"{flag(each.name)} is {value}, expected more than {above}")
+    changed = {each.name for each in fields(options) if getattr(options, each.name) != each.default}
+    check_effect(options, changed)
+    if all(getattr(options, name, None) is None for name in LIMITS):
+        raise RunError("nothing says when to stop; give --updates or --max-seconds")
+    check_memory(options)
+
+
+def check_effect(options: Any, given: set[str]) -> None:
+    """Refuse options without an effect, also where they are given at their default.
+
+    Args:
+        options: a recipe's options.
+        given: names of those that the user has set.
+
+    Raises:
+        RunError: naming the first.
+    """
+    for each in fields(options):
         only = each.metadata.get("only")
-        if only is not None and value != each.default and not only(options):
+        if only is not None and each.name in given and not only(options):
             raise RunError(
                 f"{flag(each.name)} has no effect here; it needs {each.metadata['when']}"
             )
-    if all(getattr(options, name, None) is None for name in LIMITS):
-        raise RunError("nothing says when to stop; give --updates or --max-seconds")

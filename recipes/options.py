@@ -13,6 +13,7 @@ from recipes.option import LIMITS, check_values, option
 DESCENDED = ("whitened", "mlp", "linear")
 LEARNING = ("rls", *DESCENDED)
 SYNTHESIZERS = (*LEARNING, "none")
+MOST_THREADS = 1024
 DNI = ("dni", "dni-aux")  # the trainers with synthetic gradients
 
 
@@ -190,7 +191,9 @@ class RunOptions:
     updates: int | None = option(10_000, "stop after this many weight updates", at_least=1)
     max_seconds: float | None = option(None, "stop after this much training time", above=0)
     device: str = option("auto", "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
-    threads: int | None = option(None, "CPU threads; null leaves it to torch", at_least=1)
+    threads: int | None = option(
+        None, "CPU threads; null leaves it to torch", at_least=1, at_most=MOST_THREADS
+    )
     log_every: int = option(50, "updates between two rows of metrics.jsonl", at_least=1)
     checkpoint_seconds: float = option(60.0, "training time between two checkpoints", above=0)
     out: str | None = option(None, "folder of the run; null: runs/RECIPE/TIME")
@@ -284,7 +287,7 @@ def device_of(options: RunOptions) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"--device {options.device}: {reason}; use cpu, cuda or auto") from None

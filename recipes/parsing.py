@@ -3,37 +3,62 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # pyright: ignore[reportPrivateImportUsage]
 
+from recipes.config_file import parse_config
 from recipes.errors import RunError
+from recipes.help_groups import in_groups
 from recipes.option import flag
 
 CONFIGS = Path(__file__).parent / "configs"  # shipped; known by their names
 
 
-def recipe_parser(recipe: str, summary: str, options_type: type) -> ArgumentParser:
+def recipe_parser(
+    recipe: str, summary: str, options_type: type, experts: bool = False
+) -> ArgumentParser:
     """The command line of one recipe.
 
     Args:
         recipe: its name.
         summary: one line.
         options_type: dataclass of options.
+        experts: whether its help shows all options, or those that most runs need.
 
     Returns:
         A parser with a flag for each field, ``--config``, ``--print_config`` and ``--resume``.
     """
     parser = ArgumentParser(
         prog=f"seqdni run {recipe}",
-        description=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=None if experts else f"More options: seqdni run {recipe} --help-all",
         allow_abbrev=False,
         exit_on_error=False,
     )
+    _add_files(parser)
+    parser.add_argument("--help-all", action="help", help="show the options for experts as well")
+    hints = get_type_hints(options_type)
+    own = {each.name: each for each in fields(options_type)}
+    for title, common, rare in in_groups(own):
+        group = parser.add_argument_group(title)
+        for name in (*common, *rare):
+            shown = own[name].metadata and (experts or name in common)
+            group.add_argument(
+                flag(name),
+                type=hints[name],
+                default=own[name].default,
+                help=own[name].metadata["help"] if shown else argparse.SUPPRESS,
+            )
+    return parser
+
+
+def _add_files(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         action=ActionConfigFile,
@@ -42,15 +67,23 @@ def recipe_parser(recipe: str, summary: str, options_type: type) -> ArgumentPars
     parser.add_argument(
         "--resume", metavar="DIR", type=str, default=None, help="continue the run in this folder"
     )
-    hints = get_type_hints(options_type)
-    for each in fields(options_type):
-        parser.add_argument(
-            flag(each.name),
-            type=hints[each.name],
-            default=each.default,
-            help=each.metadata["help"] if each.metadata else argparse.SUPPRESS,
-        )
-    return parser
+
+
+def given_flags(words: Sequence[str]) -> set[str]:
+    """The options that a command line itself gives, those of its configs left aside.
+
+    Args:
+        words: the command line.
+
+    Returns:
+        Names of fields.
+
+    Example:
+        >>> sorted(given_flags(["--chunk-len", "4", "--lr=1e-3"]))
+        ['chunk_len', 'lr']
+    """
+    flags = [word.split("=")[0] for word in words if word.startswith("--")]
+    return {word[2:].replace("-", "_") for word in flags}
 
 
 def parse(parser: ArgumentParser, words: Sequence[str], defaults: bool = True) -> dict[str, Any]:
@@ -69,15 +102,18 @@ def parse(parser: ArgumentParser, words: Sequence[str], defaults: bool = True) -
     """
     words = [part for word in words for part in _split_config(word)]
     for i, word in enumerate(words[1:], 1):
-        shipped = CONFIGS / f"{word}.yaml"
-        if words[i - 1] == "--config" and not Path(word).is_file() and shipped.exists():
-            words[i] = str(shipped)
+        if words[i - 1] == "--config":
+            words[i] = str(_config(word, parser))
     try:
         return vars(parser.parse_args(words, defaults=defaults))
     except ArgumentError as error:
         reason = " ".join(str(error).split())
         reason = re.sub(r'Parser key "(\w+)":', lambda found: f"{flag(found[1])}:", reason)
-        raise RunError(f"{reason}; see: {parser.prog} --help") from None
+        unknown = [word.split("=")[0] for word in words if word.startswith("--")]
+        flags = [name for action in parser._actions for name in action.option_strings]
+        unknown = [word for word in unknown if word not in flags]
+        hint = did_you_mean(unknown[0], flags) if unknown else ""
+        raise RunError(f"{reason}{hint or f'; see: {parser.prog} --help'}") from None
 
 
 def parse_saved(parser: ArgumentParser, saved: dict[str, Any]) -> dict[str, Any]:
@@ -95,8 +131,56 @@ def parse_saved(parser: ArgumentParser, saved: dict[str, Any]) -> dict[str, Any]
     """
     try:
         return vars(parser.parse_object(dict(saved)))
-    except (ArgumentError, TypeError, ValueError, KeyError) as error:
+    except (ArgumentError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise RunError(f"config.yaml is damaged: {' '.join(str(error).split())}") from None
+
+
+def _config(word: str, parser: ArgumentParser) -> Path:
+    """The config that a word names, found good as far as its form and its names go."""
+    path, shipped = Path(word), CONFIGS / f"{word}.yaml"
+    if not path.is_file() and word in known_configs():
+        path = shipped
+    try:
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(
+            f"--config {word}: {reason}; give a YAML file, or one of: {', '.join(known_configs())}"
+        ) from None
+    names = {action.dest for action in parser._actions} - {"config", "help"}
+    for name, value in parse_config(content, path).items():
+        if name not in names:
+            raise RunError(f"{path}: {name!r} is not accepted{did_you_mean(name, names)}")
+        if name == "resume" and value is not None:
+            raise RunError(f"{path}: resume is not accepted in a config; give --resume {value}")
+    return path
+
+
+def known_configs() -> list[str]:
+    """The names of the shipped configs.
+
+    Returns:
+        In order, without folder and suffix.
+    """
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint for a word that is not known.
+
+    Args:
+        word: as it was typed.
+        known: what it may have been meant to be.
+
+    Returns:
+        The end of a sentence, empty where nothing is near.
+
+    Example:
+        >>> did_you_mean("--chunk-lenght", ["--chunk-len", "--lr"])
+        '; did you mean --chunk-len?'
+    """
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _split_config(word: str) -> list[str]:

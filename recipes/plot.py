@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Sequence
 from itertools import cycle, product
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from recipes.curves import Curve, Run, choose_metric, curves
 from recipes.errors import RunError
+from recipes.files import write_whole
 
 AXES = {
     "updates": ("update", "weight updates"),
@@ -57,7 +59,9 @@ def plot(runs: Sequence[Run], metric: str | None, against: str, out: str | None)
     _draw(figure, drawn, metric, against)
     with _matplotlib().rc_context({"svg.hashsalt": "seqdni", "svg.fonttype": "none"}):
         metadata = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(path, dpi=150, metadata=metadata)
+        picture = io.BytesIO()
+        figure.savefig(picture, format=path.suffix[1:], dpi=150, metadata=metadata)
+    write_whole(path.parent, path.name, picture.getbuffer())
     lines = [f"{metric} where a line ends: mean (least to greatest)"]
     lines += [
         f"  {curve.label}: {curve.mean[-1]:.4g} ({curve.low[-1]:.4g} to {curve.high[-1]:.4g}) "

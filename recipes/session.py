@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,10 +14,20 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from recipes.checkpoint import Damaged, check_weights
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, RunStopped, one_line
+from recipes.fit import check_fits
+from recipes.option import LIMITS, flag
 from recipes.options import DNI
 from seqdni import to_bits
+
+FIRST_LINE, EVERY_LINE = 2.0, 30.0  # seconds of training, off a terminal
+# What a checkpoint with edited values makes of whatever takes it up.
+UNFIT = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(RuntimeError, TypeError, ValueError),
+)
 
 
 class Session:
@@ -52,6 +63,7 @@ class Session:
         self.most_tokens: int | None = getattr(options, "max_tokens", None)  # to train on
         self.seconds = 0.0  # of training, evaluations not counted
         self.reported = 0.0  # work at the last report
+        self._proved = True  # whether what was restored has made a step
 
     def train(
         self,
@@ -87,9 +99,17 @@ class Session:
             self.save("last")  # so that there is something to resume from, however early it ends
         with _stop_requests() as stopping, self._bar() as bar:
             clock = time.perf_counter()
+            shown_at = self.seconds + FIRST_LINE - EVERY_LINE
             while self.fraction() < 1 and not finished():
-                chunk = next(source)
-                trainer.step(chunk, ahead=self.stream.peek(steps_known) if steps_known else None)
+                try:
+                    chunk = next(source)
+                    known = self.stream.peek(steps_known) if steps_known else None
+                    trainer.step(chunk, ahead=known)
+                except UNFIT as error:
+                    if self._proved or isinstance(error, torch.OutOfMemoryError):
+                        raise
+                    raise self._unfit(error) from None
+                self._proved = True
                 reporting = work() - self.reported >= options.log_every
                 sums = trainer.meter.read() if reporting else {}  # waits for the device
                 now = time.perf_counter()
@@ -102,6 +122,9 @@ class Session:
                     self._show(bar, row.pop("note", ""), row)
                     self.directory.log(row)
                     clock = time.perf_counter()
+                if bar.disable and self.seconds - shown_at >= EVERY_LINE:
+                    self._print_line()
+                    shown_at = self.seconds
                 if stopping or self.seconds - saved_at >= options.checkpoint_seconds:
                     self.save("last")
                     saved_at = self.seconds
@@ -121,7 +144,8 @@ class Session:
             RunError: a number in it is NaN or infinite; the checkpoint before is kept.
         """
         trainer = self.trainer.state_dict()
-        if not torch.stack([part.isfinite().all() for part in _floats(trainer)]).all():
+        # One by one: parts of a state lie on different devices.
+        if not all(bool(part.isfinite().all()) for part in _floats(trainer)):
             raise self._diverged("the training state")
         self.directory.save(
             name,
@@ -145,6 +169,7 @@ class Session:
         """
         saved = self.directory.load("last")
         try:
+            self._check_fits(saved)
             self.trainer.load_state_dict(saved["trainer"])
             self.stream.load_state_dict(saved["stream"])
             self.progress.update(saved["progress"])
@@ -152,9 +177,25 @@ class Session:
             torch.set_rng_state(saved["rng"])
             if saved["cuda_rng"] and torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(saved["cuda_rng"])
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-            where = self.directory.path / "last.pt"
-            raise RunError(f"{where} does not fit this run: {one_line(error)}") from None
+        except UNFIT as error:
+            raise self._unfit(error) from None
+        self._proved = False
+
+    def _check_fits(self, saved: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another kind of run, and one whose values were edited."""
+        if saved.get("recipe", self.options.recipe) != self.options.recipe:
+            raise Damaged(f"it is of a run of {saved['recipe']}")
+        check_weights(saved["trainer"].get("model"), self.trainer.model.state_dict())
+        check_fits(saved["trainer"], self.trainer.state_dict(), "trainer")
+        check_fits(saved["stream"], self.stream.state_dict(), "stream")
+        check_fits(saved["progress"], self.progress, "progress")
+        check_fits(saved, {"seconds": 0.0, "reported": 0.0}, "checkpoint")
+        if math.isinf(saved["seconds"]) or math.isinf(saved["reported"]):
+            raise Damaged("its seconds or its work so far are infinite")
+
+    def _unfit(self, error: Exception) -> RunError:
+        where = self.directory.path / "last.pt"
+        return RunError(f"{where} does not fit this run: {one_line(error)}; put back a copy of it")
 
     def result(self) -> dict[str, Any]:
         """The part of result.json that every recipe has.
@@ -194,6 +235,38 @@ class Session:
         if self.most_tokens is not None:
             parts.append(self.trainer.tokens / self.most_tokens)
         return max(parts)
+
+    def limits_reached(self) -> list[str]:
+        """The limits that end the run and have been reached.
+
+        Returns:
+            Options with their values, e.g. ``--updates 4000``; empty while there is more to do.
+        """
+        options, reached = self.options, []
+        done = {"updates": self.trainer.updates, "max_seconds": self.seconds}
+        done["max_tokens"] = done["epochs"] = self.trainer.tokens
+        limits = {name: getattr(options, name, None) for name in LIMITS}
+        for name, limit in limits.items():
+            most = self.most_tokens if name == "epochs" and limit is not None else limit
+            if most is not None and done[name] >= most:
+                reached.append(f"{flag(name)} {limit}")
+        patience = getattr(options, "patience", None)
+        if patience is not None and self.progress["since_best"] >= patience:
+            reached.append(f"--patience {patience}")
+        return reached
+
+    def further(self) -> str:
+        """The limits that were reached, doubled: what a command to train on may give.
+
+        Returns:
+            Words of a command line.
+        """
+        doubled = []
+        for reached in self.limits_reached():
+            name, value = reached.split()
+            number = float(value) if "." in value or "e" in value else int(value)
+            doubled.append(f"{name} {2 * number}")
+        return " ".join(doubled)
 
     def _metrics(self, sums: dict[str, float]) -> dict[str, Any]:
         self.trainer.meter.clear()
@@ -236,6 +309,15 @@ class Session:
             desc=f"{self.options.recipe} {self.options.trainer} T={self.options.chunk_len}",
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
             disable=None,
+        )
+
+    def _print_line(self) -> None:
+        """Where there is no terminal for a bar: how far the run is. Does not ask the device."""
+        done = f"{self.trainer.updates} updates, {self.trainer.tokens:,} tokens"
+        print(
+            f"{100 * self.fraction():5.1f}% after {self.seconds:.0f} s: {done}",
+            file=sys.stderr,
+            flush=True,
         )
 
     def _show(self, bar: tqdm, note: str, row: dict[str, Any]) -> None:

@@ -39,6 +39,8 @@ from seqdni.traced import Trace
 from seqdni.trainer import Model, Trainer
 from seqdni.whitening import Whitening
 
+__version__ = "0.1.0.dev0"
+
 # cross_entropy is not among them: `from seqdni import *` must not hide torch's own.
 __all__ = [
     "AdaptiveReadout",

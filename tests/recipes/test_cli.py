@@ -127,7 +127,7 @@ MISTAKES = {
     "empty text": ("lm --corpus empty.txt", "empty.txt: empty"),
     "missing text": ("lm --corpus missing.txt", "missing.txt: No such file"),
     "huge batch": ("lm --corpus small.txt --batch 5000", "--batch 5000: 900 tokens for 5000 rows"),
-    "missing config": ("copy --config missing.yaml", "does not exist"),
+    "missing config": ("copy --config missing.yaml", "give a YAML file, or one of: ptb-char-paper"),
     "unknown key": ("copy --config bad.yaml", "'chunk_lenght' is not accepted"),
     "config of another": ("copy --config lm.yaml", "--recipe: Expected"),
     "out exists": ("copy --out full", "--out full exists and is not an empty folder"),

@@ -348,7 +348,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, capsys, monkeypa
     monkeypatch.setattr(os, "fsync", full)
     assert main(["run", "copy", "--resume", str(out), "--updates", "60"]) == 1
     assert attempts
-    assert capsys.readouterr().err == "seqdni: error: No space left on device\n"
+    message = f"seqdni: error: {out / 'last.pt'}: No space left on device\n"
+    assert capsys.readouterr().err == message
     assert (out / "last.pt").read_bytes() == before
     assert not list(out.glob(".*part"))
 

@@ -24,9 +24,14 @@ def commands(page: str) -> list[str]:
 
 def check_command(command: str) -> None:
     """Parse a command, and a recipe's options with that recipe's parser."""
-    given = _parser().parse_args(shlex.split(command)[1:])
-    if hasattr(given, "recipe"):
-        recipe = RECIPES[given.recipe]
-        parser = recipe_parser(given.recipe, recipe.summary, recipe.options)
-        words = [word for word in given.options if word != "--print_config"]  # prints and leaves
-        parse(parser, words)
+    words = shlex.split(command)[1:]
+    if words[0] != "run":
+        _parser().parse_args(words)
+    elif words[1].startswith("-"):
+        assert words[1] == "--resume"  # of any recipe
+    else:
+        recipe = RECIPES[words[1]]
+        parser = recipe_parser(words[1], recipe.summary, recipe.options)
+        # what prints and leaves
+        rest = [w for w in words[2:] if w not in ("--print_config", "--help", "--help-all")]
+        parse(parser, rest)

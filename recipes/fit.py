@@ -1,0 +1,80 @@
+"""Whether what a checkpoint holds is of the kind that a run of the same options has."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from recipes.checkpoint import Damaged
+
+MOST = 1 << 62  # of a count
+DEEPEST = 20
+
+
+def check_fits(saved: Any, like: Any, name: str) -> None:
+    """Compare a part of a checkpoint with that of a run that has just begun.
+
+    Tensors must be of the same type and number of axes, and counts are never negative. A list that
+    is longer than the other's is compared with its last part throughout; where the other's is
+    empty, or None, anything goes.
+
+    Args:
+        saved: from the checkpoint.
+        like: the same part of a new run.
+        name: of the part, for the message.
+
+    Raises:
+        Damaged: naming the first place where the two differ in kind.
+
+    Example:
+        >>> check_fits({"cursor": 4, "curve": [[1, 2]]}, {"cursor": 0, "curve": []}, "stream")
+        >>> check_fits({"cursor": -1}, {"cursor": 0}, "stream")
+        Traceback (most recent call last):
+            ...
+        recipes.checkpoint.Damaged: stream.cursor is -1, expected a whole number of 0 or more
+    """
+    if like is None:
+        return
+    if name.count(".") + name.count("[") > DEEPEST:
+        raise Damaged(f"{name} lies too deep")
+    if isinstance(like, dict):
+        _check_dict(saved, like, name)
+    elif isinstance(like, (list, tuple)):
+        if not isinstance(saved, (list, tuple)) or len(saved) < len(like):
+            raise Damaged(f"{name} is {_shown(saved)}, expected a list of {len(like)} or more")
+        for i, part in enumerate(saved if like else ()):
+            check_fits(part, like[min(i, len(like) - 1)], f"{name}[{i}]")
+    elif isinstance(like, Tensor):
+        if not isinstance(saved, Tensor) or (saved.dtype, saved.dim()) != (like.dtype, like.dim()):
+            expected = f"a tensor of {like.dim()} axes of {like.dtype}"
+            raise Damaged(f"{name} is {_shown(saved)}, expected {expected}")
+    elif isinstance(like, (bool, str)):
+        if type(saved) is not type(like):
+            raise Damaged(f"{name} is {_shown(saved)}, expected a {type(like).__name__}")
+    elif isinstance(like, int):
+        if isinstance(saved, bool) or not isinstance(saved, int) or not 0 <= saved < MOST:
+            raise Damaged(f"{name} is {_shown(saved)}, expected a whole number of 0 or more")
+    elif isinstance(like, float) and (
+        isinstance(saved, bool)
+        or not isinstance(saved, (int, float))
+        or math.isnan(saved)
+        or saved < 0
+    ):
+        raise Damaged(f"{name} is {_shown(saved)}, expected a number of 0 or more")
+
+
+def _check_dict(saved: Any, like: dict, name: str) -> None:
+    if not isinstance(saved, dict):
+        raise Damaged(f"{name} is {_shown(saved)}, expected parts by name")
+    for key, part in like.items():
+        if key not in saved:
+            raise Damaged(f"{name} has no {key}")
+        check_fits(saved[key], part, f"{name}.{key}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dim()} axes of {value.dtype}"
+    return repr(value)[:40]

@@ -1,0 +1,80 @@
+"""Sizes that no machine's memory holds are refused before anything is allocated."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import torch
+
+from recipes.errors import RunError
+
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+COPIES = 4  # of a weight in training: itself, its gradient, and Adam's two moments
+NUMBER = 4  # bytes
+SIGNS = (  # what torch and NumPy say where memory ends
+    *("can't allocate memory", "not enough memory", "out of memory", "overflow"),
+    *("Unable to allocate", "invalid size", "too large", "too big"),
+)
+
+
+def check_memory(options: Any) -> None:
+    """Refuse a core that the memory of this machine cannot hold.
+
+    Counted are the weights of the recurrent layers in training, and a step of their gates for
+    every row: the least that a run needs.
+
+    Args:
+        options: a recipe's options.
+
+    Raises:
+        RunError: naming the options that make it so large.
+    """
+    gates, hidden = GATES[options.core], options.hidden
+    weights = COPIES * gates * 2 * hidden * hidden * options.layers
+    needed = NUMBER * (weights + gates * hidden * options.batch)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if options.device.startswith("cuda") and torch.cuda.is_available():
+        there = max(there, torch.cuda.get_device_properties(0).total_memory)
+    if needed > there:
+        raise RunError(
+            f"--hidden {hidden}, --layers {options.layers} and --batch {options.batch} need "
+            f"{needed / 1e9:,.0f} GB, and this machine has {there / 1e9:,.0f}; make them smaller"
+        )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that something is larger than the memory.
+
+    Args:
+        error: any.
+
+    Returns:
+        True for what torch, NumPy and Python raise then.
+
+    Example:
+        >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
+        (True, False)
+    """
+    if isinstance(error, (MemoryError, OverflowError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+
+
+def too_large(error: Exception) -> str:
+    """What to tell the user of it.
+
+    Args:
+        error: for which :func:`is_out_of_memory` is true.
+
+    Returns:
+        One line.
+
+    Example:
+        >>> too_large(RuntimeError("you tried to allocate 5000000000 bytes"))
+        'not enough memory for another 5 GB; make the sizes smaller, e.g. --hidden or --batch'
+    """
+    found = re.search(r"allocate (\d+) bytes", str(error))
+    more = f" for another {int(found[1]) / 1e9:,.0f} GB" if found else ""
+    return f"not enough memory{more}; make the sizes smaller, e.g. --hidden or --batch"

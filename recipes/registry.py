@@ -1,0 +1,81 @@
+"""The recipes by name, and how a run's folder tells which of them it is of."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recipes import copying, count_digits, lm, long_dependency
+from recipes.directory import RunDirectory
+from recipes.errors import RunError
+from recipes.option import check_kinds
+from recipes.parsing import parse_saved, recipe_parser
+
+
+class Recipe(NamedTuple):
+    """A recipe: its line in ``seqdni ls``, its options, and the file with what it does."""
+
+    summary: str
+    options: type
+    file: Any  # a module with prepare, start, run, evaluate, sample, exported, rebuilt, held_out
+
+
+RECIPES = {
+    "copy": Recipe(copying.SUMMARY, copying.CopyOptions, copying),
+    "repeat-copy": Recipe(copying.REPEAT_SUMMARY, copying.RepeatCopyOptions, copying),
+    "adding": Recipe(
+        long_dependency.ADDING_SUMMARY, long_dependency.AddingOptions, long_dependency
+    ),
+    "recall": Recipe(
+        long_dependency.RECALL_SUMMARY, long_dependency.RecallOptions, long_dependency
+    ),
+    "mnist": Recipe(long_dependency.MNIST_SUMMARY, long_dependency.MnistOptions, long_dependency),
+    "count-digits": Recipe(count_digits.SUMMARY, count_digits.Options, count_digits),
+    "lm": Recipe(lm.SUMMARY, lm.Options, lm),
+}
+
+
+def saved_run(path: str | Path) -> tuple[RunDirectory, Recipe, Any]:
+    """A run that is there, or an export of one.
+
+    Args:
+        path: its folder.
+
+    Returns:
+        The folder, its recipe, and its options, checked.
+
+    Raises:
+        RunError: it is no run, or its config.yaml is damaged.
+    """
+    directory, saved = RunDirectory.open(path)
+    if saved["recipe"] not in RECIPES:
+        raise RunError(
+            f"{path} is a run of {saved['recipe']!r}, which is no recipe here; "
+            f"the recipes are {', '.join(RECIPES)}"
+        )
+    recipe = RECIPES[saved["recipe"]]
+    return directory, recipe, saved_options(recipe, saved)
+
+
+def saved_options(recipe: Recipe, saved: dict[str, Any]) -> Any:
+    """The options in a config.yaml that a run has written.
+
+    Args:
+        recipe: of the run.
+        saved: values by name.
+
+    Returns:
+        The recipe's options.
+
+    Raises:
+        RunError: an option is unknown, or its value is of the wrong kind.
+    """
+    names = {each.name for each in fields(recipe.options)}
+    if unknown := sorted(set(saved) - names):
+        raise RunError(f"config.yaml has options that this version does not know: {unknown}")
+    parser = recipe_parser(saved["recipe"], recipe.summary, recipe.options)
+    checked = parse_saved(parser, saved)
+    options = recipe.options(**{name: checked[name] for name in names})
+    check_kinds(options)
+    return options

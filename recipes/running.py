@@ -1,0 +1,211 @@
+"""``seqdni run``: begin a run, or go on with one, and write its result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from recipes.directory import RunDirectory, new_folder
+from recipes.errors import RunError, RunStopped
+from recipes.option import LIMITS, check_effect, flag
+from recipes.options import RESUMABLE, Sampling
+from recipes.parsing import did_you_mean, given_flags, parse, recipe_parser
+from recipes.registry import RECIPES, Recipe, saved_options
+from recipes.session import Session, table
+
+
+def run(words: Sequence[str]) -> int:
+    """``seqdni run RECIPE ...`` or ``seqdni run --resume DIR ...``.
+
+    Args:
+        words: the recipe, if it is named, and its options.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        RunError: there is no such recipe, or its options are not good.
+    """
+    name, words = _recipe_of(words)
+    recipe = RECIPES[name]
+    parser = recipe_parser(name, recipe.summary, recipe.options, experts="--help-all" in words)
+    parsed = parse(parser, words)
+    if parsed["resume"] is None and parsed["trainer"] == "all":
+        return _run_each(name, parsed)
+    if parsed["resume"] is None:
+        session = _begin(recipe, parsed, given_flags(words))
+    else:
+        session = _resume(name, parser, words, parsed["resume"])
+    try:
+        return _finish(recipe, session)
+    finally:
+        session.directory.close()
+
+
+def _finish(recipe: Recipe, session: Session) -> int:
+    path, options = session.directory.path, session.options
+    if (reached := session.limits_reached()) and (path / "result.json").is_file():
+        print(
+            f"{path} is finished: it has reached {' and '.join(reached)}. To train on, raise that, "
+            f"e.g.:\n  seqdni run --resume {path} {session.further()}"
+        )
+        return 0
+    print(f"{options.recipe} in {path}, on {session.trainer.device}", flush=True)
+    session.directory.write_options(options)
+    try:
+        result = recipe.file.run(session)
+    except (RunStopped, KeyboardInterrupt) as stop:
+        saved = "all saved" if isinstance(stop, RunStopped) else "saved up to the last checkpoint"
+        print(
+            f"stopped after {session.trainer.updates} updates, {saved}; continue with:\n"
+            f"  seqdni run {options.recipe} --resume {path}"
+        )
+        return 130
+    session.directory.write_json("result.json", result)
+    print(table(short(result)))
+    print(f"\nA sample (another: seqdni sample {path} --seed 1):\n")
+    recipe.file.sample(session.directory, session.options, Sampling())
+    print(f"\nAll of it is in {path}; compute the result again with: seqdni eval {path}")
+    return 0
+
+
+def short(result: dict[str, Any]) -> dict[str, Any]:
+    """What the table at the end shows.
+
+    Args:
+        result: of a run.
+
+    Returns:
+        The same without long lists.
+    """
+    return {k: v for k, v in result.items() if not (isinstance(v, list) and v)}
+
+
+def _recipe_of(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The recipe that the words name, or that of the run to resume; and the other words."""
+    if words and not words[0].startswith("-"):
+        if words[0] not in RECIPES:
+            hint = did_you_mean(words[0], RECIPES)
+            raise RunError(f"no recipe {words[0]!r}{hint}; there are: {', '.join(RECIPES)}")
+        return words[0], list(words[1:])
+    for i, word in enumerate(words):
+        path = word.removeprefix("--resume=") if word.startswith("--resume=") else None
+        if word == "--resume" and i + 1 < len(words):
+            path = words[i + 1]
+        if path is not None:
+            name = RunDirectory.open(path)[1]["recipe"]
+            if name not in RECIPES:
+                raise RunError(f"{path} is a run of {name!r}, which is no recipe here")
+            return name, list(words)
+    raise RunError(f"which recipe? Give one of {', '.join(RECIPES)}; or --resume DIR")
+
+
+def _run_each(recipe_name: str, parsed: dict[str, Any]) -> int:
+    """Every way of training that a recipe compares, each in a folder of its own.
+
+    What is finished there is left alone and what was stopped goes on: the same command continues.
+    """
+    recipe = RECIPES[recipe_name]
+    options = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
+    recipe.file.prepare(options)
+    folder = _folder_of_each(options.out, recipe_name)
+    for trainer in recipe.file.WAYS:
+        path = folder / trainer
+        if path.is_symlink():
+            raise RunError(f"{path} is a link; give another --out")
+        if (path / "result.json").exists():
+            continue
+        words = ["--resume", str(path)]
+        if not (path / "last.pt").exists():
+            words = [*_words_for(options, trainer), "--trainer", trainer, "--out", str(path)]
+        if status := run([recipe_name, *words]):
+            print(f"and with the rest by the same command, with --out {folder}")
+            return status
+    print(f"Draw them with: seqdni plot {folder}/* --metric error_b --against tokens")
+    return 0
+
+
+def _folder_of_each(out: str | None, recipe_name: str) -> Path:
+    """The folder of several runs, which may be there from before."""
+    ways = RECIPES[recipe_name].file.WAYS
+    if out is not None and Path(out).is_dir():
+        inside = {path.name for path in Path(out).iterdir()}
+        if inside and inside <= set(ways):
+            return Path(out)
+    return new_folder(out, recipe_name)
+
+
+def _words_for(options: Any, trainer: str) -> list[str]:
+    """The options that were set, as a command line of one way: those with an effect there."""
+    own = replace(options, trainer=trainer)
+    words = []
+    for each in fields(own):
+        value, only = getattr(own, each.name), each.metadata.get("only")
+        if each.name in ("recipe", "trainer", "out") or value == each.default:
+            continue
+        if only is None or only(own):
+            words += [flag(each.name), yaml.safe_dump(value).split("\n")[0]]
+    return words
+
+
+def _begin(recipe: Recipe, parsed: dict[str, Any], given: set[str]) -> Session:
+    """A new run; its folder appears only once its data has been found good."""
+    options = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
+    recipe.file.prepare(options)
+    check_effect(options, given)
+    _use_threads(options)
+    print(f"{options.recipe}: preparing data and model", flush=True)
+    session = recipe.file.start(options, RunDirectory("."))
+    session.directory = RunDirectory.create(options)
+    return session
+
+
+def _resume(recipe_name: str, parser: Any, words: Sequence[str], path: str) -> Session:
+    """An existing run at its last checkpoint, with the few options that may change changed."""
+    recipe = RECIPES[recipe_name]
+    directory, saved = RunDirectory.open(path, recipe_name)
+    options = saved_options(recipe, saved)
+    _change(options, parse(parser, words, defaults=False))
+    recipe.file.prepare(options)
+    _use_threads(options)
+    directory.lock()
+    try:
+        session = recipe.file.start(options, directory)
+        session.restore()
+        recipe.file.resumed(session)
+        directory.forget_metrics_after(session.trainer.tokens)
+    except BaseException:
+        directory.close()
+        raise
+    return session
+
+
+def _change(options: Any, given: dict[str, Any]) -> None:
+    """Put what was given on the command line into the options of a run that is resumed."""
+    changed = False
+    can_change = {each.name for each in fields(options)} & RESUMABLE
+    for name, value in given.items():
+        if name == "resume" or name.startswith("__"):
+            continue
+        if name not in can_change:
+            raise RunError(
+                f"{flag(name)} cannot change when a run is resumed; "
+                f"these can: {', '.join(sorted(map(flag, can_change)))}"
+            )
+        changed |= getattr(options, name) != value and name in LIMITS
+        setattr(options, name, value)
+    if changed and getattr(options, "schedule", "constant") == "cosine":
+        raise RunError(
+            "a cosine ends where the run was to end, so its limits cannot change when it is "
+            "resumed; begin a new run, or use --schedule constant or plateau there"
+        )
+
+
+def _use_threads(options: Any) -> None:
+    if options.threads:
+        torch.set_num_threads(options.threads)

@@ -1,0 +1,8 @@
+"""``python -m seqdni``: the command line, as ``seqdni``."""
+
+import sys
+
+from recipes.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
