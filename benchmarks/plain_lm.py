@@ -59,7 +59,7 @@ class Net(nn.Module):
 
 @torch.no_grad()
 def perplexity(net: Net, tokens: Tensor) -> float:
-    """Of every next word, in 64 rows; for a trained model 0.003% from the figure of one row."""
+    """Of every next word, in 64 rows."""
     net.eval()
     steps = (len(tokens) - 1) // 64
     rows = tokens[: 64 * steps].view(64, steps).t()
