@@ -90,7 +90,7 @@ def build_core(options: RunOptions, inputs: int, dropout: float = 0.0) -> TorchC
     return core
 
 
-def load_weights(saved: dict[str, Any], path: Path, options: RunOptions, model: Any) -> None:
+def load_weights(saved: dict[str, Any], path: Path, options: Any, model: Any) -> None:
     """Put the weights of a trained model into one built alike.
 
     Args:

@@ -6,7 +6,7 @@ import math
 import sys
 from typing import Any
 
-from corpora import Encoded, Size, Text, Words, remarks
+from corpora import Encoded, Size, Text, Words, blocks, remarks
 from recipes.lm_data import NAMED, tokens_of
 from seqdni import to_bits
 
@@ -52,6 +52,12 @@ def note_text(options: Any, text: Text) -> None:
     by_line = options.corpus == "ptb" and options.tokens == "char"  # its words are joined anew
     for line in remarks(text, Words() if by_line else tokens_of(options)):
         note(line)
+    joiners = sum(block.count("_") for block in blocks(text.train)) if by_line else 0
+    if joiners:
+        note(
+            f"{text.name}: the character _ stands there {joiners} times and is read as the space "
+            "between two words, which Penn Treebank by character writes so"
+        )
 
 
 def note_unknown(place: str, size: Size, trained: Size | None = None) -> None:

@@ -104,7 +104,7 @@ class Session:
                 try:
                     chunk = next(source)
                     known = self.stream.peek(steps_known) if steps_known else None
-                    trainer.step(chunk, ahead=known)
+                    self._step(chunk, known)
                 except UNFIT as error:
                     if self._proved or isinstance(error, torch.OutOfMemoryError):
                         raise
@@ -293,6 +293,12 @@ class Session:
     def _error(self, sums: dict[str, float], level: str) -> float:
         error = sums[f"nats{level}"] / max(sums[f"scored{level}"], 1)
         return round(to_bits(error) if self.unit == "bits" else error, 5)
+
+    def _step(self, chunk: Any, known: Any) -> None:
+        try:
+            self.trainer.step(chunk, ahead=known)
+        except FloatingPointError:  # from the CPU at once; a GPU tells it with the next row
+            raise self._diverged("the loss or its gradient") from None
 
     def _diverged(self, what: str) -> RunError:
         last = self.directory.path / "last.pt"

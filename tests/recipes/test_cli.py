@@ -223,7 +223,7 @@ def test_eval_refuses_what_it_would_ignore(run_of_copy, capsys):
     assert main(["eval", "out", "--data-dir", "nonsense"]) == 1
     assert "--data-dir has no effect" in capsys.readouterr().err
     assert main(["eval", "out", "--text", "nonsense"]) == 1
-    assert "--text and --split are for runs of lm" in capsys.readouterr().err
+    assert "--text, --split and --unknown are for runs of lm" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_does_not_fit_is_named(run_of_copy, capsys):

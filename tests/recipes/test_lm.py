@@ -14,8 +14,10 @@ import torch
 from runs import TINY, VERSE, assert_same, result_of, rows_of, run, without_times
 from safetensors.torch import load_file
 
-from corpora import blocks, own_text, vocabulary_from
+from corpora import Text, blocks, own_text, vocabulary_from
 from recipes.cli import main
+from recipes.lm_notes import note_text
+from recipes.lm_options import Options
 
 WORDS = ["--tokens", "word", "--chunk-len", "4"]
 PIECES = ["--tokens", "subword", "--subword-size", "290", "--chunk-len", "4"]
@@ -237,6 +239,17 @@ def test_files_left_out_and_small_vocabularies_are_told(tmp_path, capsys):
     assert "valid_bpc" in result_of(tmp_path / "run")
     assert main(["run", "lm", *map(str, words), "--valid-fraction", "0.3"]) == 1
     assert "--valid-fraction has no effect here" in capsys.readouterr().err
+
+
+def test_the_joiner_of_penn_treebank_in_another_text(capsys):
+    text = Text("own.txt", "the_bank said <eos>\nno_no\n", None, None)
+    for corpus, told in (("ptb", True), ("pydoc", False)):
+        note_text(Options(corpus=corpus), text)
+        err = capsys.readouterr().err
+        assert (
+            "own.txt: the character _ stands there 2 times and is read as the space" in err
+        ) == told
+        assert ("1 lines end in <eos>, which is counted once" in err) == told
 
 
 def test_a_run_that_ends_worse_than_guessing_says_so(verse, tmp_path, capsys):

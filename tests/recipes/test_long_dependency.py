@@ -140,7 +140,7 @@ def test_mistakes_with_a_trained_run(capsys):
     run("adding", *RUNS["adding"], *TINY, "--updates", 5, "--out", "added")
     capsys.readouterr()
     for words, message in {
-        ("eval", "out", "--text", "x"): "--text and --split are for runs of lm",
+        ("eval", "out", "--text", "x"): "--text, --split and --unknown are for runs of lm",
         (
             "sample",
             "out",
