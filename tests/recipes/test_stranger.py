@@ -1,4 +1,4 @@
-"""A run's folder from a stranger: links, damaged and malicious checkpoints, two processes at once."""
+"""A run's folder from a stranger: links, damaged and malicious checkpoints, two processes."""
 
 from __future__ import annotations
 
@@ -266,8 +266,14 @@ ONLY_RESUMED = {
     "moments of another shape": (
         ("trainer", "optimizer", "state", 0, "exp_avg"),
         torch.zeros(3),
-        "does not fit",
+        "exp_avg is of shape [3]",
     ),
+    "one moment": (
+        ("trainer", "optimizer", "state", 0, "exp_avg"),
+        torch.zeros(()),
+        "expected one a weight",
+    ),
+    "a step of text": (("trainer", "optimizer", "state", 0, "step"), "x", "last.pt does not fit"),
     "a rate of text": (("trainer", "optimizer", "param_groups", 0, "lr"), "fast", "lr is 'fast'"),
     "a negative rate": (("trainer", "optimizer", "param_groups", 0, "lr"), -1.0, "lr is -1.0"),
     "level of text": (("stream", "level"), "hard", "stream.level is 'hard'"),
@@ -335,7 +341,7 @@ PICKLES = {
     "touch": Calls(Path.touch, Path(MARK)),
     "import": Calls(__import__, "antigravity"),
     "partial": Calls(partial, os.mkdir, MARK),
-    "getattr": Calls(getattr, os, "system"),
+    "getattr": Calls(getattr, "text", "upper"),
     "torch.load": Calls(torch.load, "run/last.pt"),
     "in a dictionary": {"trainer": {"model": Calls(os.mkdir, MARK)}, "stream": {}, "progress": {}},
 }
