@@ -33,6 +33,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
         names: set[str] = set()
         for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.YAMLError("it has a merge (<<), which no config needs")
             if isinstance(key.value, str) and key.value in names:
                 raise yaml.YAMLError(f"{key.value!r} is there twice; leave one of them out")
             if isinstance(key.value, str):

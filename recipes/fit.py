@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from recipes.checkpoint import Damaged
@@ -63,6 +64,26 @@ def check_fits(saved: Any, like: Any, name: str) -> None:
         or saved < 0
     ):
         raise Damaged(f"{name} is {_shown(saved)}, expected a number of 0 or more")
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse moments that are not of the shape of their weights, which a fused update relies on.
+
+    Args:
+        optimizer: with the state of a checkpoint.
+
+    Raises:
+        Damaged: naming the first.
+    """
+    for weight, state in optimizer.state.items():
+        for name, part in state.items():
+            if not isinstance(part, Tensor) or part.dtype != weight.dtype:
+                raise Damaged(f"the optimiser's {name} is {_shown(part)}")
+            if part.shape not in (weight.shape, torch.Size([])):
+                shapes = f"{list(part.shape)}, expected {list(weight.shape)}"
+                raise Damaged(f"the optimiser's {name} is of shape {shapes}")
+            if name != "step" and part.dim() == 0 and weight.dim():
+                raise Damaged(f"the optimiser's {name} is one number, expected one a weight")
 
 
 def _check_dict(saved: Any, like: dict, name: str) -> None:

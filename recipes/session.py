@@ -17,7 +17,7 @@ from tqdm import tqdm
 from recipes.checkpoint import Damaged, check_weights
 from recipes.directory import RunDirectory
 from recipes.errors import RunError, RunStopped, one_line
-from recipes.fit import check_fits
+from recipes.fit import check_fits, check_optimizer
 from recipes.option import LIMITS, flag
 from recipes.options import DNI
 from seqdni import to_bits
@@ -171,6 +171,8 @@ class Session:
         try:
             self._check_fits(saved)
             self.trainer.load_state_dict(saved["trainer"])
+            for optimizer in self._optimizers():
+                check_optimizer(optimizer)
             self.stream.load_state_dict(saved["stream"])
             self.progress.update(saved["progress"])
             self.seconds, self.reported = saved["seconds"], saved["reported"]
@@ -192,6 +194,13 @@ class Session:
         check_fits(saved, {"seconds": 0.0, "reported": 0.0}, "checkpoint")
         if math.isinf(saved["seconds"]) or math.isinf(saved["reported"]):
             raise Damaged("its seconds or its work so far are infinite")
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """Of the trainer, or of each level's learner."""
+        found = []
+        for learner in getattr(self.trainer, "learners", [self.trainer]):
+            found += [learner.optimizer, learner.synth_optimizer]
+        return [optimizer for optimizer in found if optimizer is not None]
 
     def _unfit(self, error: Exception) -> RunError:
         where = self.directory.path / "last.pt"
