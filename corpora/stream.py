@@ -3,16 +3,20 @@
 Shapes: T steps of a chunk, B rows, U = T + 1 tokens (a chunk's inputs and the last target).
 """
 
-from collections.abc import Iterator
-from typing import Any
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Integer
+from jaxtyping import Int64
 from torch import Tensor
 
 from corpora.batch import Batch
 from corpora.errors import CorpusError
+
+Tokens: TypeAlias = np.ndarray | Tensor | Sequence[SupportsIndex]
+"""Ids of one text, ``[n]``."""
 
 
 class TokenStream:
@@ -31,7 +35,7 @@ class TokenStream:
 
     Raises:
         CorpusError: too few tokens for one step a row.
-        ValueError: a size below 1.
+        ValueError: the tokens are not one row of integers, or a size is below 1.
 
     Example:
         >>> stream = TokenStream(np.arange(11), batch_size=2, chunk_len=3)
@@ -45,8 +49,9 @@ class TokenStream:
                 [ 9, 10]])
     """
 
-    def __init__(self, tokens: Integer[np.ndarray, " n"], batch_size: int, chunk_len: int):
-        _check_sizes(batch_size, chunk_len)
+    def __init__(self, tokens: Tokens, batch_size: SupportsIndex, chunk_len: SupportsIndex):
+        batch_size, chunk_len = _sizes(batch_size, chunk_len)
+        tokens = _one_row(tokens)
         if len(tokens) < batch_size + 1:
             raise CorpusError(
                 f"{len(tokens)} tokens for {batch_size} rows, expected at least {batch_size + 1}: "
@@ -109,9 +114,9 @@ class TokenStream:
 
 
 def evaluation_chunks(
-    tokens: Integer[np.ndarray, " n"],
-    batch_size: int,
-    chunk_len: int,
+    tokens: Tokens,
+    batch_size: SupportsIndex,
+    chunk_len: SupportsIndex,
     warmup: int = 0,
     align: int = 1,
 ) -> Iterator[Batch]:
@@ -150,7 +155,8 @@ def evaluation_chunks(
         >>> chunk.targets.t().tolist(), chunk.mask.t().tolist()
         ([[1, 2, 3], [3, 4, 5]], [[True, True, True], [False, True, True]])
     """
-    _check_sizes(batch_size, chunk_len)
+    batch_size, chunk_len = _sizes(batch_size, chunk_len)
+    tokens = _one_row(tokens)
     if warmup < 0 or align < 1:
         raise ValueError(f"warmup is {warmup}, align {align}: expected at least 0 and 1")
     if len(tokens) < 2:
@@ -192,7 +198,24 @@ def _chunk(tokens_UB: Int64[Tensor, "U B"], is_first: bool, is_last: bool) -> Ba
     return Batch(tokens_UB[:-1], tokens_UB[1:], None, should_reset_UB)
 
 
-def _check_sizes(batch_size: int, chunk_len: int) -> None:
+def _one_row(tokens: Tokens) -> np.ndarray:
+    """The ids of one text as an array; what is memory-mapped stays so."""
+    array = np.asanyarray(tokens.cpu() if isinstance(tokens, Tensor) else tokens)
+    if array.ndim != 1:
+        raise ValueError(
+            f"tokens are {list(array.shape)}, expected one row [n] of a whole text: the stream "
+            "cuts it into batch_size rows itself (undo a batchify with tokens.T.reshape(-1))"
+        )
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"tokens are of {array.dtype}, expected integer ids")
+    return array
+
+
+def _sizes(batch_size: SupportsIndex, chunk_len: SupportsIndex) -> tuple[int, int]:
+    """Both as Python integers."""
+    found = []
     for name, size in (("batch_size", batch_size), ("chunk_len", chunk_len)):
-        if size < 1:
-            raise ValueError(f"{name} is {size}, expected >= 1")
+        if not hasattr(size, "__index__") or operator.index(size) < 1:
+            raise ValueError(f"{name} is {size}, expected a whole number >= 1")
+        found.append(operator.index(size))
+    return found[0], found[1]

@@ -151,9 +151,9 @@ def test_errors():
     with pytest.raises(CorpusError, match="1 tokens to evaluate, expected at least 2"):
         evaluation_chunks(tokens_of(1), 1, 1)
     for make in (TokenStream, evaluation_chunks):
-        with pytest.raises(ValueError, match="batch_size is 0, expected >= 1"):
+        with pytest.raises(ValueError, match="batch_size is 0, expected a whole number >= 1"):
             make(tokens_of(9), 0, 1)
-        with pytest.raises(ValueError, match="chunk_len is 0, expected >= 1"):
+        with pytest.raises(ValueError, match="chunk_len is 0, expected a whole number >= 1"):
             make(tokens_of(9), 1, 0)
     for warmup, align in ((-1, 1), (0, 0)):
         with pytest.raises(ValueError, match=f"warmup is {warmup}, align {align}: expected at"):
@@ -178,3 +178,14 @@ def test_peeking_shows_the_next_steps_and_moves_nothing():
     assert seen.should_reset[-1].all()  # the epoch ends there
     next(stream)
     assert stream.peek(3) is None
+
+
+@pytest.mark.parametrize("kind", [list, torch.tensor, np.uint16, np.asarray], ids=str)
+def test_tokens_of_any_kind_make_the_same_stream(kind):
+    ids = np.arange(23) % 7
+    expected = TokenStream(ids, 2, 4)
+    given = TokenStream(kind(ids), np.int64(2), np.int32(4))
+    for _ in range(5):
+        a, b = next(expected), next(given)
+        assert torch.equal(a.inputs, b.inputs)
+        assert torch.equal(a.targets, b.targets)

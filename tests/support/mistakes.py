@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import torch
 from oracles import make_model
 from torch import nn
 
+from corpora import TokenStream, evaluation_chunks
 from seqdni import (
     Boundary,
     Learner,
@@ -292,6 +294,21 @@ REFUSED = {
         step(ids(4, 2), ids(4, 2), loss=lambda y, t: cross_entropy(y, t).mean()),
         r"the loss gave the shape \[\], expected .* does not reduce",
     ),
+    # a stream of tokens
+    "tokens in two dimensions": (
+        lambda: TokenStream(np.zeros((20, 2), dtype=np.int64), 2, 3),
+        r"tokens are \[20, 2\], expected one row .* batchify",
+    ),
+    "tokens to evaluate in two dimensions": (
+        lambda: evaluation_chunks(torch.zeros(20, 2, dtype=torch.long), 2, 3),
+        r"tokens are \[20, 2\], expected one row",
+    ),
+    "float tokens": (lambda: TokenStream(np.zeros(20), 2, 3), "tokens are of float64"),
+    "too few tokens": (lambda: TokenStream([1, 2], 2, 3), "2 tokens for 2 rows"),
+    "no rows": (lambda: TokenStream([1, 2, 3], 0, 3), "batch_size is 0"),
+    "half a row": (lambda: TokenStream([1, 2, 3], 1.5, 3), r"batch_size is 1\.5"),
+    "chunks of no steps": (lambda: TokenStream([1, 2, 3], 1, 0), "chunk_len is 0"),
+    "a word for the chunk length": (lambda: TokenStream([1, 2, 3], 1, "4"), "chunk_len is 4"),
     # learners and hierarchies
     "a learner's synthesizer that nothing trains": (
         lambda: Learner(sgd(model()), boundary=Boundary(Synthesizer(4))),
