@@ -21,7 +21,7 @@ from corpora.stream import TokenStream, evaluation_chunks
 from corpora.subwords import Subwords, SubwordVocabulary
 from corpora.task import Episode, EpisodicTask, Level
 from corpora.text import Text, own_splits, own_text, pydoc_text
-from corpora.vocabulary import Tokens, Vocabulary, vocabulary_from
+from corpora.vocabulary import KnownVocabulary, Tokens, Vocabulary, vocabulary_from
 from corpora.wikipedia import enwik8_text, text8_text, wikitext_text
 from corpora.words import Words, WordVocabulary
 
@@ -40,6 +40,7 @@ __all__ = [
     "Episode",
     "EpisodicTask",
     "Images",
+    "KnownVocabulary",
     "Level",
     "LockstepEpisodes",
     "Mnist",

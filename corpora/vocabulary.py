@@ -1,7 +1,10 @@
 """What the kinds of tokens have in common."""
 
 import base64
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,10 +14,8 @@ from corpora.characters import Characters, CharVocabulary
 from corpora.errors import CorpusError
 from corpora.source import Source
 from corpora.subwords import Subwords, SubwordVocabulary
+from corpora.text import Text
 from corpora.words import Words, WordVocabulary
-
-Tokens = Characters | Words | Subwords
-"""A kind of tokens; each has ``learn(text)``, which returns a vocabulary."""
 
 
 @runtime_checkable
@@ -30,6 +31,43 @@ class Vocabulary(Protocol):
     def decode(self, ids: Sequence[int] | np.ndarray | Tensor) -> str: ...
 
     def to_json(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class KnownVocabulary:
+    """Tokens of a vocabulary that is there already: nothing is learned from the text.
+
+    Args:
+        vocabulary: as another text has given it.
+
+    Example:
+        >>> tokens = KnownVocabulary(CharVocabulary("ehlo"))
+        >>> tokens.learn(Text("greeting", "hole", None, None)).symbols
+        'ehlo'
+    """
+
+    vocabulary: Vocabulary = field(repr=False)
+    digest: str = field(init=False)  # what tells it from others in the name of a cache
+
+    def __post_init__(self):
+        content = json.dumps(self.vocabulary.to_json()).encode()
+        object.__setattr__(self, "digest", hashlib.sha256(content).hexdigest())
+
+    def learn(self, text: Text) -> Vocabulary:
+        """The vocabulary.
+
+        Args:
+            text: the corpus, which may have other tokens; encoding it tells.
+
+        Returns:
+            What is known.
+        """
+        del text
+        return self.vocabulary
+
+
+Tokens = Characters | Words | Subwords | KnownVocabulary
+"""A kind of tokens; each has ``learn(text)``, which returns a vocabulary."""
 
 
 def vocabulary_from(saved: Mapping[str, Any]) -> Vocabulary:

@@ -102,7 +102,7 @@ def load_weights(saved: dict[str, Any], path: Path, options: Any, model: Any) ->
     Raises:
         RunError: the checkpoint does not fit the options.
     """
-    own = _wrapped(options, model)
+    own = model if "exported" in saved else _wrapped(options, model)
     try:
         weights = saved["trainer"]["model"]
         check_weights(weights, own.state_dict())

@@ -19,7 +19,7 @@ from recipes import curves, horizon, lm, plot
 from recipes.completion import add_recipes
 from recipes.directory import RunDirectory
 from recipes.errors import RunError
-from recipes.export import export
+from recipes.export import WEIGHTS, export
 from recipes.memory import is_out_of_memory, too_large
 from recipes.option import MOST
 from recipes.options import Sampling
@@ -104,6 +104,8 @@ def _eval(given: argparse.Namespace) -> int:
     if asked and recipe.file is not lm:
         words = f"{given.dir} is a run of {options.recipe}"
         raise RunError(f"--text, --split and --unknown are for runs of lm; {words}")
+    if recipe.file is not lm:
+        _refuse_export(directory, "eval")
     print(table(short(recipe.file.evaluate(directory, options, **asked))))
     return 0
 
@@ -118,6 +120,8 @@ def _sample(given: argparse.Namespace) -> int:
         raise RunError(f"--temperature is {given.temperature}, expected a number of at least 0")
     if given.top_k is not None and given.top_k < 1:
         raise RunError(f"--top-k is {given.top_k}, expected at least 1")
+    if recipe.file is not lm:
+        _refuse_export(directory, "sample")
     asked = Sampling(given.length, given.seed, given.temperature, given.top_k, given.prompt)
     recipe.file.sample(directory, options, asked)
     return 0
@@ -127,6 +131,7 @@ def _horizon(given: argparse.Namespace) -> int:
     directory, recipe, options = _existing(given)
     if given.length is not None and given.length < 1:
         raise RunError(f"--length is {given.length}, expected at least 1")
+    _refuse_export(directory, "horizon")
     found = horizon.measure(
         directory, options, recipe.file.held_out(directory, options, given.length)
     )
@@ -152,6 +157,12 @@ def _plot(given: argparse.Namespace) -> int:
         runs[directory.path.resolve()] = curves.read(directory.path, options)
     print(plot.plot(list(runs.values()), given.metric, given.against, given.out))
     return 0
+
+
+def _refuse_export(directory: RunDirectory, command: str) -> None:
+    """An export has a model, and nothing of the run that made it."""
+    if (directory.path / WEIGHTS).exists() and not (directory.path / "last.pt").exists():
+        raise RunError(f"{directory.path} is an export; seqdni {command} needs the run itself")
 
 
 def _existing(given: argparse.Namespace) -> tuple[RunDirectory, Recipe, Any]:

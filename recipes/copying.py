@@ -232,6 +232,19 @@ def exported(
     return model, {}
 
 
+def trained(directory: RunDirectory, options: CopyOptions) -> tuple[SequenceModel, None]:
+    """The model of a run or of an export.
+
+    Args:
+        directory: of either.
+        options: its options.
+
+    Returns:
+        The last model, and no vocabulary.
+    """
+    return _trained(directory, options)[0], None
+
+
 def held_out(directory: RunDirectory, options: CopyOptions, length: int | None) -> HeldOut:
     """Fresh episodes in chunks, for the horizon.
 

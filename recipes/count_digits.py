@@ -292,7 +292,28 @@ def exported(directory: RunDirectory, options: Options) -> tuple[nn.Module, dict
     Returns:
         The last model; it needs nothing else.
     """
-    return _trained(directory, options, problem_of(options)), {}
+    return trained(directory, options)[0], {}
+
+
+def trained(directory: RunDirectory, options: Options) -> tuple[Hierarchy, None]:
+    """The model of a run or of an export; needs no data.
+
+    Args:
+        directory: of either.
+        options: its options.
+
+    Returns:
+        The last model, and no vocabulary.
+    """
+    saved = directory.load("last")
+    try:
+        pixels = saved["trainer"]["model"]["levels.0.encoder.0.weight"].shape[1]
+    except (KeyError, TypeError, IndexError, AttributeError):
+        where = directory.path / "last.pt"
+        raise RunError(f"{where} does not fit its config.yaml: it has no encoder") from None
+    model = build_model(options, pixels)
+    load_weights(saved, directory.path / "last.pt", options, model)
+    return model, None
 
 
 def held_out(_directory: RunDirectory, options: Options, _length: int | None) -> Any:

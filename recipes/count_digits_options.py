@@ -46,6 +46,11 @@ class Options:
     layers: int = option(1, "recurrent layers", at_least=1)
     forget_bias: float = same_option(RunOptions, "forget_bias", 0.0)
     encoder: int = option(64, "units that read an image, rectified", at_least=1)
+    init_from: str | None = option(
+        None,
+        "folder of a run or of an export whose weights training starts from (fine-tuning); null: "
+        "weights drawn from the seed",
+    )
     batch: int = option(64, "B: rows that are trained side by side", at_least=1)
     lr: float = option(3e-3, "Adam's learning rate for A", above=0)
     lr_b: float | None = option(None, "Adam's learning rate for B; null: that of A", above=0)

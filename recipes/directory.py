@@ -18,6 +18,7 @@ import yaml
 from recipes.checkpoint import Damaged, check_finite, from_bytes, to_bytes
 from recipes.config_file import parse_config
 from recipes.errors import RunError
+from recipes.export import WEIGHTS, read_export
 from recipes.files import append, read_whole, remove_unfinished, write_whole
 from recipes.lock import lock
 
@@ -152,7 +153,7 @@ class RunDirectory:
         write_whole(self.path, f"{name}.pt", to_bytes(state))
 
     def load(self, name: str) -> dict[str, Any]:
-        """Read a checkpoint; tensors and primitives only, no code.
+        """Read a checkpoint, or an export in its place; tensors and primitives only, no code.
 
         Args:
             name: ``last`` or ``best``.
@@ -167,6 +168,8 @@ class RunDirectory:
         try:
             data = read_whole(self.path, path.name)
         except FileNotFoundError:
+            if os.path.lexists(self.path / WEIGHTS):
+                return read_export(self.path)
             raise RunError(
                 f"{self.path} has no {name}.pt: the run stopped before a checkpoint"
             ) from None

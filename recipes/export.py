@@ -7,23 +7,25 @@ import os
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import nn
 
-from recipes.errors import RunError
+from recipes.checkpoint import Damaged, check_finite
+from recipes.errors import RunError, one_line
 from recipes.files import read_whole, write_whole
 
+WEIGHTS, VOCABULARY = "model.safetensors", "vocabulary.json"
 
-def export(
-    model: nn.Module, files: dict[str, dict[str, Any]], config: Path, out: Path
-) -> list[Path]:
-    """Write model.safetensors, config.yaml and what else the recipe has.
+
+def export(model: nn.Module, files: dict[str, Any], config: Path, out: Path) -> list[Path]:
+    """Write model.safetensors, config.yaml, a README.md, and what else the recipe has.
 
     Reading them executes no code. Weights that are tied are written twice.
 
     Args:
         model: trained.
-        files: JSON by name, e.g. the vocabulary.
+        files: by name: bytes, or what becomes JSON, e.g. the vocabulary.
         config: the run's config.yaml.
         out: folder to write into; made if it is not there.
 
@@ -33,14 +35,81 @@ def export(
     Raises:
         RunError: one of them is there already.
     """
-    names = ["model.safetensors", "config.yaml", *files]
-    for name in names:
+    weights = {name: part.cpu().clone() for name, part in model.state_dict().items()}
+    contents: dict[str, bytes] = {
+        WEIGHTS: save(weights, {"format": "pt"}),
+        "config.yaml": read_whole(config.parent, config.name),
+        "README.md": _card(weights, config, [*files]).encode(),
+    }
+    for name, content in files.items():
+        contents[name] = content if isinstance(content, bytes) else json.dumps(content).encode()
+    for name in contents:
         if os.path.lexists(out / name):
             raise RunError(f"{out / name} is there already; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    weights = {name: part.cpu().clone() for name, part in model.state_dict().items()}
-    write_whole(out, "model.safetensors", save(weights, {"format": "pt"}))
-    write_whole(out, "config.yaml", read_whole(config.parent, config.name))
-    for name, content in files.items():
-        write_whole(out, name, json.dumps(content).encode())
-    return [out / name for name in names]
+    for name, content in contents.items():
+        write_whole(out, name, content)
+    return [out / name for name in contents]
+
+
+def read_export(folder: Path) -> dict[str, Any]:
+    """An export in the form of a checkpoint.
+
+    Args:
+        folder: what :func:`export` has written.
+
+    Returns:
+        ``trainer`` with the weights, ``progress`` with the vocabulary if there is one.
+
+    Raises:
+        RunError: a file of it cannot be read.
+    """
+    progress = {}
+    try:
+        weights = load(read_whole(folder, WEIGHTS))
+        check_finite(weights)
+    except (SafetensorError, Damaged, ValueError, OverflowError) as error:
+        reason = one_line(error)
+        raise RunError(f"{folder / WEIGHTS} does not fit: {reason}; export it again") from None
+    if os.path.lexists(folder / VOCABULARY):
+        try:
+            progress["vocabulary"] = json.loads(read_whole(folder, VOCABULARY))
+        except (ValueError, RecursionError) as error:
+            reason = one_line(error)
+            raise RunError(f"{folder / VOCABULARY} is damaged: {reason}; export it again") from None
+    return {"exported": True, "trainer": {"model": weights}, "stream": {}, "progress": progress}
+
+
+def _card(weights: dict[str, Any], config: Path, names: list[str]) -> str:
+    """What is in the folder, how it was made, and how it is read."""
+    result = config.parent / "result.json"
+    measured = read_whole(result.parent, result.name).decode() if result.is_file() else ""
+    rows = [
+        f"| `{name}` | {list(part.shape)} | {part.dtype} |".replace("torch.", "")
+        for name, part in weights.items()
+    ]
+    number = sum(part.numel() for part in weights.values())
+    parts = [
+        "# A model trained with seqdni",
+        f"`{WEIGHTS}` holds {number:,} numbers, `config.yaml` the options of the run"
+        + "".join(f", `{name}` what it is called" for name in names if name == VOCABULARY)
+        + ". Reading these files executes no code.",
+        f"With seqdni:\n\n```python\n{WITH_SEQDNI}```",
+        f"Without it:\n\n```python\n{WITHOUT}```",
+        "| weight | shape | type |\n|---|---|---|\n" + "\n".join(rows),
+    ]
+    if measured:
+        parts.append(
+            f"What was measured at the end of the run:\n\n```json\n{measured.strip()}\n```"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+WITH_SEQDNI = """import seqdni
+
+model, vocabulary, options = seqdni.load(".")
+"""
+WITHOUT = """from safetensors.torch import load_file
+
+weights = load_file("model.safetensors")  # tensors by name, as a torch state dict
+"""

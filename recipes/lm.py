@@ -16,6 +16,9 @@ from corpora import (
     CharVocabulary,
     CorpusError,
     Encoded,
+    KnownVocabulary,
+    SubwordVocabulary,
+    Tokens,
     TokenStream,
     Vocabulary,
     blocks,
@@ -30,6 +33,8 @@ from recipes import horizon, lm_hierarchy, lm_sample
 from recipes.build import build_stream, build_trainer, load_weights
 from recipes.directory import RunDirectory
 from recipes.errors import RunError
+from recipes.export import VOCABULARY
+from recipes.fine_tune import known_tokens
 from recipes.horizon import HeldOut
 from recipes.lm_data import (
     figures,
@@ -92,7 +97,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
         RunError: the options do not fit the corpus.
     """
     text = read_corpus(options)
-    corpus = encode_splits(text, tokens_of(options))
+    corpus = encode_splits(text, _tokens(options))
     for split, size in corpus.sizes.items():
         if size.tokens < 2:
             raise RunError(
@@ -296,7 +301,9 @@ def evaluate(
         if split is not None:
             raise RunError("give --text or --split, not both")
         return {"text": text, **_text_figures(model, vocabulary, options, text, unknown)}
-    corpus = encode_splits(read_corpus(options), tokens_of(options))
+    if "corpus" not in progress:
+        raise RunError(f"{directory.path} is an export; give a text to score with --text")
+    corpus = encode_splits(read_corpus(options), _tokens(options, vocabulary))
     _same_text(corpus, progress)
     if split is not None and split not in corpus.sizes:
         raise RunError(f"--split {split}: the corpus has {', '.join(corpus.sizes)}")
@@ -352,9 +359,7 @@ def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:
     lm_sample.write(model, vocabulary, asked, as_bytes=options.corpus == "enwik8")
 
 
-def exported(
-    directory: RunDirectory, options: Options
-) -> tuple[nn.Module, dict[str, dict[str, Any]]]:
+def exported(directory: RunDirectory, options: Options) -> tuple[nn.Module, dict[str, Any]]:
     """What others need to use the model.
 
     Args:
@@ -362,10 +367,33 @@ def exported(
         options: its options.
 
     Returns:
-        The best model, and JSON files by name: the vocabulary.
+        The best model, and files by name: the vocabulary, for subwords sentencepiece's own too.
     """
     model, vocabulary, _ = _trained(directory, options)
-    return trained_part(model), {"vocabulary.json": vocabulary.to_json()}
+    files: dict[str, Any] = {VOCABULARY: vocabulary.to_json()}
+    if isinstance(vocabulary, SubwordVocabulary):
+        files["sentencepiece.model"] = vocabulary.model
+    return trained_part(model), files
+
+
+def trained(directory: RunDirectory, options: Options) -> tuple[LanguageModel, Vocabulary]:
+    """The model of a run or of an export; needs no corpus.
+
+    Args:
+        directory: of either.
+        options: its options.
+
+    Returns:
+        The best model and its vocabulary.
+    """
+    return _trained(directory, options)[:2]
+
+
+def _tokens(options: Options, known: Vocabulary | None = None) -> Tokens:
+    """The kind of tokens: the corpus's own, or those of the model that training starts from."""
+    if options.init_from is None or options.corpus == "enwik8":  # whose bytes are always the same
+        return tokens_of(options)
+    return known_tokens(options.init_from) if known is None else KnownVocabulary(known)
 
 
 def _same_text(corpus: Encoded, progress: dict[str, Any]) -> None:
@@ -406,8 +434,10 @@ def held_out(directory: RunDirectory, options: Options, length: int | None) -> H
     """
     if options.hierarchy > 1:
         raise RunError("seqdni horizon looks at one network's chunks; --hierarchy has several")
-    corpus = encode_splits(read_corpus(options), tokens_of(options))
-    _same_text(corpus, directory.load("last")["progress"])
+    progress = directory.load("last")["progress"]
+    known = vocabulary_from(progress.get("vocabulary", {}))
+    corpus = encode_splits(read_corpus(options), _tokens(options, known))
+    _same_text(corpus, progress)
     model = build(options, len(corpus.vocabulary))
     assert isinstance(model, SequenceModel)
     return HeldOut(validation_chunks(corpus, options.chunk_len, length), model, loss_of(model))

@@ -147,13 +147,12 @@ def problem_of(options: Options, length: int | None = None) -> Problem:
         data = read_mnist(options.data_dir)
         if options.batch > (images := len(data.train.labels_n)):
             raise RunError(f"--batch is {options.batch}, expected at most the {images} images")
-        task = MnistTask(options.by, options.permute_seed if options.permute else None)
+        task = _task(options)
+        assert isinstance(task, MnistTask)
         stream = ShuffledImages(task, data.train, **sizes)
         return Problem(task, stream, task.episode(data.valid), task.episode(data.test), data.digest)
-    if isinstance(options, AddingOptions):
-        task = AddingTask()
-    else:
-        task = RecallTask(options.symbols, options.distractors)
+    task = _task(options)
+    assert not isinstance(task, MnistTask)
     level = Level(options.length if length is None else length)
     try:
         task.check(level)
@@ -287,7 +286,24 @@ def exported(
     Returns:
         The last model; it needs nothing else.
     """
-    return _trained(directory, options, problem_of(options)), {}
+    return trained(directory, options)[0], {}
+
+
+def trained(directory: RunDirectory, options: Options) -> tuple[SequenceModel, None]:
+    """The model of a run or of an export; needs no data.
+
+    Args:
+        directory: of either.
+        options: its options.
+
+    Returns:
+        The last model, and no vocabulary.
+    """
+    task = _task(options)
+    tokens = isinstance(task, RecallTask)
+    model = build_model(options, task.input_size, task.output_size, tokens)
+    load_weights(directory.load("last"), directory.path / "last.pt", options, model)
+    return model, None
 
 
 def held_out(directory: RunDirectory, options: Options, length: int | None) -> HeldOut:
@@ -330,6 +346,14 @@ def scores(model: Model, episodes: Episode) -> dict[str, float]:
     right = outputs_1nV.argmax(-1) == targets_1n
     nats = cross_entropy(outputs_1nV, targets_1n)
     return {"accuracy": right.double().mean().item(), "bits": to_bits(nats.mean().item())}
+
+
+def _task(options: Options) -> AddingTask | RecallTask | MnistTask:
+    if isinstance(options, MnistOptions):
+        return MnistTask(options.by, options.permute_seed if options.permute else None)
+    if isinstance(options, AddingOptions):
+        return AddingTask()
+    return RecallTask(options.symbols, options.distractors)
 
 
 def _measured(model: Model, problem: Problem) -> dict[str, float]:

@@ -83,6 +83,11 @@ class RunOptions:
         only=lambda options: options.core == "lstm",
         when="--core lstm",
     )
+    init_from: str | None = option(
+        None,
+        "folder of a run or of an export whose weights training starts from (fine-tuning); null: "
+        "weights drawn from the seed",
+    )
     batch: int = option(32, "B: rows that are trained side by side", at_least=1)
     lr: float = option(1e-3, "learning rate for the model", above=0)
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "of the model")

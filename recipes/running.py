@@ -12,6 +12,7 @@ import yaml
 
 from recipes.directory import RunDirectory, new_folder
 from recipes.errors import RunError, RunStopped
+from recipes.fine_tune import start_from
 from recipes.option import LIMITS, check_effect, flag
 from recipes.options import RESUMABLE, Sampling
 from recipes.parsing import did_you_mean, given_flags, parse, recipe_parser
@@ -160,7 +161,11 @@ def _begin(recipe: Recipe, parsed: dict[str, Any], given: set[str]) -> Session:
     check_effect(options, given)
     _use_threads(options)
     print(f"{options.recipe}: preparing data and model", flush=True)
+    if options.init_from is not None:
+        options.init_from = str(Path(options.init_from).expanduser().resolve())
     session = recipe.file.start(options, RunDirectory("."))
+    if options.init_from is not None:
+        start_from(session, options.init_from)
     session.directory = RunDirectory.create(options)
     return session
 

@@ -12,6 +12,7 @@ from seqdni.hierarchy_trainer import HierarchyTrainer
 from seqdni.horizon import Agreement, Horizon, Lag, measure_horizon
 from seqdni.learner import Learner
 from seqdni.least_squares import LeastSquares
+from seqdni.load import load
 from seqdni.look_ahead import look_ahead
 from seqdni.losses import cross_entropy as cross_entropy
 from seqdni.losses import masked_sum, squared_error, to_bits, to_perplexity
@@ -80,6 +81,7 @@ __all__ = [
     "cut",
     "detach",
     "leaves",
+    "load",
     "look_ahead",
     "map_state",
     "masked_sum",

@@ -1,0 +1,133 @@
+"""A trained model to work with in Python: what :func:`seqdni.load` returns."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corpora import Vocabulary
+from recipes import lm, lm_sample
+from recipes.errors import RunError
+from recipes.lm_data import prepared
+from recipes.options import Sampling
+from recipes.registry import saved_run
+from seqdni import without_dropout
+
+
+class Loaded(NamedTuple):
+    """A model, what it reads, and the options it was trained with.
+
+    Args:
+        model: trained, on its device.
+        vocabulary: text to token ids and back; None where the model reads no text.
+        options: of its run.
+    """
+
+    model: Any
+    vocabulary: Vocabulary | None
+    options: Any
+
+    def score(self, text: str) -> float:
+        """How well the model predicts a text, its state carried along.
+
+        Args:
+            text: at least two tokens, of characters that the model knows.
+
+        Returns:
+            Nats per token; :func:`seqdni.to_bits` and :func:`seqdni.to_perplexity` convert them.
+
+        Raises:
+            RunError: the model reads no text.
+            CorpusError: a character of the text is unknown to the model.
+        """
+        tokens = self._encoded(text)
+        if len(tokens) < 2:
+            raise RunError(f"the text has {len(tokens)} tokens, expected at least 2; give more")
+        return lm.score(self.model, tokens, len(self._words()))
+
+    def sample(
+        self,
+        prompt: str = "",
+        length: int = 100,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+    ) -> str:
+        """Text that the model makes up.
+
+        Args:
+            prompt: what the text begins with.
+            length: tokens after the prompt.
+            seed: of the choices.
+            temperature: below 1 is more careful, above 1 more daring; 0 takes the likeliest.
+            top_k: choose among this many of the likeliest; None among all.
+
+        Returns:
+            The prompt and its continuation.
+
+        Raises:
+            RunError: the model reads no text.
+            CorpusError: a character of the prompt is unknown to the model.
+        """
+        asked, written = Sampling(length, seed, temperature, top_k, prompt), io.StringIO()
+        with contextlib.redirect_stdout(written):
+            as_bytes = self.options.corpus == "enwik8" if self._words() else False
+            lm_sample.write(self.model, self._words(), asked, as_bytes)
+        return written.getvalue().removesuffix("\n")
+
+    @torch.no_grad()
+    def hidden_states(self, inputs: str | Tensor) -> Tensor:
+        """What the recurrent core shows after each step: the features that the readout is given.
+
+        Args:
+            inputs: a text; or what the model takes, ``[T, B]`` ids or ``[T, B, D]`` features.
+
+        Returns:
+            ``[T, B, H]``, one row for a text.
+
+        Raises:
+            RunError: a text for a model that reads none, or a model with several readouts.
+        """
+        if isinstance(inputs, str):
+            inputs = torch.from_numpy(self._encoded(inputs).astype(np.int64))[:, None]
+        if not hasattr(self.model, "readout"):
+            raise RunError(f"{self.options.recipe} has a readout at each level; use model.levels")
+        seen: list[Tensor] = []
+        hook = self.model.readout.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        try:
+            with without_dropout(self.model):
+                device = next(self.model.parameters()).device
+                self.model(inputs.to(device), self.model.initial_state(inputs.shape[1]))
+        finally:
+            hook.remove()
+        return torch.cat(seen)
+
+    def _encoded(self, text: str) -> np.ndarray:
+        return self._words().encode(prepared(self.options, text))
+
+    def _words(self) -> Vocabulary:
+        if self.vocabulary is None:
+            raise RunError(f"a model of {self.options.recipe} reads no text; expected one of lm")
+        return self.vocabulary
+
+
+def load(path: str | Path, device: str) -> Loaded:
+    """See :func:`seqdni.load`.
+
+    Args:
+        path: folder of a run, or of an export.
+        device: where the model computes.
+
+    Returns:
+        The best model of a run of ``lm``, else the last.
+    """
+    directory, recipe, options = saved_run(path)
+    options.device = device
+    model, vocabulary = recipe.file.trained(directory, options)
+    return Loaded(model, vocabulary, options)

@@ -1,0 +1,36 @@
+"""A trained model from the folder of a run, to work with in Python."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recipes.loaded import Loaded
+
+
+def load(path: str | Path, device: str = "cpu") -> Loaded:
+    """Load a run of ``seqdni run``, or what ``seqdni export`` has written; no code in it is run.
+
+    Args:
+        path: its folder.
+        device: where the model is to compute: ``cpu``, ``cuda``, ``cuda:1`` ..., or ``auto``.
+
+    Returns:
+        ``model, vocabulary, options``, with the methods ``score(text)`` in nats per token,
+        ``sample(prompt, length)`` and ``hidden_states(text)``, ``[T, B, H]``. The vocabulary is
+        None where the model reads no text.
+
+    Raises:
+        recipes.errors.RunError: it is no such folder, or something in it is damaged.
+
+    Example:
+        >>> load("nowhere")
+        Traceback (most recent call last):
+            ...
+        recipes.errors.RunError: nowhere is not the folder of a run: expected a config.yaml \
+written by seqdni run
+    """
+    loaded: Any = importlib.import_module("recipes.loaded")  # the recipes need this library
+    return loaded.load(path, device)
