@@ -90,7 +90,7 @@ def build_core(options: RunOptions, inputs: int, dropout: float = 0.0) -> TorchC
     return core
 
 
-def load_weights(saved: dict[str, Any], path: Path, options: RunOptions, model: Any) -> None:
+def load_weights(saved: dict[str, Any], path: Path, options: Any, model: Any) -> None:
     """Put the weights of a trained model into one built alike.
 
     Args:
@@ -111,7 +111,7 @@ def load_weights(saved: dict[str, Any], path: Path, options: RunOptions, model: 
         raise RunError(f"{path} does not fit its config.yaml: {one_line(error)}") from None
 
 
-def _wrapped(options: RunOptions, model: SequenceModel) -> Model:
+def _wrapped(options: Any, model: SequenceModel) -> Model:
     """What the trainer trains: the model, in pieces or reweighted where the options ask for it."""
     if getattr(options, "recompute", False):  # a hierarchy has no such option
         return Checkpointed(model, options.chunk_len)

@@ -38,7 +38,7 @@ class Words(argparse.ArgumentParser):
         hint = "".join(did_you_mean(word, known) for word in unknown[:1] if word not in known)
         raise RunError(f"{message}{hint or f'; see: {self.prog} --help'}")
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The same, but each command refuses the words that it does not know itself."""
         found, rest = super().parse_known_args(args, namespace)
         if rest and self._subparsers is None:

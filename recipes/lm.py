@@ -87,7 +87,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
         CorpusError: the corpus is missing or damaged.
         RunError: the options do not fit the corpus.
     """
-    corpus = _encoded(options, lambda: known_tokens(options.init_from))
+    corpus = _encoded(options, lambda: known_tokens(str(options.init_from)))
     for split, size in corpus.sizes.items():
         if size.tokens < 2:
             raise RunError(
