@@ -111,7 +111,7 @@ def load_weights(saved: dict[str, Any], path: Path, options: Any, model: Any) ->
         raise RunError(f"{path} does not fit its config.yaml: {one_line(error)}") from None
 
 
-def _wrapped(options: RunOptions, model: SequenceModel) -> Model:
+def _wrapped(options: Any, model: SequenceModel) -> Model:
     """What the trainer trains: the model, in pieces or reweighted where the options ask for it."""
     if getattr(options, "recompute", False):  # a hierarchy has no such option
         return Checkpointed(model, options.chunk_len)

@@ -43,7 +43,7 @@ class Options:
     chunk_len: int = option(4, "T: digits of a window, and windows of a long one", at_least=2)
     core: Literal["lstm", "gru", "rnn"] = option("lstm", "recurrent core of both")
     hidden: int = option(64, "units of a layer", at_least=1)
-    layers: int = option(1, "recurrent layers", at_least=1)
+    layers: int = option(1, "number of recurrent layers", at_least=1)
     forget_bias: float = same_option(RunOptions, "forget_bias", 0.0)
     encoder: int = option(64, "units that read an image, rectified", at_least=1)
     init_from: str | None = option(
@@ -70,10 +70,15 @@ class Options:
         None, "lessons between two solutions; null: more the wider the state", ("rls",), at_least=1
     )
     synth_hidden: int | None = for_decoupled(
-        None, "width of the hidden layer; null: half the core's", ("mlp", "whitened"), at_least=1
+        None,
+        "width of the synthesizer's hidden layer; null: half the core's",
+        ("mlp", "whitened"),
+        at_least=1,
     )
     synth_lr: float = for_decoupled(1e-3, "Adam's rate for synthesizers", DESCENDED, above=0)
-    synth_clip: float = for_decoupled(1.0, "largest norm of their gradient", DESCENDED, above=0)
+    synth_clip: float = for_decoupled(
+        1.0, "largest norm of the synthesizers' gradient", DESCENDED, above=0
+    )
     grad_scale: float = option(
         0.0,
         "factor on synthetic gradients at a network's own chunk ends; here each answer depends on "
@@ -101,18 +106,24 @@ class Options:
         "for experiments: rows get each other's synthetic gradients, or the batch's mean, or none",
     )
     bound: float | None = for_decoupled(
-        1.0, "largest of a row, as a multiple of the usual target; null: no bound", above=0
+        1.0,
+        "largest synthetic gradient of a row, as a multiple of the usual target; null: no bound",
+        above=0,
     )
-    seed: int = option(0, "of the initial weights and of the data", at_least=0, at_most=2**63 - 1)
+    seed: int = option(
+        0, "seed of the initial weights and of the data", at_least=0, at_most=2**63 - 1
+    )
     updates: int | None = option(None, "stop after this many updates of A", at_least=1)
     max_tokens: int | None = option(2_000_000, "stop after this many digits, of all rows", above=0)
     max_seconds: float | None = option(None, "stop after this much training time", above=0)
     evaluate_every: int = option(
         2000, "steps between two looks at held-out digits, in steps of --log-every", at_least=1
     )
-    device: str = option("auto", "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
+    device: str = option(
+        "auto", "where to compute: cpu, cuda, cuda:1 ...; auto takes a GPU if there is one"
+    )
     threads: int | None = option(
-        None, "CPU threads; null leaves it to torch", at_least=1, at_most=MOST_THREADS
+        None, "number of CPU threads; null leaves it to torch", at_least=1, at_most=MOST_THREADS
     )
     log_every: int = option(1000, "steps between two rows of metrics.jsonl", at_least=1)
     checkpoint_seconds: float = option(60.0, "training time between two checkpoints", above=0)

@@ -76,7 +76,7 @@ class Options(RunOptions):
     )
     subword_size: int = option(
         4000,
-        "pieces in the vocabulary",
+        "number of pieces in the vocabulary of --tokens subword",
         at_least=260,
         at_most=65536,
         only=lambda options: options.tokens == "subword",
@@ -111,7 +111,8 @@ class Options(RunOptions):
     tie: bool = option(False, "the readout's weights are the embedding's")
     dropout: float = option(
         0.0,
-        "after the embedding, between layers and before the readout; one mask a row and chunk",
+        "dropout after the embedding, between layers and before the readout; one mask a row and "
+        "chunk",
         at_least=0,
         at_most=0.99,
     )
@@ -132,12 +133,12 @@ class Options(RunOptions):
     )
     schedule: Literal["constant", "cosine", "plateau"] = option(
         "constant",
-        "of the learning rate: constant; down to 0 along half a cosine; times --decay after each "
-        "validation without a new best",
+        "course of the learning rate: constant; down to 0 along half a cosine; times --decay after "
+        "each validation without a new best",
     )
     decay: float = option(
         0.5,
-        "factor on the learning rate",
+        "factor on the learning rate where --schedule plateau lowers it",
         above=0,
         at_most=1,
         only=lambda options: options.schedule == "plateau",

@@ -81,7 +81,7 @@ class MnistOptions(LongOptions):
     permute: bool = option(False, "read the pixels in a random order, the same for all images")
     permute_seed: int = option(
         0,
-        "of that order",
+        "seed of the order in which --permute reads the pixels",
         at_least=0,
         only=lambda options: options.permute,
         when="--permute true",

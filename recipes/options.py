@@ -47,9 +47,10 @@ class RunOptions:
 
     trainer: Literal["bptt", "tbptt", "random", "overlap", "dni", "dni-aux"] = option(
         "dni",
-        "full BPTT over whole episodes; truncated BPTT; TBPTT cut at random boundaries, reweighted "
-        "to be unbiased; TBPTT over overlapping chunks; TBPTT with synthetic gradients at the "
-        "chunk boundaries, or those of known steps (--look-ahead); with the auxiliary task",
+        "way of training. bptt: full BPTT over whole episodes; tbptt: truncated BPTT; random: "
+        "TBPTT cut at random boundaries, reweighted to be unbiased; overlap: TBPTT over overlapping "
+        "chunks; dni: TBPTT with synthetic gradients at the chunk boundaries; dni-aux: dni with "
+        "the auxiliary task",
     )
     recompute: bool = option(
         False,
@@ -60,7 +61,7 @@ class RunOptions:
     )
     cut_probability: float = option(
         0.5,
-        "of a cut at a chunk boundary; a graph has 1 / this many chunks on average",
+        "probability of a cut at a chunk boundary; a graph has 1 / this many chunks on average",
         above=0,
         at_most=1,
         only=lambda options: options.trainer == "random",
@@ -74,12 +75,12 @@ class RunOptions:
         when="--trainer overlap",
     )
     chunk_len: int = option(8, "T: steps of a chunk, the truncation length", at_least=1)
-    core: Literal["lstm", "gru", "rnn"] = option("lstm", "recurrent core")
-    hidden: int = option(256, "units of a layer", at_least=1)
-    layers: int = option(1, "recurrent layers", at_least=1)
+    core: Literal["lstm", "gru", "rnn"] = option("lstm", "kind of recurrent core")
+    hidden: int = option(256, "units of each recurrent layer", at_least=1)
+    layers: int = option(1, "number of recurrent layers", at_least=1)
     forget_bias: float = option(
         0.0,
-        "added to the LSTM's forget bias at the start",
+        "what is added to the LSTM's forget bias at the start",
         only=lambda options: options.core == "lstm",
         when="--core lstm",
     )
@@ -89,16 +90,16 @@ class RunOptions:
         "weights drawn from the seed",
     )
     batch: int = option(32, "B: rows that are trained side by side", at_least=1)
-    lr: float = option(1e-3, "learning rate for the model", above=0)
-    optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "of the model")
+    lr: float = option(1e-3, "learning rate of the model", above=0)
+    optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "optimiser of the model")
     weight_decay: float = option(
         0.0,
-        "of the model's optimiser; decoupled with adamw, else added to the gradient",
+        "weight decay of the model; decoupled with adamw, else added to the gradient",
         at_least=0,
     )
     momentum: float = option(
         0.0,
-        "of sgd",
+        "momentum of --optimizer sgd",
         at_least=0,
         only=lambda options: options.optimizer == "sgd",
         when="--optimizer sgd",
@@ -109,8 +110,8 @@ class RunOptions:
     )
     synthesizer: Literal["rls", "whitened", "mlp", "linear", "none"] | None = for_dni(
         None,
-        "rls: linear, by recursive least squares; whitened: one hidden tanh layer on the whitened "
-        "state, by Adam; mlp: one hidden ReLU layer on the raw state, by Adam (the paper's); "
+        "what predicts the gradient. rls: linear, by recursive least squares; whitened: one hidden "
+        "tanh layer on the whitened state, by Adam; mlp: one hidden ReLU layer on the raw state, by Adam (the paper's); "
         "linear: the same without the hidden layer; "
         "none: nothing beyond the steps of --look-ahead; null: rls for episodes, none for text, "
         "mlp for dni-aux",
@@ -122,25 +123,30 @@ class RunOptions:
         at_least=0,
     )
     forgetting: float = for_dni(
-        0.97, "weight that the past keeps from lesson to lesson", ("rls",), above=0, at_most=1
+        0.97,
+        "weight that least squares leaves the past from lesson to lesson",
+        ("rls",),
+        above=0,
+        at_most=1,
     )
     ridge: float = for_dni(
-        1e-4, "damping of the solution, relative to each feature's energy", ("rls",), above=0
+        1e-4, "damping of least squares, relative to each feature's energy", ("rls",), above=0
     )
     solve_every: int | None = for_dni(
         None,
-        "chunks between two solutions; null: more of them the wider the state",
+        "chunks between two solutions of least squares; null: more of them the wider the state",
         ("rls",),
         at_least=1,
     )
     synth_hidden: int | None = for_dni(
         None,
-        "width of the hidden layer; null: half the core's, which costs less and solves no less on "
-        "copy (the paper: the core's)",
+        "width of the synthesizer's hidden layer; null: half the core's (the paper: the core's)",
         ("mlp", "whitened"),
         at_least=1,
     )
-    synth_lr: float = for_dni(1e-3, "Adam's learning rate for the synthesizer", DESCENDED, above=0)
+    synth_lr: float = for_dni(
+        1e-3, "learning rate of the synthesizer, which Adam trains", DESCENDED, above=0
+    )
     synth_clip: float = for_dni(
         1.0, "largest norm of the synthesizer's gradient", DESCENDED, above=0
     )
@@ -153,7 +159,7 @@ class RunOptions:
     )
     synth_steps: int = for_dni(
         1,
-        "regression steps a chunk, each on its part of the targets (not with dni-aux)",
+        "regression steps of the synthesizer a chunk, each on its part of the targets",
         DESCENDED,
         at_least=1,
     )
@@ -174,7 +180,8 @@ class RunOptions:
     )
     control: Literal["shuffled", "batch-mean", "zero"] | None = for_dni(
         None,
-        "for experiments: rows get each other's synthetic gradients, or the batch's mean, or none; "
+        "a control for experiments: rows get each other's synthetic gradients, or the batch's mean, "
+        "or none; "
         "a gain that survives is not credit assignment",
     )
     warmup_chunks: int = for_dni(
@@ -190,14 +197,19 @@ class RunOptions:
         at_least=1,
     )
     precision: Literal["float32", "bfloat16"] = option(
-        "float32", "bfloat16 computes the model under autocast; parameters stay float32"
+        "float32",
+        "type of the model's numbers; with bfloat16 the parameters stay float32 (autocast)",
     )
-    seed: int = option(0, "of the initial weights and of the data", at_least=0, at_most=2**63 - 1)
+    seed: int = option(
+        0, "seed of the initial weights and of the data", at_least=0, at_most=2**63 - 1
+    )
     updates: int | None = option(10_000, "stop after this many weight updates", at_least=1)
     max_seconds: float | None = option(None, "stop after this much training time", above=0)
-    device: str = option("auto", "cpu, cuda, cuda:1 ...; auto takes a GPU if there is one")
+    device: str = option(
+        "auto", "where to compute: cpu, cuda, cuda:1 ...; auto takes a GPU if there is one"
+    )
     threads: int | None = option(
-        None, "CPU threads; null leaves it to torch", at_least=1, at_most=MOST_THREADS
+        None, "number of CPU threads; null leaves it to torch", at_least=1, at_most=MOST_THREADS
     )
     log_every: int = option(50, "updates between two rows of metrics.jsonl", at_least=1)
     checkpoint_seconds: float = option(60.0, "training time between two checkpoints", above=0)

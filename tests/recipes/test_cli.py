@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+import seqdni
+from recipes import horizon
 from recipes.cli import RECIPES, main
+from recipes.directory import RunDirectory
+from seqdni import Agreement, Horizon, Lag
 
 PTB = Path(__file__).parents[2].parent / "shared/data/ptb"
 TINY = ["--hidden", "8", "--batch", "2", "--threads", "1"]
@@ -294,3 +304,88 @@ def test_a_corpus_that_changed_is_refused(run_of_lm, capsys):
 def test_sample_refuses_nonsense(run_of_lm, capsys):
     assert main(["sample", "out", "--length", "0"]) == 1
     assert "expected at least 1" in capsys.readouterr().err
+
+
+OF_WORDS = [["--version"], ["--print-completion", "bash"], ["--print-completion", "zsh"]]
+
+
+@pytest.mark.parametrize("words", OF_WORDS)
+def test_what_prints_and_leaves(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    if words[0] == "--version":
+        assert printed == f"seqdni {seqdni.__version__}\n"
+        assert metadata.version("seqdni") == seqdni.__version__
+    else:
+        assert "--chunk-len" in printed
+        assert "dni-aux" in printed
+
+
+def test_the_package_is_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "seqdni", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"seqdni {seqdni.__version__}\n"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_help_is_in_groups_the_common_options_first(recipe, capsys):
+    shown = {}
+    for word in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            main(["run", recipe, word])
+        shown[word] = capsys.readouterr().out
+        titles = ["data", "model", "optimisation", "synthetic gradients", "limits", "output"]
+        places = [shown[word].index(f"\n{title}:\n") for title in titles]
+        assert places == sorted(places)
+    assert "--ridge" in shown["--help-all"]
+    assert "--ridge" not in shown["--help"]
+    assert "other options" not in shown["--help-all"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_each_text_of_the_help_can_be_read_alone(recipe):
+    for each in fields(RECIPES[recipe].options):
+        if each.metadata:
+            first = each.metadata["help"].split()[0]
+            assert first not in ("of", "that", "and", "with", "its", "their"), each.name
+
+
+def test_resume_needs_no_recipe_and_a_finished_run_says_so(run_of_copy, capsys):
+    before = (run_of_copy / "result.json").read_bytes()
+    capsys.readouterr()
+    assert main(["run", "--resume", "out"]) == 0
+    printed = capsys.readouterr().out
+    assert "out is finished: it has reached --updates 10" in printed
+    assert "seqdni run --resume out --updates 20" in printed
+    assert (run_of_copy / "result.json").read_bytes() == before
+    assert main(["run", "--resume=out", "--updates", "20"]) == 0
+    assert "20" in (run_of_copy / "result.json").read_text()
+
+
+def test_off_a_terminal_the_first_line_comes_within_seconds(capsys):
+    words = ["copy", "--updates", "1000000", "--max-seconds", "3", "--log-every", "100000", *TINY]
+    assert main(["run", *words, "--out", "out"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "% after" in line]
+    assert len(lines) == 1
+    assert re.search(r"% after 2 s: \d+ updates, [\d,]+ tokens$", lines[0])
+
+
+def test_horizon_shows_no_share_and_no_ratio_where_there_is_no_energy():
+    silent = Agreement(step=4, cosine=0.0, norm_ratio=3e150, r2=-9e300)
+    nothing = Agreement(step=8, cosine=0.0, norm_ratio=0.0, r2=1.0)
+    true = Agreement(step=12, cosine=0.5, norm_ratio=2.0, r2=0.1)
+    lags = [Lag(steps=4, energy=1.0, share=0.3), Lag(steps=8, energy=0.0, share=0.0)]
+    nan = float("nan")
+    Path("out").mkdir()
+    found = Horizon([silent, nothing, true], lags, 4, [1.0, 0.1], nan, nan, float("inf"), nan)
+    lines = horizon.report(RunDirectory("out"), found).splitlines()
+    assert lines[1].split() == ["4", "-", "-", "-"]
+    assert lines[2].split() == ["8", "-", "-", "-"]
+    assert lines[3].split() == ["12", "0.500", "2.000", "0.100"]
+    assert lines[7].split() == ["8", "steps", "later", "-", "0.000"]
+    written = json.loads(Path("out/horizon.json").read_text())
+    assert written["lags"][1]["share"] is None
+    assert written["boundaries"][0]["norm_ratio"] is None

@@ -160,12 +160,12 @@ CONFIGS = {
     "another config": (b"config: other.yaml\n", "'config' is not accepted"),
     "resume": (b"resume: run\n", "resume is not accepted in a config"),
     "help": (b"help: true\n", "'help' is not accepted"),
-    "print": (b"print_config: true\n", "bad.yaml"),
+    "print": (b"print_config: true\n", "'print_config' is not accepted"),
     "underscores": (b"__class__: x\n", "'__class__' is not accepted"),
     "jsonnet": (b"local x = import 'y'; {}\n", "bad.yaml"),
     "two documents": (b"hidden: 3\n---\nhidden: 4\n", "bad.yaml"),
     "omegaconf": (b"hidden: ${oc.env:HOME}\n", "--hidden: Expected"),
-    "set": (b"core: !!set {a, b}\n", "bad.yaml"),
+    "set": (b"core: !!set {a, b}\n", "--core: Expected"),
     "binary": (b"core: !!binary aGk=\n", "--core: Expected"),
 }
 

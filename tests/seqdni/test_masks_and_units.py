@@ -315,3 +315,17 @@ def test_a_message_is_final_where_its_row_restarts_later_in_the_chunk():
     assert pairs.final_N.view(3, 2).tolist() == [[True, False], [False, False], [False, False]]
     assert message_pairs(received, reset * False, bootstrapped=True).final_N is None
     assert message_pairs(received, reset * False, bootstrapped=False).final_N.all()
+
+
+def test_bootstrap_and_loss_take_the_same_factor():
+    """An objective of half the summed loss: the bootstrap is halved, and the target doubled."""
+    fixed = Fixed(SIZE, 1)
+    boundary = Boundary(fixed)
+    start = cut(torch.randn(1, ROWS, SIZE, dtype=torch.float64))
+    end = start * 3
+    term = boundary.bootstrap(end, loss_scale=0.5)
+    expected = fixed.answer(pack(end).detach())
+    torch.testing.assert_close(term, 0.5 * (expected * pack(end)).sum())
+    (0.5 * end.sum() + term).backward()
+    boundary.loss(start, loss_scale=0.5)
+    torch.testing.assert_close(fixed.lessons[0][1], 3 * (1 + expected))
