@@ -23,7 +23,7 @@ WORDS = {
     "eval .": ". is not the folder of a run",
     "eval run --device meta": "--device meta",
     "eval run --device tpu": "--device tpu",
-    "eval run --text small.txt": "--text and --split are for runs of lm",
+    "eval run --text small.txt": "--text, --split and --unknown are for runs of lm",
     "sample run --seed -1": "--seed is -1, expected 0 to",
     "sample run --seed 9223372036854775808": "--seed is 9223372036854775808, expected 0 to",
     "sample run --seed 99999999999999999999999": "--seed is 99999999999999999999999, expected",
