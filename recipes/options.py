@@ -48,9 +48,9 @@ class RunOptions:
     trainer: Literal["bptt", "tbptt", "random", "overlap", "dni", "dni-aux"] = option(
         "dni",
         "way of training. bptt: full BPTT over whole episodes; tbptt: truncated BPTT; random: "
-        "TBPTT cut at random boundaries, reweighted to be unbiased; overlap: TBPTT over overlapping "
-        "chunks; dni: TBPTT with synthetic gradients at the chunk boundaries; dni-aux: dni with "
-        "the auxiliary task",
+        "TBPTT cut at random boundaries, reweighted to be unbiased; overlap: TBPTT over "
+        "overlapping chunks; dni: TBPTT with synthetic gradients at the chunk boundaries; "
+        "dni-aux: dni with the auxiliary task",
     )
     recompute: bool = option(
         False,
@@ -111,7 +111,8 @@ class RunOptions:
     synthesizer: Literal["rls", "whitened", "mlp", "linear", "none"] | None = for_dni(
         None,
         "what predicts the gradient. rls: linear, by recursive least squares; whitened: one hidden "
-        "tanh layer on the whitened state, by Adam; mlp: one hidden ReLU layer on the raw state, by Adam (the paper's); "
+        "tanh layer on the whitened state, by Adam; mlp: one hidden ReLU layer on the raw state, "
+        "by Adam (the paper's); "
         "linear: the same without the hidden layer; "
         "none: nothing beyond the steps of --look-ahead; null: rls for episodes, none for text, "
         "mlp for dni-aux",
@@ -180,9 +181,8 @@ class RunOptions:
     )
     control: Literal["shuffled", "batch-mean", "zero"] | None = for_dni(
         None,
-        "a control for experiments: rows get each other's synthetic gradients, or the batch's mean, "
-        "or none; "
-        "a gain that survives is not credit assignment",
+        "a control for experiments: rows get each other's synthetic gradients, or the batch's "
+        "mean, or none; a gain that survives is not credit assignment",
     )
     warmup_chunks: int = for_dni(
         0,
