@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from corpora import own_splits
 from recipes.errors import RunError
 from recipes.lm_data import DOWNLOADED, NAMED
 from recipes.lm_hierarchy import window
-from recipes.option import flag, option, same_option
+from recipes.option import option, same_option
 from recipes.options import RunOptions, check
 
 UPDATES = 8000  # where nothing else says when to stop
@@ -30,8 +30,12 @@ def _for_levels(default: Any, help: str, **limits: Any) -> Any:
     )
 
 
-# What a hierarchy's trainer has not.
-SINGLE = ("update_every", "precision", "targets", "lessons", "synth_steps", "horizon_every")
+def _for_one_level(name: str) -> Any:
+    """An option that the trainer of a hierarchy has not."""
+    default = RunOptions.__dataclass_fields__[name].default
+    return same_option(
+        RunOptions, name, default, lambda options: options.hierarchy == 1, "--hierarchy 1"
+    )
 
 
 @dataclass
@@ -147,6 +151,12 @@ class Options(RunOptions):
     warmup_updates: int = option(
         0, "updates during which the learning rate rises from 0 in a straight line", at_least=0
     )
+    update_every: Literal["episode"] | int = _for_one_level("update_every")
+    precision: Literal["float32", "bfloat16"] = _for_one_level("precision")
+    targets: Literal["boundary", "dense"] = _for_one_level("targets")
+    lessons: float = _for_one_level("lessons")
+    synth_steps: int = _for_one_level("synth_steps")
+    horizon_every: int | None = _for_one_level("horizon_every")
     look_ahead: int = same_option(RunOptions, "look_ahead", 4)
     # An endless stream: at full scale the bootstrapped targets feed on themselves and diverge.
     grad_scale: float = same_option(RunOptions, "grad_scale", 0.1)
@@ -211,9 +221,6 @@ def _check_levels(options: Options) -> None:
         raise RunError(
             f"--trainer {options.trainer} is for one level; with --hierarchy: dni, tbptt or joint"
         )
-    for each in fields(options):
-        if each.name in SINGLE and getattr(options, each.name) != each.default:
-            raise RunError(f"{flag(each.name)} is for one level; leave it out with --hierarchy")
     chunk_len, period = options.chunk_len, options.period
     if options.trainer == "dni" and options.look_ahead and period % chunk_len:
         raise RunError(

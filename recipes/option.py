@@ -42,18 +42,30 @@ def option(
     return field(default=default, metadata={"help": help, **limits, "only": only, "when": when})
 
 
-def same_option(options_type: type, name: str, default: Any) -> Any:
-    """An option of another dataclass, with a default of its own.
+def same_option(
+    options_type: type,
+    name: str,
+    default: Any,
+    only: Callable[[Any], bool] | None = None,
+    when: str = "",
+) -> Any:
+    """An option of another dataclass, with a default or a further condition of its own.
 
     Args:
         options_type: the other dataclass.
         name: of its field.
         default: that the recipe has instead.
+        only: a further condition for an effect, beside the other's; None adds none.
+        when: that condition in words.
 
     Returns:
         The field.
     """
-    metadata = options_type.__dataclass_fields__[name].metadata
+    metadata = dict(options_type.__dataclass_fields__[name].metadata)
+    if only is not None:
+        first = metadata["only"]
+        metadata["only"] = lambda options: only(options) and (first is None or first(options))
+        metadata["when"] = f"{when} and {metadata['when']}" if first else when
     return field(default=default, metadata=metadata)
 
 

@@ -49,8 +49,8 @@ class RunOptions:
         "dni",
         "way of training. bptt: full BPTT over whole episodes; tbptt: truncated BPTT; random: "
         "TBPTT cut at random boundaries, reweighted to be unbiased; overlap: TBPTT over "
-        "overlapping chunks; dni: TBPTT with synthetic gradients at the chunk boundaries; dni-aux: dni with "
-        "the auxiliary task",
+        "overlapping chunks; dni: TBPTT with synthetic gradients at the chunk boundaries; "
+        "dni-aux: dni with the auxiliary task",
     )
     recompute: bool = option(
         False,
@@ -112,7 +112,8 @@ class RunOptions:
         None,
         "what predicts the gradient. rls: linear, by recursive least squares; whitened: one hidden "
         "tanh layer on the whitened state, by Adam; mlp: one hidden ReLU layer on the raw state, "
-        "by Adam (the paper's); linear: the same without the hidden layer; "
+        "by Adam (the paper's); "
+        "linear: the same without the hidden layer; "
         "none: nothing beyond the steps of --look-ahead; null: rls for episodes, none for text, "
         "mlp for dni-aux",
     )

@@ -152,7 +152,7 @@ def test_parameters_are_those_of_two_cores():
         (["--trainer", "joint"], "--trainer joint is for several levels; add --hierarchy 2"),
         (["--period", "4"], "--period has no effect here; it needs --hierarchy 2"),
         (["--hierarchy", "2", "--trainer", "overlap"], "with --hierarchy: dni, tbptt or joint"),
-        (["--hierarchy", "2", "--update-every", "2"], "--update-every is for one level"),
+        (["--hierarchy", "2", "--update-every", "2"], "--update-every has no effect here"),
         (["--hierarchy", "0"], "--hierarchy is 0, expected at least 1"),
         (["--hierarchy", "2", "--period", "0"], "--period is 0, expected at least 1"),
         (["--hierarchy", "2", "--chunk-len", "16"], "--period 8 is no multiple of --chunk-len 16"),

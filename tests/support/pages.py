@@ -25,7 +25,9 @@ def commands(page: str) -> list[str]:
 def check_command(command: str) -> None:
     """Parse a command, and a recipe's options with that recipe's parser."""
     words = shlex.split(command)[1:]
-    if words[0] != "run":
+    if words[0] == "--print-completion":
+        assert words[1] in ("bash", "zsh", "tcsh")
+    elif words[0] != "run":
         _parser().parse_args(words)
     elif words[1].startswith("-"):
         assert words[1] == "--resume"  # of any recipe
