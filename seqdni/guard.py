@@ -120,7 +120,8 @@ def drop_if_not_finite(parameters: Iterable[nn.Parameter], norm: Float[Tensor, "
         for parameter in parameters:
             parameter.grad = None
         return True
+    broken = ~norm.isfinite()
     for parameter in parameters:
         if parameter.grad is not None:
-            parameter.grad.masked_fill_(~norm.isfinite(), 0.0)
+            parameter.grad.masked_fill_(broken, 0.0)
     return False
