@@ -62,7 +62,7 @@ class TargetGuard(nn.Module):
         """States and targets to learn from, without a target that is refused.
 
         On the CPU a refused target leaves no valid row, and there is a warning. On a GPU a zero
-        state with a zero target takes its place; :attr:`refused` tells of it.
+        state with a zero target takes its place; ``refused`` tells of it.
 
         Args:
             state_BS: packed states.
