@@ -15,15 +15,18 @@ from recipes.options import DESCENDED, RunOptions, device_of
 from seqdni import (
     Boundary,
     Checkpointed,
+    Learner,
     LeastSquares,
     Model,
     OneHot,
+    Overlap,
     Predictor,
     RandomTruncation,
     Reweighted,
     SequenceModel,
     Stack,
     Synthesizer,
+    SyntheticGradients,
     TorchCore,
     Trainer,
     Whitening,
@@ -236,32 +239,40 @@ def build_trainer(
     Returns:
         The trainer.
     """
-    common = {
-        "loss": loss,
-        "loss_scale": loss_scale,
-        "clip": options.clip,
-        "update_every": options.update_every,
-        "autocast": torch.bfloat16 if options.precision == "bfloat16" else None,
-    }
-    optimizer = optimizer_of(options, model)
+    learner = Learner(
+        optimizer_of(options, model),
+        loss=loss,
+        loss_scale=loss_scale,
+        clip=options.clip,
+        update_every=options.update_every,
+        autocast=torch.bfloat16 if options.precision == "bfloat16" else None,
+    )
     if options.trainer == "overlap":
-        return Trainer(model, optimizer, history=options.history, **common)
+        return Trainer(model, learner, Overlap(options.history))
     if options.trainer in ("bptt", "tbptt", "random"):
-        return Trainer(_wrapped(options, model), optimizer, **common)
+        return Trainer(_wrapped(options, model), learner)
     boundary = build_boundary(options, state_size(model.initial_state(1)))
-    if options.synthesizer in DESCENDED:
-        descent = torch.optim.Adam(boundary.parameters(), lr=options.synth_lr, fused=True)
-        common |= {
-            "synth_optimizer": descent,
-            "synth_clip": options.synth_clip,
-            "synth_steps": options.synth_steps,
-        }
-    return Trainer(
-        model,
-        optimizer,
-        boundary=boundary,
-        targets=options.targets,
-        lessons=options.lessons,
+    return Trainer(model, learner, synthetic_gradients(options, boundary))
+
+
+def synthetic_gradients(options: Any, boundary: Boundary) -> SyntheticGradients:
+    """How a boundary's synthesizer learns, as the options ask for it.
+
+    Args:
+        options: the synthesizer's settings.
+        boundary: with its synthesizer.
+    """
+    targets, fraction = options.targets, options.lessons
+    if boundary.synthesizer is None:
+        targets, fraction = "boundary", 1.0
+    descent = options.synthesizer in DESCENDED and boundary.synthesizer is not None
+    adam = torch.optim.Adam
+    return SyntheticGradients(
+        boundary,
+        adam(boundary.parameters(), lr=options.synth_lr, fused=True) if descent else None,
+        clip=options.synth_clip if descent else None,
         warmup_chunks=options.warmup_chunks,
-        **common,
+        targets=targets,
+        updates_per_chunk=options.synth_steps if descent else 1,
+        train_fraction=fraction,
     )

@@ -33,10 +33,13 @@ from recipes.errors import RunError
 from recipes.options import DESCENDED, Sampling, check_no_text, device_of
 from recipes.session import Session, check_same_images
 from seqdni import (
+    Boundary,
     Hierarchy,
     HierarchyChunk,
     HierarchyTrainer,
     Learner,
+    LevelTraining,
+    SyntheticGradients,
     Timescale,
     state_size,
 )
@@ -152,30 +155,31 @@ def build_trainer(options: Options, model: Hierarchy) -> HierarchyTrainer:
     Returns:
         The trainer.
     """
-    learners = []
+    trainings = []
     rates = (options.lr, options.lr if options.lr_b is None else options.lr_b)
     for k, (level, rate) in enumerate(zip(model.levels, rates, strict=True)):
-        learner = Learner(
-            torch.optim.Adam(level.parameters(), lr=rate, fused=True),
-            chunk_len=options.chunk_len if k else None,
-            clip=options.clip,
-        )
+        adam = torch.optim.Adam(level.parameters(), lr=rate, fused=True)
+        learner = Learner(adam, clip=options.clip)
+        training = LevelTraining(learner, options.chunk_len if k else None)
         if options.trainer != "joint":
             if options.grad_scale:
-                size = state_size(level.initial_state(1))
-                learner.boundary = build_boundary(options, size)
+                boundary = build_boundary(options, state_size(level.initial_state(1)))
+                training.credit = _synthetic_gradients(options, boundary)
             if k == 0 and options.trainer == "dni":
                 hints = options.chunk_len + 1 if options.hint else 0
-                learner.message_boundary = build_boundary(
-                    options, options.hidden, hints, options.message_scale
-                )
-            if options.synthesizer in DESCENDED and any(learner.boundaries()):
-                parameters = [p for each in learner.boundaries() for p in each.parameters()]
-                learner.synth_optimizer = torch.optim.Adam(parameters, lr=options.synth_lr)
-                learner.synth_clip = options.synth_clip
-        learners.append(learner)
+                settings = (options.hidden, hints, options.message_scale)
+                boundary = build_boundary(options, *settings)
+                training.message_credit = _synthetic_gradients(options, boundary)
+        trainings.append(training)
     assert options.trainer != "all"
-    return HierarchyTrainer(model, learners, options.trainer)
+    return HierarchyTrainer(model, trainings, options.trainer)
+
+
+def _synthetic_gradients(options: Options, boundary: Boundary) -> SyntheticGradients:
+    if options.synthesizer not in DESCENDED:
+        return SyntheticGradients(boundary)
+    adam = torch.optim.Adam(boundary.parameters(), lr=options.synth_lr)
+    return SyntheticGradients(boundary, adam, options.synth_clip)
 
 
 def start(options: Options, directory: RunDirectory) -> Session:

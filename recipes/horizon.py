@@ -100,7 +100,7 @@ def log(session: Session, chunks: Callable[[], list[Batch]], row: dict[str, Any]
             model,
             trainer.boundary,
             _on(trainer.device, data),
-            trainer.loss,
+            trainer.learner.loss,
             steps_known=known,
         )
     row["horizon_cosine"] = round(found.dni_cosine, 4)

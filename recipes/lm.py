@@ -209,14 +209,13 @@ def judged_by(corpus: Encoded) -> str:
 def _scheduled(session: Session) -> Iterator[Chunk]:
     """The stream's chunks, the learning rate set before each."""
     options, trainer = session.options, session.trainer
-    learners = trainer.learners if isinstance(trainer, HierarchyTrainer) else [trainer]
     for chunk in session.stream:
         factor = session.progress["lr_factor"]
         if options.schedule == "cosine":
             factor *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, session.fraction()))
         if trainer.updates < options.warmup_updates:
             factor *= (trainer.updates + 1) / options.warmup_updates
-        for learner in learners:
+        for learner in trainer.learners:
             for group in learner.optimizer.param_groups:
                 group["lr"] = options.lr * factor
         yield chunk

@@ -14,15 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from corpora import Batch
-from recipes.build import build_boundary, build_core, optimizer_of
+from recipes.build import build_boundary, build_core, optimizer_of, synthetic_gradients
 from recipes.errors import RunError
-from recipes.options import DESCENDED, device_of
+from recipes.options import device_of
 from seqdni import (
     Boundary,
     Hierarchy,
     HierarchyChunk,
     HierarchyTrainer,
     Learner,
+    LevelTraining,
+    SyntheticGradients,
     Timescale,
     state_size,
 )
@@ -118,29 +120,34 @@ def build_trainer(options: Any, reader: Reader, loss: Any) -> HierarchyTrainer:
     Returns:
         The trainer.
     """
-    model, learners = reader.hierarchy, []
+    model, trainings = reader.hierarchy, []
+    joint = options.trainer == "joint"
     for k, level in enumerate(model.levels):
         learner = Learner(
             optimizer_of(options, level),
-            chunk_len=options.slow_chunk_len if k else None,
             loss=loss,
-            loss_scale=1 / (window(options) if options.trainer == "joint" else options.chunk_len),
+            loss_scale=1 / (window(options) if joint else options.chunk_len),
             clip=options.clip,
-            warmup_chunks=options.warmup_chunks,
+            update_every=options.update_every,
+            autocast=torch.bfloat16 if options.precision == "bfloat16" else None,
         )
+        training = LevelTraining(learner, options.slow_chunk_len if k else None)
         if options.trainer == "dni":
             if k == 0 or options.synthesizer != "none":
-                learner.boundary = build_boundary(options, state_size(level.initial_state(1)))
-            if k == 0 and options.look_ahead:
-                learner.message_boundary = Boundary(None)
-            elif k + 1 < len(model.levels):
-                learner.message_boundary = build_boundary(options, model.message_sizes[k])
-            parameters = [p for each in learner.boundaries() for p in each.parameters()]
-            if options.synthesizer in DESCENDED:
-                learner.synth_optimizer = torch.optim.Adam(parameters, options.synth_lr, fused=True)
-                learner.synth_clip = options.synth_clip
-        learners.append(learner)
-    return HierarchyTrainer(model, learners, WAYS[options.trainer])  # pyright: ignore[reportArgumentType]
+                boundary = build_boundary(options, state_size(level.initial_state(1)))
+                training.credit = synthetic_gradients(options, boundary)
+            if k + 1 < len(model.levels):
+                training.message_credit = _message_credit(options, model.message_sizes[k], k)
+        trainings.append(training)
+    return HierarchyTrainer(model, trainings, WAYS[options.trainer])  # pyright: ignore[reportArgumentType]
+
+
+def _message_credit(options: Any, size: int, k: int) -> SyntheticGradients:
+    """What comes down at the messages of a level: at the lowest, known steps may tell it."""
+    if k == 0 and options.look_ahead:
+        return SyntheticGradients(Boundary(None))
+    messages = replace(options, targets="boundary")  # a message has one gradient
+    return synthetic_gradients(messages, build_boundary(options, size))
 
 
 def window(options: Any) -> int:

@@ -151,11 +151,6 @@ class Options(RunOptions):
     warmup_updates: int = option(
         0, "updates during which the learning rate rises from 0 in a straight line", at_least=0
     )
-    update_every: Literal["episode"] | int = _for_one_level("update_every")
-    precision: Literal["float32", "bfloat16"] = _for_one_level("precision")
-    targets: Literal["boundary", "dense"] = _for_one_level("targets")
-    lessons: float = _for_one_level("lessons")
-    synth_steps: int = _for_one_level("synth_steps")
     horizon_every: int | None = _for_one_level("horizon_every")
     look_ahead: int = same_option(RunOptions, "look_ahead", 4)
     # An endless stream: at full scale the bootstrapped targets feed on themselves and diverge.

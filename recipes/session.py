@@ -171,7 +171,7 @@ class Session:
         try:
             self._check_fits(saved)
             self.trainer.load_state_dict(saved["trainer"])
-            for optimizer in self._optimizers():
+            for optimizer in self.trainer.optimizers():
                 check_optimizer(optimizer)
             self.stream.load_state_dict(saved["stream"])
             self.progress.update(saved["progress"])
@@ -194,13 +194,6 @@ class Session:
         check_fits(saved, {"seconds": 0.0, "reported": 0.0}, "checkpoint")
         if math.isinf(saved["seconds"]) or math.isinf(saved["reported"]):
             raise Damaged("its seconds or its work so far are infinite")
-
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        """Of the trainer, or of each level's learner."""
-        found = []
-        for learner in getattr(self.trainer, "learners", [self.trainer]):
-            found += [learner.optimizer, learner.synth_optimizer]
-        return [optimizer for optimizer in found if optimizer is not None]
 
     def _unfit(self, error: Exception) -> RunError:
         where = self.directory.path / "last.pt"

@@ -12,12 +12,14 @@ from seqdni.hierarchy_trainer import HierarchyTrainer
 from seqdni.horizon import Agreement, Horizon, Lag, measure_horizon
 from seqdni.learner import Learner
 from seqdni.least_squares import LeastSquares
+from seqdni.level_trainer import LevelTraining
 from seqdni.load import load
 from seqdni.look_ahead import look_ahead
 from seqdni.losses import cross_entropy as cross_entropy
 from seqdni.losses import masked_sum, squared_error, to_bits, to_perplexity
 from seqdni.meter import Meter
 from seqdni.model import OneHot, SequenceModel
+from seqdni.overlap import Overlap
 from seqdni.predictor import Predictor
 from seqdni.random_truncation import RandomTruncation, Reweighted
 from seqdni.stack import LockedDropout, Stack, without_dropout
@@ -35,6 +37,7 @@ from seqdni.state import (
     unpack,
 )
 from seqdni.synthesizer import Synthesizer
+from seqdni.synthetic_gradients import SyntheticGradients
 from seqdni.timescale import Timescale
 from seqdni.traced import Trace
 from seqdni.trainer import Model, Trainer
@@ -59,10 +62,12 @@ __all__ = [
     "Lag",
     "Learner",
     "LeastSquares",
+    "LevelTraining",
     "LockedDropout",
     "Meter",
     "Model",
     "OneHot",
+    "Overlap",
     "Predictor",
     "RandomTruncation",
     "Reweighted",
@@ -70,6 +75,7 @@ __all__ = [
     "Stack",
     "State",
     "Synthesizer",
+    "SyntheticGradients",
     "Timescale",
     "TorchCore",
     "Trace",

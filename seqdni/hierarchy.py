@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from seqdni.clock import Above, clock_above
-from seqdni.state import State, detach
+from seqdni.state import State, detach, in_full_precision
 from seqdni.timescale import Timescale
 
 
@@ -265,7 +265,7 @@ def run_pieces(
         y, state = level.features(
             x[first:last], carry.state, should_reset[first : last + 1], context_TBC
         )
-        given_BC = level.context(y[-1]) if level.context_size else None
+        given_BC = in_full_precision(level.context(y[-1])) if level.context_size else None
         since_B = carry.since_B if clock is None else clock.since_B
         carry = LevelCarry(state, given_BC, carry.ticks + last - first, since_B)
         yield Piece(y, context_TBC, clock, carry)

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seqdni.checkpoint import check_format, new_checkpoint
 from seqdni.chunk import Chunk, ChunkLike, as_chunk
+from seqdni.chunk_step import Known
 from seqdni.clock import clock_above
-from seqdni.decoupled import DecoupledLevel, Known
 from seqdni.hierarchy import Hierarchy, LevelCarry
 from seqdni.hierarchy_ahead import Onward
-from seqdni.hierarchy_checks import Mode, check_learners, check_looks_ahead
+from seqdni.hierarchy_checks import Mode, check_levels, check_looks_ahead
 from seqdni.hierarchy_chunk import (
     Answers,
     HierarchyChunk,
@@ -29,12 +30,19 @@ from seqdni.hierarchy_chunk import (
     joined,
     one_by_one,
 )
-from seqdni.hierarchy_state import load_level, restored_carry, saved_carry, saved_level
 from seqdni.learner import Learner
+from seqdni.level_trainer import (
+    Ahead,
+    LevelTrainer,
+    LevelTraining,
+    restored_carry,
+    saved_carry,
+)
 from seqdni.look_ahead import ahead_grad
 from seqdni.losses import scored_loss
 from seqdni.meter import Meter
-from seqdni.state import State
+from seqdni.state import in_full_precision
+from seqdni.synthetic_gradients import SyntheticGradients
 
 
 class HierarchyTrainer:
@@ -58,21 +66,22 @@ class HierarchyTrainer:
 
     Args:
         model: the hierarchy.
-        learners: one for each level, from the lowest.
+        trainings: how each level is trained, from the lowest.
         mode: the way.
 
     Raises:
-        ValueError: learners that do not fit the levels or the mode.
+        ValueError: trainings that do not fit the levels or the mode.
 
     Example:
-        >>> from seqdni import Boundary, LeastSquares, Timescale, TorchCore
+        >>> from seqdni import Boundary, Learner, LeastSquares, SyntheticGradients, Timescale
+        >>> from seqdni import TorchCore
         >>> fast = Timescale(TorchCore(nn.GRU(2, 8)), readout=nn.Linear(8, 3))
         >>> slow = Timescale(TorchCore(nn.GRU(8, 8)), readout=nn.Linear(8, 5), period=4)
-        >>> learners = [
-        ...     Learner(torch.optim.Adam(fast.parameters()),
-        ...             message_boundary=Boundary(LeastSquares(8))),
-        ...     Learner(torch.optim.Adam(slow.parameters()), chunk_len=2)]
-        >>> trainer = HierarchyTrainer(Hierarchy([fast, slow], torch.zeros(1, 1, 2)), learners)
+        >>> trainings = [
+        ...     LevelTraining(Learner(torch.optim.Adam(fast.parameters())),
+        ...                   message_credit=SyntheticGradients(Boundary(LeastSquares(8)))),
+        ...     LevelTraining(Learner(torch.optim.Adam(slow.parameters())), chunk_len=2)]
+        >>> trainer = HierarchyTrainer(Hierarchy([fast, slow], torch.zeros(1, 1, 2)), trainings)
         >>> for _ in range(4):
         ...     fast_answers = torch.zeros(4, 6, dtype=torch.long), None
         ...     slow_answers = torch.zeros(1, 6, dtype=torch.long), None
@@ -81,23 +90,33 @@ class HierarchyTrainer:
         [4, 2]
     """
 
-    def __init__(self, model: Hierarchy, learners: Sequence[Learner], mode: Mode = "dni"):
-        check_learners(model, learners, mode)
+    def __init__(self, model: Hierarchy, trainings: Sequence[LevelTraining], mode: Mode = "dni"):
+        check_levels(model, trainings, mode)
         self.model = model
-        self.learners = list(learners)
+        self.trainings = list(trainings)
         self.mode = mode
-        self.boundary = nn.ModuleList(b for each in learners for b in each.boundaries())
+        self.boundary = nn.ModuleList(b for each in trainings for b in each.boundaries())
         self.device = next(model.parameters()).device
         self.meter = Meter(self.device)
         self.tokens = 0  # steps of all rows
-        self.levels: list[DecoupledLevel] = []
-        for k in reversed(range(len(learners))):
+        self.levels: list[LevelTrainer] = []
+        for k in reversed(range(len(trainings))):
             above, above_level = (
                 (self.levels[0], model.levels[k + 1]) if self.levels else (None, None)
             )
-            settings = (learners[k], above, above_level, mode == "dni", self.meter, k)
-            self.levels.insert(0, DecoupledLevel(model.levels[k], *settings))
+            settings = (trainings[k], above, above_level, mode == "dni", self.meter, k)
+            self.levels.insert(0, LevelTrainer(model.levels[k], *settings))
         self._begin(None)
+
+    @property
+    def learners(self) -> list[Learner]:
+        """One for each level, from the lowest."""
+        return [training.learner for training in self.trainings]
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Those of the levels, then those of their synthesizers."""
+        synth = [each.optimizer for each in self._synthetic if each and each.optimizer]
+        return [*(learner.optimizer for learner in self.learners), *synth]
 
     @property
     def updates_of_levels(self) -> list[int]:
@@ -132,7 +151,7 @@ class HierarchyTrainer:
         check_chunk(chunk, self.model, self.stream_steps, known)
         if ahead is not None:
             ahead = as_chunk(ahead)
-            check_looks_ahead(self.model, self.learners[0], self.mode, ahead, rows)
+            check_looks_ahead(self.model, self.trainings[0], self.mode, ahead, rows)
         for k, level in enumerate(self.levels):
             if (size := level.way_up.hint_size) == 0:
                 continue
@@ -140,7 +159,7 @@ class HierarchyTrainer:
             if hint is None or hint.shape[-1] != size:
                 got = "none" if hint is None else f"some of {hint.shape[-1]} features"
                 raise ValueError(
-                    f"the message_boundary of level {k} has context_size={size}, and there are "
+                    f"the message_credit of level {k} has context_size={size}, and there are "
                     f"{got}: give hints with chunks"
                 )
         if self.carry is None:
@@ -159,7 +178,7 @@ class HierarchyTrainer:
             for level, hint in zip(self.levels, hints or (), strict=False):
                 if hint is not None and level.way_up.hint_size:
                     level.way_up.hints += hint.to(self.device, non_blocking=True).unbind(0)
-            self.levels[0].step(inputs, lowest, None if ahead is None else self._known(ahead))
+            self.levels[0].step(inputs, lowest, None if ahead is None else self._ahead(ahead))
             self.levels[0].learn_from_above()
         self.stream_steps += steps
         self.tokens += steps * rows
@@ -178,12 +197,12 @@ class HierarchyTrainer:
     def window(self) -> int:
         """Steps of the stream in one update of ``joint``: the slowest level's chunk; one level
         alone takes its chunks as they are fed."""
-        return self.model.periods[-1] * (self.learners[-1].chunk_len or 1)
+        return self.model.periods[-1] * (self.trainings[-1].chunk_len or 1)
 
     @property
     def _built(self) -> list[Any]:
         """What a checkpoint of another trainer would not fit."""
-        return [self.mode, *[learner.chunk_len for learner in self.learners]]
+        return [self.mode, *[training.chunk_len for training in self.trainings]]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, chunks in the making included.
@@ -191,18 +210,19 @@ class HierarchyTrainer:
         Returns:
             Tensors and primitives only: it survives ``torch.load(weights_only=True)``.
         """
-        return {
-            "model": self.model.state_dict(),
-            "boundary": self.boundary.state_dict(),
-            "optimizers": [_saved_optimizers(each) for each in self.learners],
-            "levels": [saved_level(level) for level in self.levels],
-            "since": self.since,
-            "carry": self.carry and [saved_carry(each) for each in self.carry],
-            "waiting": [[x.clone(), list(y), reset] for x, y, reset, _ in self.waiting],
-            "counts": [self.tokens, self.stream_steps],
-            "built": self._built,
-            "meter": self.meter.state_dict(),
-        }
+        return new_checkpoint(
+            model=self.model.state_dict(),
+            optimizers=[each.learner.optimizer.state_dict() for each in self.trainings],
+            synthetic=[each and each.state_dict() for each in self._synthetic],
+            levels=[level.state_dict() for level in self.levels],
+            since=self.since,
+            carry=self.carry and [saved_carry(each) for each in self.carry],
+            waiting=[[x.clone(), list(y), reset] for x, y, reset, _ in self.waiting],
+            tokens=self.tokens,
+            stream_steps=self.stream_steps,
+            built=self._built,
+            meter=self.meter.state_dict(),
+        )
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Continue as if never stopped.
@@ -211,20 +231,23 @@ class HierarchyTrainer:
             saved: from :meth:`state_dict` of a trainer built alike.
 
         Raises:
-            ValueError: it has another mode, or levels of other chunks.
+            ValueError: it is of another format, or has another mode, or levels of other chunks.
         """
+        check_format(saved)
         if (got := saved["built"]) != (own := self._built):
             raise ValueError(
                 f"the saved trainer has the mode and chunk lengths {got}, this one {own}"
             )
         self.model.load_state_dict(saved["model"])
-        self.boundary.load_state_dict(saved["boundary"])
-        for learner, (steps, synth_steps) in zip(self.learners, saved["optimizers"], strict=True):
-            learner.optimizer.load_state_dict(steps)
-            if learner.synth_optimizer is not None:
-                learner.synth_optimizer.load_state_dict(synth_steps)
-        for level, part in zip(self.levels, saved["levels"], strict=True):
-            load_level(level, part, self.device)
+        for training, state in zip(self.trainings, saved["optimizers"], strict=True):
+            training.learner.optimizer.load_state_dict(state)
+        for synthetic, state in zip(self._synthetic, saved["synthetic"], strict=True):
+            if (synthetic is None) != (state is None):
+                raise ValueError("the saved trainer and this one differ in their boundaries")
+            if synthetic is not None:
+                synthetic.load_state_dict(state)
+        for level, state in zip(self.levels, saved["levels"], strict=True):
+            level.load_state_dict(state)
         self.since = list(saved["since"])
         carry = saved["carry"]
         self.carry = carry and [
@@ -235,7 +258,7 @@ class HierarchyTrainer:
             HierarchyChunk(x, [pair and tuple(pair) for pair in answers], reset)
             for x, answers, reset in saved["waiting"]
         ]
-        self.tokens, self.stream_steps = saved["counts"]
+        self.tokens, self.stream_steps = saved["tokens"], saved["stream_steps"]
         self.meter.load_state_dict(saved["meter"])
 
     def _begin(self, rows: int | None) -> None:
@@ -262,23 +285,32 @@ class HierarchyTrainer:
                 should_reset, self.since[k] = above.should_reset, above.since_B
         return told
 
-    def _known(self, ahead: Chunk) -> Known:
-        """What the known steps say, asked when the lowest level's chunk has run."""
-        boundary, loss = self.learners[0].boundary, self.learners[0].loss
-        assert boundary is not None
+    @property
+    def _synthetic(self) -> list[SyntheticGradients | None]:
+        return [each for one in self.trainings for each in (one.credit, one.message_credit)]
 
-        def gradients(
-            after: LevelCarry,
-            bridged: State,
-            restarts_2B: Tensor | None,
-            continues_B: Tensor | None,
-        ) -> Tensor:
+    def _ahead(self, ahead: Chunk) -> Ahead:
+        """What the known steps say, asked when the lowest level's chunk has run."""
+        training, lowest = self.trainings[0], self.levels[0]
+        learner, synthetic = training.learner, training.credit
+        assert synthetic is not None
+        ready = lowest.chunks >= synthetic.warmup_chunks
+
+        def known(after: LevelCarry, restarts_2B: Tensor | None) -> Known:
             above = [level.live for level in self.levels[1:] if level.live is not None]
             onward = Onward(self.model, [after, *above], restarts_2B)
-            listens = self.levels[0].chunks >= self.learners[0].warmup_chunks
-            return ahead_grad(boundary, onward, ahead, bridged, continues_B, loss, listens=listens)
+            return lambda bridged, continues_B: ahead_grad(
+                synthetic.boundary,
+                onward,
+                ahead,
+                bridged,
+                continues_B,
+                learner.loss,
+                learner.autocast,
+                listens=ready,
+            )
 
-        return gradients
+        return known
 
     def _joint(self) -> None:
         """One graph over all that waited, one backward pass, one update."""
@@ -287,16 +319,18 @@ class HierarchyTrainer:
         inputs = torch.cat([chunk.inputs for chunk in chunks])
         inputs = inputs.to(self.device, non_blocking=True)
         told = [Ticks(None, None, reset) for _, _, reset, _ in chunks if reset is not None]
-        outputs, carry = self.model(inputs, self.carry, joined(told).should_reset)
+        with self.trainings[0].learner.precision(self.device):
+            outputs, carry = self.model(inputs, self.carry, joined(told).should_reset)
         objective = torch.zeros((), device=self.device, dtype=inputs.dtype)
-        for k, (learner, y) in enumerate(zip(self.learners, outputs, strict=True)):
+        for k, (training, y) in enumerate(zip(self.trainings, outputs, strict=True)):
             given = [pair for chunk in chunks if (pair := chunk.answers[k]) is not None]
             if y is None or not given:
                 continue
             targets = torch.cat([targets for targets, _ in given])
             mask = torch.cat([filled_mask(pair) for pair in given])
             targets, mask_TB = (each.to(self.device, non_blocking=True) for each in (targets, mask))
-            nats = scored_loss(learner.loss, y, targets, mask_TB)
+            learner = training.learner
+            nats = scored_loss(learner.loss, in_full_precision(y), targets, mask_TB)
             scored = int(mask.sum())
             objective = objective + nats * (learner.loss_scale / len(self.since[0]))
             self.meter.add(nats=nats, scored=scored)
@@ -304,11 +338,5 @@ class HierarchyTrainer:
         self.carry = [each.detached() for each in carry]
         if objective.requires_grad:
             objective.backward()
-            for level, learner in zip(self.levels, self.learners, strict=True):
-                where = f"update {level.updates} of level {level.k}"
-                level.updates += learner.update(level.level, where)
-
-
-def _saved_optimizers(learner: Learner) -> list[Any]:
-    both = (learner.optimizer, learner.synth_optimizer)
-    return [each and each.state_dict() for each in both]
+        for level in self.levels:
+            level.update_jointly(objective.requires_grad)

@@ -5,32 +5,32 @@ Shapes: m messages, B rows, M features of a message, K of a hint, N = m * B pair
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from seqdni.learner import Learner
 from seqdni.state import or_zeros
+from seqdni.synthetic_gradients import SyntheticGradients
 from seqdni.targets import Pairs
 
 
 class Messages:
-    """A level's message boundary, with what is known beside each message until it is corrected.
+    """The boundary of a level's messages, with what is known beside each until it is corrected.
 
     Args:
-        learner: of the level that sends.
-        feedback: whether predicted gradients are listened to, and learned.
+        synthetic: bridges the way up; None: nothing comes down.
     """
 
-    def __init__(self, learner: Learner, feedback: bool):
-        self.learner = learner
-        self.boundary = learner.message_boundary if feedback else None
+    def __init__(self, synthetic: SyntheticGradients | None):
+        self.synthetic = synthetic
+        self.corrections = 0
         self.begin()
 
     def begin(self) -> None:
         """Begin a stream."""
-        self.hints: list[
-            Tensor
-        ] = []  # [B, K] each, beside messages not yet predicted and corrected
+        self.hints: list[Tensor] = []  # [B, K], beside messages not yet predicted and corrected
         self.held = 0  # messages before the first of these
         self.predicted = 0  # messages whose gradient was asked for
         self.corrected = 0  # messages whose gradient has come
@@ -38,8 +38,15 @@ class Messages:
     @property
     def hint_size(self) -> int:
         """K: what the synthesizer sees besides a message; 0: nothing."""
-        synthesizer = None if self.boundary is None else self.boundary.synthesizer
-        return 0 if synthesizer is None else synthesizer.context_size
+        return 0 if self.synthetic is None else self.synthetic.context_size
+
+    def ready(self, chunks: int) -> bool:
+        """Whether predicted gradients are used, past the warm-up.
+
+        Args:
+            chunks: that the level has learned from.
+        """
+        return self.synthetic is not None and chunks >= self.synthetic.warmup_chunks
 
     def synthetic_grad(self, messages_NM: Tensor, first: int, rows: int) -> Tensor | None:
         """What is predicted for some messages.
@@ -52,39 +59,33 @@ class Messages:
         Returns:
             ``[N, M]``, per-example-sum units; None where nothing goes down.
         """
-        if self.boundary is None or self.boundary.synthesizer is None:
+        if self.synthetic is None or self.synthetic.boundary.synthesizer is None:
             return None
         messages = len(messages_NM) // rows
         hint_NK = self._hint(first, messages)
         self.predicted = first + messages
         self._drop()
-        return self.boundary.synthetic_grad(messages_NM, context_BK=hint_NK)
+        return self.synthetic.boundary.synthetic_grad(messages_NM, context_BK=hint_NK)
 
-    def correct(self, pairs: Pairs, rows: int) -> Tensor | None:
+    def correct(self, pairs: Pairs, rows: int, factor: float) -> list[Tensor]:
         """Learn from the gradients of the messages that come next.
 
         Args:
             pairs: from the level above, in units of the objective.
             rows: B.
+            factor: the objective's factor on the level's summed loss.
 
         Returns:
-            The synthesizer's loss, or None where it does not learn.
+            The synthesizer's losses; none where it does not learn.
         """
-        messages, loss = len(pairs.state_NS) // rows, None
-        if self.boundary is not None and self.learner.learns(self.boundary):
-            state_NM, grad_NM, valid_N, final_N = pairs
-            loss = self.boundary.regression(
-                state_NM,
-                grad_NM,
-                valid_N,
-                None if final_N is None else final_N.to(grad_NM.device, non_blocking=True),
-                loss_scale=self.learner.loss_scale / rows,
-                context_BK=self._hint(self.corrected, messages),
-            )
-            self.learner.teach(self.boundary, loss)
+        messages, losses = len(pairs.state_NS) // rows, []
+        if self.synthetic is not None and self.synthetic.trains_on(self.corrections):
+            hint_NK = self._hint(self.corrected, messages)
+            losses = list(self.synthetic.teach(pairs, factor, context_BK=hint_NK))
+        self.corrections += 1
         self.corrected += messages
         self._drop()
-        return loss
+        return losses
 
     def _hint(self, first: int, messages: int) -> Tensor | None:
         at = first - self.held
@@ -96,6 +97,31 @@ class Messages:
         if done > self.held:
             del self.hints[: done - self.held]
             self.held = done
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next messages depend on.
+
+        Returns:
+            Tensors and primitives.
+        """
+        return {
+            "hints": [hint.clone() for hint in self.hints],
+            "held": self.held,
+            "predicted": self.predicted,
+            "corrected": self.corrected,
+            "corrections": self.corrections,
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any], device: torch.device) -> None:
+        """Continue as if never stopped.
+
+        Args:
+            saved: from :meth:`state_dict`.
+            device: where the level computes.
+        """
+        self.hints = [hint.to(device) for hint in saved["hints"]]
+        self.held, self.predicted = saved["held"], saved["predicted"]
+        self.corrected, self.corrections = saved["corrected"], saved["corrections"]
 
 
 def message_pairs(received_mBM: Tensor, should_reset: Tensor, bootstrapped: bool) -> Pairs:

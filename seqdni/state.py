@@ -246,6 +246,19 @@ def unpack(packed_BS: Float[Tensor, "B S"], like: State) -> State:
     return map_state(restore, like)
 
 
+def in_full_precision(x: Tensor) -> Tensor:
+    """What was computed in bfloat16, in float32; anything else as it is.
+
+    Args:
+        x: from a model, perhaps under autocast.
+
+    Example:
+        >>> in_full_precision(torch.ones(1, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
 def state_size(state: State) -> int:
     """S: how many numbers the state of one row has.
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seqdni.chunk import Rows, nobody
+from seqdni.chunk import nobody
 from seqdni.state import State, detach, pack, target_grad
 from seqdni.traced import Trace
 
@@ -48,7 +48,7 @@ class Pairs(NamedTuple):
         """
         for first in range(min(parts, len(self.state_NS))):
             state, grad, valid, final = (
-                None if field is None else field[first::parts] for field in self
+                field if field is None or parts == 1 else field[first::parts] for field in self
             )
             assert state is not None
             assert grad is not None
@@ -56,34 +56,42 @@ class Pairs(NamedTuple):
                 yield Pairs(state, grad, valid, None if nobody(final) else final)
 
 
-def boundary_pairs(start: State, restarts: Rows, carried: bool, bootstrapped: bool) -> Pairs:
+def boundary_pairs(
+    start: State,
+    taught_B: Bool[Tensor, " B"] | None,
+    final_B: Bool[Tensor, " B"] | None,
+    bridged: bool,
+) -> Pairs:
     """One pair a row: the chunk's start.
 
     Args:
         start: the state a chunk was started from, made by :func:`seqdni.cut`.
-        restarts: of the chunk's rows.
-        carried: whether the chunk continues another one; False for the first of a stream.
-        bootstrapped: whether its end was bridged.
+        taught_B: rows that go on here with what was bridged before; None: all rows.
+        final_B: rows whose episode ended within the chunk; None: no row.
+        bridged: whether a gradient arrived at the chunk's end.
 
     Returns:
-        N = B pairs, valid where the row does not restart.
+        N = B pairs, valid in the rows that are taught.
     """
     state_BS = pack(detach(start))
-    valid_B = restarts.continued if carried else torch.zeros(len(state_BS), dtype=torch.bool)
-    final_B = restarts.final if bootstrapped else torch.ones(len(state_BS), dtype=torch.bool)
-    return Pairs(state_BS, target_grad(start), valid_B, final_B)
+    if not bridged:
+        final_B = torch.ones(len(state_BS), dtype=torch.bool)
+    return Pairs(state_BS, target_grad(start), taught_B, final_B)
 
 
 def dense_pairs(
-    trace: Trace, should_reset: Bool[Tensor, "Tplus1 B"] | None, carried: bool, bootstrapped: bool
+    trace: Trace,
+    should_reset: Bool[Tensor, "Tplus1 B"] | None,
+    taught_B: Bool[Tensor, " B"] | None,
+    bridged: bool,
 ) -> Pairs:
     """A pair for every step of every row: the state that enters it.
 
     Args:
         trace: from :func:`seqdni.unroll_traced`, after the backward pass.
         should_reset: the chunk's restarts.
-        carried: whether the chunk continues another one; False for the first of a stream.
-        bootstrapped: whether its end was bridged.
+        taught_B: rows that go on at the chunk's start with what was bridged before; None: all.
+        bridged: whether a gradient arrived at the chunk's end.
 
     Returns:
         N = T * B pairs, step after step, valid where the row does not restart just then. A pair is
@@ -92,19 +100,19 @@ def dense_pairs(
     Example:
         >>> trace = Trace(torch.zeros(3, 1, 2), (torch.zeros(3, 1, 2),))
         >>> reset = torch.tensor([[False], [True], [False], [False]])
-        >>> pairs = dense_pairs(trace, reset, carried=True, bootstrapped=True)
+        >>> pairs = dense_pairs(trace, reset, taught_B=None, bridged=True)
         >>> pairs.valid_N, pairs.final_N
         (tensor([ True, False,  True]), tensor([ True, False, False]))
     """
     steps, rows = trace.states_TBS.shape[:2]
     valid_TB = torch.ones(steps, rows, dtype=torch.bool)
-    final_TB = torch.full((steps, rows), not bootstrapped)
+    final_TB = torch.full((steps, rows), not bridged)
     if should_reset is not None:
         should_reset = should_reset.cpu()
         valid_TB = ~should_reset[:-1]
         final_TB = final_TB | (should_reset[1:].flip(0).cumsum(0).flip(0) > 0)
-    if not carried:
-        valid_TB[0] = False
+    if taught_B is not None:
+        valid_TB[0] &= taught_B
     return Pairs(
         trace.states_TBS.flatten(0, 1),
         trace.grads().flatten(0, 1),

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from seqdni.core import Core, unroll
+from seqdni.core import Core, TraceableCore, unroll, unroll_traced
 from seqdni.state import State
+from seqdni.traced import Trace
 
 
 class Timescale(nn.Module):
@@ -100,7 +101,31 @@ class Timescale(nn.Module):
         Returns:
             ``[T, B, F]`` and the state after the last tick.
         """
+        return unroll(self.core, self._encoded(x, context_TBC), state, should_reset)
+
+    def traced_features(
+        self,
+        x: Tensor,
+        state: State,
+        should_reset: Bool[Tensor, "Tplus1 B"] | None = None,
+        context_TBC: Tensor | None = None,
+    ) -> tuple[Tensor, State, Trace]:
+        """:meth:`features` with a trace of the core's states.
+
+        Args:
+            x: as in :meth:`features`.
+            state: as in :meth:`features`.
+            should_reset: as in :meth:`features`.
+            context_TBC: as in :meth:`features`.
+
+        Returns:
+            The features, the state after the last tick, and the trace.
+        """
+        assert isinstance(self.core, TraceableCore)
+        return unroll_traced(self.core, self._encoded(x, context_TBC), state, should_reset)
+
+    def _encoded(self, x: Tensor, context_TBC: Tensor | None) -> Tensor:
         encoded_TBD = self.encoder(x)
-        if context_TBC is not None:
-            encoded_TBD = torch.cat([encoded_TBD, context_TBC], dim=-1)
-        return unroll(self.core, encoded_TBD, state, should_reset)
+        if context_TBC is None:
+            return encoded_TBD
+        return torch.cat([encoded_TBD, context_TBC.to(encoded_TBD.dtype)], dim=-1)

@@ -1,4 +1,4 @@
-r"""The chunks just before: what overlapping chunks, BPTT(h; h'), go back through again.
+r"""Overlapping chunks, BPTT(h; h'): each chunk is run again together with those before it.
 
 Source: Williams & Peng, *An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent
 Network Trajectories*, Neural Computation 2 (1990).
@@ -14,31 +14,33 @@ import torch
 from torch import Tensor
 
 from seqdni.chunk import join_resets
+from seqdni.learner import check_count
 from seqdni.state import State, leaves
 
 
-class Past:
-    """The last chunks' inputs and restarts, and the detached states that they started from.
+class Overlap:
+    r"""Overlapping chunks: those before are run again, so that a gradient reaches through them.
 
-    Where all rows restart nothing before matters, and it is forgotten.
+    Of :math:`BPTT(h; h')`, :math:`h = (history + 1) T` and :math:`h' = T`. Time and memory of a
+    chunk are ``history + 1`` times as large. Where all rows restart nothing before matters, and it
+    is forgotten.
 
     Args:
-        history: chunks to keep.
+        history: chunks that are run again before each one that is scored.
 
     Raises:
-        ValueError: ``history`` is negative.
+        ValueError: ``history`` is no whole number >= 1.
 
     Example:
-        >>> past, x = Past(history=1), torch.zeros(3, 2)
-        >>> past.keep(None, x, None)
-        >>> start, longer, _ = past.extend(torch.ones(2, 4), x, None)
+        >>> overlap, x = Overlap(history=1), torch.zeros(3, 2)
+        >>> overlap.keep(None, x, None)
+        >>> start, longer, _ = overlap.extend(torch.ones(2, 4), x, None)
         >>> start, len(longer)
         (None, 6)
     """
 
     def __init__(self, history: int):
-        if history < 0:
-            raise ValueError(f"history is {history}, expected a count of chunks >= 0")
+        check_count("history", history, least=1)
         self.history = history
         self._kept: deque[tuple[State | None, Tensor, Tensor | None]] = deque(maxlen=history)
 

@@ -1,0 +1,66 @@
+"""What the checkpoints of all trainers have in common: a format number, and states as leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqdni.core import Core
+from seqdni.state import State, map_state
+
+FORMAT = 2
+"""Of the dictionaries that trainers save; raised when a key changes its name or its meaning."""
+
+
+def new_checkpoint(**parts: Any) -> dict[str, Any]:
+    """A trainer's parts by name, with the number of the format.
+
+    Args:
+        parts: tensors and primitives.
+
+    Example:
+        >>> new_checkpoint(tokens=3)
+        {'format': 2, 'tokens': 3}
+    """
+    return {"format": FORMAT, **parts}
+
+
+def check_format(saved: Mapping[str, Any]) -> None:
+    """Refuse what another version has saved.
+
+    Args:
+        saved: from a trainer's ``state_dict``.
+
+    Raises:
+        ValueError: naming both formats.
+    """
+    got = saved.get("format", 1)
+    if got != FORMAT:
+        raise ValueError(
+            f"the checkpoint has format {got}, and this version of seqdni reads format {FORMAT}; "
+            "train again, or go on with the version that wrote it. The weights alone can be read "
+            "by any version: model.load_state_dict(saved['model'])"
+        )
+
+
+def restored_state(saved: list[Tensor], core: Core, device: torch.device) -> State:
+    """A state from the list of its leaves.
+
+    Args:
+        saved: from :func:`seqdni.state.leaves`.
+        core: whose state; gives the structure.
+        device: where it computes.
+
+    Example:
+        >>> from torch import nn
+        >>> from seqdni import TorchCore
+        >>> core = TorchCore(nn.GRU(1, 2))
+        >>> restored_state([torch.ones(1, 3, 2)], core, torch.device("cpu")).shape
+        torch.Size([1, 3, 2])
+    """
+    parts = iter(saved)
+    like = core.initial_state(saved[0].shape[-2])
+    return map_state(lambda _: next(parts).to(device), like)

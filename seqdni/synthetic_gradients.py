@@ -1,0 +1,234 @@
+"""What carries credit beyond a cut: a boundary with its synthesizer, and how that one learns.
+
+Shapes: N pairs of a state and a gradient, S features of a packed state, K of a context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from seqdni.boundary import Boundary
+from seqdni.core import TraceableCore
+from seqdni.learner import check_clip, check_count, check_optimizer, clipped
+from seqdni.targets import Pairs
+
+GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, fall evenly and never in step
+
+
+@dataclass
+class SyntheticGradients:
+    """Synthetic gradients at the ends of the chunks, or at the messages of a level.
+
+    Args:
+        boundary: asks the synthesizer, and limits and scales what it says. ``Boundary(None)`` has
+            no synthesizer: only steps that are known ahead then tell what follows.
+        optimizer: of the boundary's parameters. A synthesizer that is solved for, such as
+            :class:`seqdni.LeastSquares`, has no parameters and needs none; one with parameters is
+            frozen on purpose by ``boundary.requires_grad_(False)``.
+        clip: largest norm of the synthesizer's gradient; None leaves it alone.
+        warmup_chunks: chunks during which the synthesizer learns and is not used. It then learns
+            the gradient of one chunk alone (and of known steps ahead): without a bootstrap nothing
+            later arrives.
+        targets: what the synthesizer learns from: the gradient at the chunk's start, or,
+            ``"dense"``, at every state inside the chunk, from the same backward pass. That needs a
+            model that can tell them (``traced``, and ``can_trace`` is True).
+        updates_per_chunk: what is learned from in a chunk is dealt into this many parts, with a
+            step of the optimiser for each. Running averages of the boundary count these steps.
+        train_fraction: share of the chunks that the synthesizer learns from, 0 < share <= 1. They
+            are spread evenly, and never in step with a period of the data. Most of the cost of a
+            synthesizer is its learning: 0.5 halves that.
+
+    Raises:
+        ValueError: a number out of range, a synthesizer that nothing would train, or a synthesizer
+            that does not go with the targets.
+
+    Example:
+        >>> from seqdni import LeastSquares
+        >>> synthetic = SyntheticGradients(Boundary(LeastSquares(8)), train_fraction=0.5)
+        >>> [synthetic.trains_on(chunk) for chunk in range(4)]
+        [True, False, True, False]
+    """
+
+    boundary: Boundary
+    optimizer: torch.optim.Optimizer | None = None
+    clip: float | None = None
+    warmup_chunks: int = 0
+    targets: Literal["boundary", "dense"] = "boundary"
+    updates_per_chunk: int = 1
+    train_fraction: float = 1.0
+
+    def __post_init__(self):
+        if not isinstance(self.boundary, Boundary):
+            raise TypeError(
+                f"got a {type(self.boundary).__name__} for the boundary, expected a Boundary: "
+                "SyntheticGradients(Boundary(synthesizer))"
+            )
+        check_clip("the synthesizer's clip", self.clip)
+        check_count("warmup_chunks", self.warmup_chunks, least=0)
+        check_count("updates_per_chunk", self.updates_per_chunk, least=1)
+        if not 0 < self.train_fraction <= 1:
+            raise ValueError(
+                f"train_fraction is {self.train_fraction}, expected a share 0 < share <= 1"
+            )
+        self._check_optimizer()
+        self._check_targets()
+
+    @property
+    def learns(self) -> bool:
+        """Whether the synthesizer learns: by descent, or, without parameters, solved for."""
+        if not self.boundary.training or self.boundary.synthesizer is None:
+            return False
+        return self.optimizer is not None or not list(self.boundary.parameters())
+
+    @property
+    def context_size(self) -> int:
+        """K: what the synthesizer sees besides a state; 0: nothing."""
+        synthesizer = self.boundary.synthesizer
+        return 0 if synthesizer is None else synthesizer.context_size
+
+    def trains_on(self, chunk: int) -> bool:
+        """Whether the synthesizer learns from a chunk.
+
+        Args:
+            chunk: its number, from 0.
+        """
+        return self.learns and chunk * GOLDEN % 1 < self.train_fraction
+
+    def teach(
+        self,
+        pairs: Pairs,
+        factor: float,
+        *,
+        context_BK: Tensor | None = None,
+        next_predicted_BS: Tensor | None = None,
+        next_valid_B: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """Let the synthesizer learn. A loss that is not finite is passed over.
+
+        Args:
+            pairs: states, and the gradients that arrived there in units of the objective.
+            factor: the objective's factor on the summed loss.
+            context_BK: what the synthesizer sees besides each state.
+            next_predicted_BS: the target of an Aux head.
+            next_valid_B: the rows that have such a target; None: all.
+
+        Yields:
+            The loss of each part.
+        """
+        for part in pairs.dealt(self.updates_per_chunk):
+            device = part.state_NS.device
+            valid_N, final_N = (
+                None if mask is None else mask.to(device, non_blocking=True) for mask in part[2:]
+            )
+            loss = self.boundary.regression(
+                part.state_NS,
+                part.grad_NS,
+                valid_N,
+                final_N,
+                loss_scale=factor,
+                context_BK=context_BK,
+                next_predicted_BS=next_predicted_BS,
+                next_valid_B=next_valid_B,
+            )
+            if self.optimizer is not None and loss.requires_grad:
+                loss.backward()
+                if not clipped(list(self.boundary.parameters()), self.clip):
+                    self.optimizer.step()
+                self.optimizer.zero_grad()
+            yield loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """The boundary's and the optimiser's state.
+
+        Returns:
+            Tensors and primitives.
+        """
+        optimizer = None if self.optimizer is None else self.optimizer.state_dict()
+        return {"boundary": self.boundary.state_dict(), "optimizer": optimizer}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Continue as if never stopped.
+
+        Args:
+            saved: from :meth:`state_dict`.
+
+        Raises:
+            ValueError: one of the two has an optimiser and the other does not.
+        """
+        if (self.optimizer is None) != (saved["optimizer"] is None):
+            raise ValueError(
+                "the saved trainer and this one differ: one has no optimizer of the synthesizer"
+            )
+        self.boundary.load_state_dict(saved["boundary"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(saved["optimizer"])
+
+    def _check_optimizer(self) -> None:
+        if self.optimizer is not None:
+            check_optimizer(
+                "the synthesizer's optimizer", self.optimizer, "boundary", self.boundary
+            )
+            return
+        if any(p.requires_grad for p in self.boundary.parameters()):
+            raise ValueError(
+                "the boundary has parameters and no optimizer, so that its synthesizer would "
+                "predict zero for ever; give "
+                "SyntheticGradients(boundary, torch.optim.Adam(boundary.parameters())), "
+                "or freeze it on purpose with boundary.requires_grad_(False)"
+            )
+        if self.clip is not None or self.updates_per_chunk > 1:
+            raise ValueError(
+                "clip and updates_per_chunk are for a synthesizer that learns by descent, and "
+                "there is no optimizer; leave them out, or give one"
+            )
+
+    def _check_targets(self) -> None:
+        aux, size = self.boundary.aux, self.context_size
+        if self.boundary.synthesizer is None and (
+            self.targets != "boundary" or self.train_fraction != 1
+        ):
+            raise ValueError(
+                "targets and train_fraction are for a synthesizer, which learns from them, and "
+                "the boundary has none"
+            )
+        if self.updates_per_chunk > 1 and (aux or size):
+            raise ValueError("updates_per_chunk > 1 does not go with an Aux head or a context")
+        if self.targets not in ("boundary", "dense"):
+            raise ValueError(f"targets is {self.targets!r}, expected 'boundary' or 'dense'")
+        if self.targets == "dense" and aux:
+            raise ValueError(
+                "targets='dense' does not go with an Aux head: its target is a chunk ahead, which "
+                "only the chunk's start has; build the synthesizer with aux=False, or use "
+                "'boundary'"
+            )
+        if self.targets == "dense" and size:
+            raise ValueError(
+                "targets='dense' does not go with a context, which is given for the chunk's start "
+                f"and end alone; the synthesizer has context_size={size}: "
+                "build it with context_size=0, or use targets='boundary'"
+            )
+
+
+def check_dense(synthetic: SyntheticGradients | None, model: object) -> None:
+    """Refuse dense targets where the model cannot tell the gradients of the states inside a chunk.
+
+    Args:
+        synthetic: perhaps with dense targets.
+        model: what is run.
+
+    Raises:
+        ValueError: naming the model.
+    """
+    if synthetic is None or synthetic.targets != "dense":
+        return
+    if not (isinstance(model, TraceableCore) and model.can_trace):
+        raise ValueError(
+            f"targets='dense' needs a model that tells the gradient of every state, and this "
+            f"{type(model).__name__} cannot (an LSTM or a GRU without dropout can); "
+            "use targets='boundary'"
+        )
