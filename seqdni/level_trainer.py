@@ -310,7 +310,8 @@ class LevelTrainer:
 
         run, features_TBF = self._forward(plan, x, chunk, seen_TBC, clock)
         if not (finite := step.is_finite(run)):
-            run, features_TBF = self._restarted(run, features_TBF, plan.rows)
+            initial = self.level.initial_state(plan.rows)
+            run = replace(run, loss=None, end=restarted_where_broken(run.end, initial))
         since_B = carry.since_B if clock is None else clock.since_B
         after = LevelCarry(run.end, None, carry.ticks + plan.steps, since_B).detached()
         messages_mBM = self._messages(features_TBF, clock)
@@ -392,20 +393,16 @@ class LevelTrainer:
             self.meter.add(**{f"nats_{self.k}": run.loss, f"scored_{self.k}": plan.scored})
         return run, features_TBF
 
-    def _restarted(
-        self, run: ForwardRun, features_TBF: Tensor, rows: int
-    ) -> tuple[ForwardRun, Tensor]:
-        """A chunk whose loss is not finite: without a graph, and finite where it goes on."""
-        end = restarted_where_broken(run.end, self.level.initial_state(rows))
-        features_TBF = features_TBF.detach().nan_to_num(0.0, 0.0, 0.0)
-        return replace(run, loss=None, end=end), features_TBF
-
     def _messages(self, features_TBF: Tensor, clock: Above | None) -> Tensor | None:
         """The messages that a chunk sends, ``[m, B, M]``; None where it sends none."""
         if clock is None or not clock.sent:
             return None
-        with self.training.learner.precision(self._steps.device):
-            return in_full_precision(self.level.message(features_TBF[clock.sent]))
+        learner = self.training.learner
+        with learner.precision(self._steps.device):
+            messages_mBM = in_full_precision(self.level.message(features_TBF[clock.sent]))
+        if learner.non_finite == "skip":  # what breaks here must not break the levels above
+            messages_mBM = messages_mBM.nan_to_num(0.0, 0.0, 0.0)
+        return messages_mBM
 
     def _known(
         self,

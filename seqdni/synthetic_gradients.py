@@ -75,8 +75,8 @@ class SyntheticGradients:
             raise ValueError(
                 f"train_fraction is {self.train_fraction}, expected a share 0 < share <= 1"
             )
-        self._check_optimizer()
         self._check_targets()
+        self._check_optimizer()
 
     @property
     def learns(self) -> bool:

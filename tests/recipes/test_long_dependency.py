@@ -10,6 +10,7 @@ import pytest
 import torch
 from runs import result_of, rows_of, run
 from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
+from trainers import flat_trainer
 
 from corpora import (
     AddingTask,
@@ -30,7 +31,6 @@ from seqdni import (
     OneHot,
     SequenceModel,
     TorchCore,
-    Trainer,
     cross_entropy,
     squared_error,
     whole_episodes,
@@ -228,7 +228,7 @@ def learned(task, stream, held_out: Episode, updates: int, dni: bool) -> dict[st
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     loss = loss_for(held_out.targets_LB)
     boundary = Boundary(LeastSquares(64), bound=1.0) if dni else None
-    trainer = Trainer(
+    trainer = flat_trainer(
         model, optimizer, boundary=boundary, loss=loss, clip=1.0, update_every="episode"
     )
     chunks = iter(stream if dni else whole_episodes(stream))

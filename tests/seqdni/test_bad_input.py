@@ -18,11 +18,11 @@ from hierarchies import make_stream as hierarchy_stream
 from mistakes import SIZE, trainer
 from oracles import SYMBOLS, make_model, make_stream, make_trainer, split
 from torch import nn
+from trainers import flat_trainer, flat_training
 
 from seqdni import (
     Boundary,
     HierarchyTrainer,
-    Learner,
     LeastSquares,
     OneHot,
     SequenceModel,
@@ -92,8 +92,8 @@ def hierarchy_trained(change):
     hierarchy = make_hierarchy((1, 2), contexts=True)
     fast = Boundary(LeastSquares(3, solve_every=1).double())
     learners = [
-        Learner(torch.optim.Adam(hierarchy.levels[0].parameters()), message_boundary=fast),
-        Learner(torch.optim.Adam(hierarchy.levels[1].parameters()), chunk_len=2),
+        flat_training(torch.optim.Adam(hierarchy.levels[0].parameters()), message_boundary=fast),
+        flat_training(torch.optim.Adam(hierarchy.levels[1].parameters()), chunk_len=2),
     ]
     t = HierarchyTrainer(hierarchy, learners)
     for chunk in hierarchy_stream(hierarchy, 16, 3, resets=True).chunks([4] * 4):
@@ -134,7 +134,7 @@ def test_ignored_targets_are_neither_scored_nor_counted():
     targets[3:, 1:] = -100
     logits, _ = m(inputs, m.initial_state(3))
     expected = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-    t = Trainer(m, torch.optim.SGD(m.parameters(), 0.0))
+    t = flat_trainer(m, torch.optim.SGD(m.parameters(), 0.0))
     t.step((inputs, targets))
     read = t.meter.read()
     assert read["scored"] == 6 * 3 - 3 * 2
@@ -180,7 +180,7 @@ def test_a_core_whose_state_is_a_dictionary_trains_and_resumes():
     def build():
         torch.manual_seed(0)
         m = SequenceModel(OneHot(SYMBOLS), Named(), nn.Linear(6, SYMBOLS))
-        return Trainer(m, torch.optim.Adam(m.parameters()), boundary=Boundary(LeastSquares(6)))
+        return flat_trainer(m, torch.optim.Adam(m.parameters()), boundary=Boundary(LeastSquares(6)))
 
     never, stopped = build(), build()
     for chunk in CHUNKS:
@@ -248,7 +248,7 @@ def test_a_masked_step_adds_nothing_to_the_gradient():
     mask[1, 0] = False
     targets = torch.randn(4, 2, 3)
     targets[1, 0] = outputs[1, 0]
-    t = Trainer(core, torch.optim.SGD(core.parameters(), 0.1), loss=distance)
+    t = flat_trainer(core, torch.optim.SGD(core.parameters(), 0.1), loss=distance)
     t.step((x, targets, mask))
     expected = torch.autograd.grad(
         distance(core(x, core.initial_state(2))[0], torch.randn(4, 2, 3))[mask].sum(),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from oracles import make_model, make_stream, make_trainer, split
+from trainers import flat_trainer
 
-from seqdni import Boundary, Trainer, cross_entropy
+from seqdni import Boundary, cross_entropy
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,7 +32,7 @@ def on_gpu(name, **options):
         learn = torch.optim.Adam(boundary.parameters(), lr=0.01)
     kind = {"history": 2} if name == "overlap" else {}
     dense = {"targets": "dense"} if name == "dni-dense" else {}
-    return Trainer(
+    return flat_trainer(
         model, adam, boundary=boundary, synth_optimizer=learn, **kind, **dense, **options
     )
 
@@ -61,7 +62,7 @@ def test_the_chunk_loop_never_waits_for_the_gpu(name):
 def test_looking_ahead_never_waits_for_the_gpu():
     model = make_model("lstm", 1, torch.float32).cuda()
     adam = torch.optim.Adam(model.parameters())
-    trainer = Trainer(model, adam, boundary=Boundary(None), clip=1.0)
+    trainer = flat_trainer(model, adam, boundary=Boundary(None), clip=1.0)
     first, second, third, _ = chunks("cuda", pinned=True)
     trainer.step(first, ahead=second)
     torch.cuda.synchronize()

@@ -9,19 +9,21 @@ from hierarchies import make_stream as hierarchy_stream
 from oracles import make_model, make_stream, make_trainer, split
 from torch import nn
 from torch.nn.functional import one_hot
+from trainers import flat_trainer, flat_training
 
 from seqdni import (
     Boundary,
     HierarchyTrainer,
-    Learner,
     LeastSquares,
     Synthesizer,
-    Trainer,
+    SyntheticGradients,
     cross_entropy,
     cut,
+    leaves,
     squared_error,
     target_grad,
 )
+from seqdni.targets import Pairs
 
 CHUNKS = split(make_stream(16, 4, resets=True), [4] * 4)
 
@@ -268,7 +270,7 @@ def test_rows_whose_state_is_not_finite_restart_when_asked():
             return self.core(x_TBD, state)
 
     model = Gru()
-    t = Trainer(
+    t = flat_trainer(
         model, torch.optim.SGD(model.parameters(), 0.1), loss=squared_error, non_finite="skip"
     )
     x, y = torch.randn(3, 2, 2), torch.randn(3, 2, 3)
@@ -282,16 +284,16 @@ def test_rows_whose_state_is_not_finite_restart_when_asked():
     assert t.carry[0, 1].abs().max() == 0
 
 
-def test_a_level_whose_gradient_is_not_finite_is_named():
+def test_a_level_whose_loss_is_not_finite_is_named():
     model = make_hierarchy((1, 2), contexts=False)
     learners = [
-        Learner(torch.optim.SGD(level.parameters(), 0.1), 2 if k else None)
+        flat_training(torch.optim.SGD(level.parameters(), 0.1), 2 if k else None)
         for k, level in enumerate(model.levels)
     ]
-    learners[1].loss = lambda outputs, targets: cross_entropy(outputs, targets) / 0.0
+    learners[1].learner.loss = lambda outputs, targets: cross_entropy(outputs, targets) / 0.0
     trainer = HierarchyTrainer(model, learners, mode="no-feedback")
     first, *_ = hierarchy_stream(model, 16, 3, resets=False).chunks([4] * 4)
-    with pytest.raises(FloatingPointError, match="the gradient of chunk 0 of level 1 is not"):
+    with pytest.raises(FloatingPointError, match="the loss of chunk 0 of level 1 is inf"):
         trainer.step(first._replace(hints=None))
     assert all(p.isfinite().all() for p in model.parameters())
     assert trainer.updates_of_levels[1] == 0
@@ -301,10 +303,10 @@ def test_a_synthesizer_loss_that_is_not_finite_is_passed_over():
     """A state with an infinite feature, and a target that looks harmless."""
     boundary = Boundary(Synthesizer(2, ()))
     optimizer = torch.optim.Adam(boundary.parameters())
-    from seqdni.learner import teach
-
-    loss = boundary.regression(torch.tensor([[float("inf"), 1.0]]), torch.ones(1, 2))
-    teach(boundary, loss, optimizer, 1.0)
+    synthetic = SyntheticGradients(boundary, optimizer, clip=1.0)
+    pairs = Pairs(torch.tensor([[float("inf"), 1.0]]), torch.ones(1, 2), None, None)
+    (loss,) = synthetic.teach(pairs, factor=1.0)
+    assert not loss.isfinite()
     assert all(p.isfinite().all() for p in boundary.parameters())
 
 
@@ -323,3 +325,28 @@ def test_target_grad_is_not_confused_by_a_second_backward_pass():
     for _ in range(2):
         (start * 2).sum().backward()
     assert torch.equal(target_grad(start), torch.full((1, 2), 4.0))
+
+
+@pytest.mark.parametrize("sends", [True, False], ids=["messages", "no message"])
+def test_a_level_passes_over_a_chunk_whose_loss_is_not_finite(sends):
+    """The chunk changes no weight, and the rows that broke begin anew."""
+    model = make_hierarchy((1, 2 if sends else 8), contexts=True)
+    learners = [
+        flat_training(torch.optim.SGD(level.parameters(), 0.1), 2 if k else None, non_finite="skip")
+        for k, level in enumerate(model.levels)
+    ]
+    trainer = HierarchyTrainer(model, learners, mode="no-feedback")
+    first, second, third, _ = hierarchy_stream(model, 16, 3, resets=False).chunks([4] * 4)
+    trainer.step(first._replace(hints=None))
+    before = [p.detach().clone() for p in model.levels[0].parameters()]
+    broken = second.inputs.clone()
+    broken[1, 0] = float("nan")
+    trainer.step(second._replace(hints=None, inputs=broken))
+    assert trainer.meter.read()["skipped"] >= 1
+    assert all(map(torch.equal, before, model.levels[0].parameters()))
+    trainer.step(third._replace(hints=None))
+    assert not all(map(torch.equal, before, model.levels[0].parameters()))
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert all(
+        leaf.isfinite().all() for each in trainer.levels for leaf in leaves(each.learned.state)
+    )

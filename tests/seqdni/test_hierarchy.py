@@ -24,18 +24,19 @@ from hierarchies import (
     unrolled,
 )
 from torch import nn
+from trainers import flat_trainer, flat_training
 
 from seqdni import (
     Boundary,
     Hierarchy,
     HierarchyTrainer,
-    Learner,
     LeastSquares,
+    LevelTraining,
     SequenceModel,
     Synthesizer,
+    SyntheticGradients,
     Timescale,
     TorchCore,
-    Trainer,
     cross_entropy,
     state_size,
 )
@@ -59,16 +60,16 @@ def assert_close(got, expected):
         torch.testing.assert_close(a, b)
 
 
-def frozen(model: Hierarchy, chunk_len: int = 2) -> list[Learner]:
+def frozen(model: Hierarchy, chunk_len: int = 2) -> list[LevelTraining]:
     """Learners without boundaries that let gradients pile up."""
     lengths = [None, *[chunk_len] * (len(model.levels) - 1)]
     return [
-        Learner(Frozen(level.parameters()), length, loss_scale=scale)
+        flat_training(Frozen(level.parameters()), length, loss_scale=scale)
         for level, length, scale in zip(model.levels, lengths, SCALES, strict=False)
     ]
 
 
-def learning(model: Hierarchy, kind: str = "rls") -> list[Learner]:
+def learning(model: Hierarchy, kind: str = "rls") -> list[LevelTraining]:
     """Learners that move, with synthesizers that learn."""
     learners = []
     torch.manual_seed(1)
@@ -82,15 +83,14 @@ def learning(model: Hierarchy, kind: str = "rls") -> list[Learner]:
         if kind == "hinted" and len(sizes) > 1:
             made[1] = Boundary(LeastSquares(MESSAGE, context_size=HINT, solve_every=1))
         made = [boundary.double() for boundary in made]
-        parameters = [p for boundary in made for p in boundary.parameters()]
         learners.append(
-            Learner(
+            flat_training(
                 torch.optim.Adam(level.parameters(), lr=0.01),
                 2 if k else None,
                 clip=1.0,
                 boundary=made[0],
                 message_boundary=made[1] if len(made) > 1 else None,
-                synth_optimizer=torch.optim.Adam(parameters, 0.01) if parameters else None,
+                synth_lr=0.01,
             )
         )
     return learners
@@ -150,8 +150,8 @@ def test_looking_ahead_to_the_end_makes_the_gradient_of_one_graph(periods, cuts,
         level.readout = None
     stream = make_stream(model, 20, ROWS, resets)
     expected, learners = oracles(model, stream)
-    learners[0].boundary = learners[0].message_boundary = Boundary(None)
-    learners[0].warmup_chunks = warmup
+    learners[0].credit = SyntheticGradients(Boundary(None), warmup_chunks=warmup)
+    learners[0].message_credit = SyntheticGradients(Boundary(None), warmup_chunks=warmup)
     trainer = HierarchyTrainer(model, learners)
     (targets, mask), silent, t = stream.answers[0], [None] * (len(periods) - 1), 0
     for chunk in stream.chunks(cuts):
@@ -169,7 +169,7 @@ def test_a_chunk_beyond_a_tick_looks_ahead_at_its_state_alone():
     model.levels[1].readout = None
     stream = make_stream(model, 20, ROWS, resets=False)
     learners = frozen(model)
-    learners[0].boundary = learners[0].message_boundary = Boundary(None)
+    learners[0].credit = learners[0].message_credit = SyntheticGradients(Boundary(None))
     trainer = HierarchyTrainer(model, learners)
     (targets, mask), t = stream.answers[0], 0
     for chunk in stream.chunks([9, 4, 5, 2])[:3]:  # two of them end with a tick
@@ -187,18 +187,18 @@ def test_looking_ahead_where_it_cannot_be_used_is_refused():
     chunk, later = stream.chunks([3, 3])
     ahead = (later.inputs, later.answers[0][0], None, None)
     learners = frozen(model)
-    learners[0].message_boundary = Boundary(None)
-    with pytest.raises(ValueError, match="ahead needs a boundary of the lowest level"):
+    learners[0].message_credit = SyntheticGradients(Boundary(None))
+    with pytest.raises(ValueError, match="ahead needs credit for the lowest level"):
         HierarchyTrainer(model, learners).step(chunk, ahead=ahead)
-    learners[0].boundary = Boundary(None)
+    learners[0].credit = SyntheticGradients(Boundary(None))
     with pytest.raises(ValueError, match="other than 'joint'"):
         HierarchyTrainer(model, learners, "joint").step(chunk, ahead=ahead)
     with pytest.raises(ValueError, match="lowest level alone has a readout"):
         HierarchyTrainer(model, learners).step(chunk, ahead=ahead)
-    learners[0].message_boundary = recorded(MESSAGE, 1)
+    learners[0].message_credit = SyntheticGradients(recorded(MESSAGE, 1))
     with pytest.raises(ValueError, match="takes the place of the lowest level's message synth"):
         HierarchyTrainer(model, learners).step(chunk, ahead=ahead)
-    learners[0].message_boundary = Boundary(None)
+    learners[0].message_credit = SyntheticGradients(Boundary(None))
     with pytest.raises(ValueError, match="ahead has 2 rows, the chunk 3"):
         HierarchyTrainer(model, learners).step(
             chunk, ahead=(*[x[:, :2] for x in ahead[:2]], None, None)
@@ -279,16 +279,19 @@ def test_one_level_is_the_plain_trainer(kind, resets):
     level = copy.deepcopy(model.levels[0])
     plain = SequenceModel(level.encoder, level.core, level.readout)
     (learner,) = learning(model, kind)
-    boundary = copy.deepcopy(learner.boundary)
+    boundary = copy.deepcopy(learner.credit.boundary)
     options = {}
     if kind == "tbptt":
-        learner.boundary = learner.synth_optimizer = None
+        learner.credit = None
     else:
         options["boundary"] = boundary
         learn = torch.optim.Adam(boundary.parameters(), 0.01) if kind == "mlp" else None
         options["synth_optimizer"] = learn
     adam = torch.optim.Adam(plain.parameters(), lr=0.01)
-    trainer, apart = Trainer(plain, adam, clip=1.0, **options), HierarchyTrainer(model, [learner])
+    trainer, apart = (
+        flat_trainer(plain, adam, clip=1.0, **options),
+        HierarchyTrainer(model, [learner]),
+    )
     for chunk in stream.chunks(CUTS["ragged"]):
         (targets, mask) = chunk.answers[0]
         apart.step(chunk)
@@ -313,13 +316,18 @@ def test_the_timing_of_two_levels_with_messages():
     stream.should_reset[-1] = False
     learners = frozen(model)
     for learner in learners:
-        learner.loss_scale = 1.0
-    learners[0].boundary, learners[1].boundary = recorded(WIDTH, 1), recorded(WIDTH, 2)
-    learners[0].message_boundary = recorded(MESSAGE, 3)
+        learner.learner.loss_scale = 1.0
+    learners[0].credit = SyntheticGradients(recorded(WIDTH, 1))
+    learners[1].credit = SyntheticGradients(recorded(WIDTH, 2))
+    learners[0].message_credit = SyntheticGradients(recorded(MESSAGE, 3))
     trainer = HierarchyTrainer(model, learners)
     own, slow_own, message = (
         each.synthesizer
-        for each in (learners[0].boundary, learners[1].boundary, learners[0].message_boundary)
+        for each in (
+            learners[0].credit.boundary,
+            learners[1].credit.boundary,
+            learners[0].message_credit.boundary,
+        )
     )
     watched = {"fast state": own, "slow state": slow_own, "message": message}
     for each in watched.values():
@@ -495,9 +503,9 @@ def test_a_hint_goes_with_its_message_when_asked_and_when_taught(cuts):
     model = make_hierarchy((1, 2), contexts=False)
     stream = make_stream(model, 20, ROWS, resets=True)
     learners = frozen(model)
-    learners[0].message_boundary = recorded(MESSAGE, 3, context_size=HINT)
+    learners[0].message_credit = SyntheticGradients(recorded(MESSAGE, 3, context_size=HINT))
     trainer = HierarchyTrainer(model, learners)
-    synthesizer = learners[0].message_boundary.synthesizer
+    synthesizer = learners[0].message_credit.boundary.synthesizer
     synthesizer.asked.clear()
     synthesizer.hints.clear()
     for chunk in stream.chunks(cuts):
@@ -547,7 +555,7 @@ def test_a_solved_and_a_descended_boundary_in_one_level():
     model = make_hierarchy((1, 2), contexts=False)
     stream = make_stream(model, 12, ROWS, resets=False)
     learners = learning(model, "mlp")
-    learners[0].message_boundary = Boundary(LeastSquares(MESSAGE)).double()
+    learners[0].message_credit = SyntheticGradients(Boundary(LeastSquares(MESSAGE)).double())
     trainer = HierarchyTrainer(model, learners)
     for chunk in stream.chunks([2] * 6):
         trainer.step(chunk)
@@ -644,24 +652,26 @@ def test_a_context_is_as_wide_as_it_says():
 def test_learners_that_do_not_fit_are_refused():
     model = make_hierarchy((1, 2), contexts=False)
     for change, mode, message in [
-        (lambda all_: all_.pop(), "dni", "1 learners for 2 levels"),
+        (lambda all_: all_.pop(), "dni", "1 trainings for 2 levels"),
         (lambda all_: setattr(all_[0], "chunk_len", 2), "dni", "leave out its chunk_len"),
         (lambda all_: setattr(all_[1], "chunk_len", None), "dni", "needs a chunk_len"),
-        (lambda all_: setattr(all_[0], "message_boundary", None), "dni", "needs a message_bound"),
+        (lambda all_: setattr(all_[0], "message_credit", None), "dni", "needs a message_credit"),
         (
-            lambda all_: setattr(all_[1], "message_boundary", Boundary(None)),
+            lambda all_: setattr(all_[1], "message_credit", SyntheticGradients(Boundary(None))),
             "dni",
             "top level sends no messages",
         ),
         (
-            lambda all_: setattr(all_[0], "message_boundary", Boundary(LeastSquares(9))),
+            lambda all_: setattr(
+                all_[0], "message_credit", SyntheticGradients(Boundary(LeastSquares(9)))
+            ),
             "dni",
-            "message_boundary of level 0 does not take 3 features",
+            "message_credit of level 0 does not take 3 features",
         ),
         (
-            lambda all_: setattr(all_[1], "boundary", Boundary(LeastSquares(9))),
+            lambda all_: setattr(all_[1], "credit", SyntheticGradients(Boundary(LeastSquares(9)))),
             "no-feedback",
-            "boundary of level 1 does not take 8 features",
+            "credit of level 1 does not take 8 features",
         ),
     ]:
         learners = learning(model)
@@ -670,12 +680,12 @@ def test_learners_that_do_not_fit_are_refused():
             HierarchyTrainer(model, learners, mode)
     adam = torch.optim.Adam(model.parameters())
     learners = learning(model)
-    learners[1].optimizer = adam
+    learners[1].learner.optimizer = adam
     with pytest.raises(ValueError, match="optimizer of level 1 holds parameters of something"):
         HierarchyTrainer(model, learners)
     aux = Boundary(Synthesizer(8, (4,), aux=True))
     with pytest.raises(ValueError, match="Aux"):
-        Learner(adam, boundary=aux, synth_optimizer=torch.optim.Adam(aux.parameters()))
+        flat_training(adam, boundary=aux, synth_lr=0.01)
 
 
 def test_chunks_that_do_not_fit_are_refused():

@@ -8,10 +8,10 @@ from itertools import pairwise
 import pytest
 import torch
 from oracles import KINDS, gradients, make_model, make_stream, make_trainer, reference_loss, split
+from trainers import flat_trainer
 
 from seqdni import (
     Boundary,
-    Trainer,
     controls,
     cross_entropy,
     leaves,
@@ -30,7 +30,7 @@ SIZES = [3, 1, 4, 2, 2]
 
 def sgd(model, boundary, **options):
     steps = torch.optim.SGD(model.parameters(), lr=0.0)
-    return Trainer(model, steps, boundary=boundary, update_every=10**9, **options)
+    return flat_trainer(model, steps, boundary=boundary, update_every=10**9, **options)
 
 
 @cores
@@ -107,7 +107,7 @@ def test_known_steps_count_while_a_synthesizer_warms_up():
     chunks = split(make_stream(18, ROWS, resets=False), [3] * 6)
     alone = sgd(copy.deepcopy(model), Boundary(None))
     warming = make_trainer(copy.deepcopy(model), "dni-rls", "sgd", update_every=10**9)
-    warming.warmup_chunks = 4
+    warming.synthetic.warmup_chunks = 4
     found = []
     for k in range(5):
         for trainer in (alone, warming):

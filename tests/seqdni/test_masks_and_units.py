@@ -13,14 +13,13 @@ from hierarchies import HINT, MESSAGE, WIDTH, Fixed, gradients, make_hierarchy, 
 from hierarchies import make_stream as hierarchy_stream
 from oracles import make_model, make_stream, make_trainer, never_update, split
 from torch import nn
+from trainers import flat_trainer, flat_training
 
 from seqdni import (
     Boundary,
     HierarchyTrainer,
-    Learner,
     LeastSquares,
     Synthesizer,
-    Trainer,
     Whitening,
     controls,
     cut,
@@ -28,6 +27,7 @@ from seqdni import (
     target_grad,
     unroll,
 )
+from seqdni.chunk import rows_of
 from seqdni.look_ahead import ahead_grad
 from seqdni.messages import message_pairs
 from seqdni.targets import boundary_pairs
@@ -130,7 +130,7 @@ def scored(seed=0):
 
 def by_windows(chunks, resume_after=None):
     model = make_model("gru", 1)
-    build = lambda: Trainer(  # noqa: E731
+    build = lambda: flat_trainer(  # noqa: E731
         model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9), update_every=2
     )
     trainer = build()
@@ -242,16 +242,13 @@ def test_targets_without_a_bootstrap_are_told_apart_for_the_bound():
 
 def test_rows_that_restart_where_a_chunk_begins_teach_nothing():
     start = cut(torch.ones(1, ROWS, SIZE))
-    from seqdni.chunk import rows_of
-
     reset = torch.zeros(3, ROWS, dtype=torch.bool)
     reset[0] = ENDED
-    pairs = boundary_pairs(start, rows_of(reset), carried=True, bootstrapped=True)
+    taught_B = rows_of(reset).continued
+    pairs = boundary_pairs(start, taught_B, None, bridged=True)
     assert pairs.valid_N.tolist() == (~ENDED).tolist()
     assert pairs.final_N is None
-    unbridged = boundary_pairs(start, rows_of(reset), carried=True, bootstrapped=False)
-    assert unbridged.final_N.all()
-    assert not boundary_pairs(start, rows_of(reset), False, True).valid_N.any()
+    assert boundary_pairs(start, taught_B, None, bridged=False).final_N.all()
 
 
 # --- Messages between levels
@@ -267,15 +264,16 @@ def two_levels(**options):
     hinted = options.pop("hinted", False)
     message = recorded(MESSAGE, 3, HINT if hinted else 0)
     learners = [
-        Learner(still(model.levels[0]), message_boundary=message, **options),
-        Learner(still(model.levels[1]), 2, boundary=recorded(WIDTH, 2)),
+        flat_training(still(model.levels[0]), message_boundary=message, **options),
+        flat_training(still(model.levels[1]), 2, boundary=recorded(WIDTH, 2)),
     ]
     return model, learners, message.synthesizer
 
 
 def fast_gradients(model, learners, mode):
     for learner in learners:
-        learner.optimizer.step = learner.optimizer.zero_grad = lambda: None
+        optimizer = learner.learner.optimizer
+        optimizer.step = optimizer.zero_grad = lambda: None
     trainer = HierarchyTrainer(model, learners, mode)
     for chunk in hierarchy_stream(model, 8, 3, resets=False).chunks([2] * 4):
         trainer.step(chunk._replace(hints=None))

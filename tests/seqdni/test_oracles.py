@@ -250,7 +250,7 @@ def test_rows_never_touch_each_other(kind, layers, resets):
         trainer = make_trainer(copy.deepcopy(model), "dni", update_every=10**9)
         nn.init.normal_(trainer.boundary.synthesizer.head.weight)
         trainer.boundary.synthesizer.mean_square.fill_(1)
-        trainer.synth_optimizer = None  # frozen: the regression averages over rows by design
+        trainer.synthetic.optimizer = None  # frozen: the regression averages over rows by design
         states, targets = [], []
         for inputs, goals, mask, reset in chunks:
             part = (inputs[:, rows], goals[:, rows], mask[:, rows])

@@ -21,7 +21,7 @@ from oracles import (
 )
 from torch import nn
 
-from seqdni import Boundary, Synthesizer, TorchCore, leaves, unroll
+from seqdni import TorchCore, leaves, unroll
 
 cores = pytest.mark.parametrize("kind", KINDS)
 depths = pytest.mark.parametrize("layers", [1, 2])
@@ -177,10 +177,6 @@ def test_a_longer_history_does_not_fit():
 MODEL = make_model("gru", 1)
 MISTAKES = {
     "future": (lambda: never_update(MODEL, history=-1), "history is -1"),
-    "history of DNI": (
-        lambda: never_update(MODEL, history=1, boundary=Boundary(Synthesizer(6))),
-        "either a boundary or a history",
-    ),
 }
 
 

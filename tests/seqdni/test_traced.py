@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import HIDDEN, make_model, make_stream, make_trainer, split
 from torch import nn
+from trainers import flat_trainer
 
 from seqdni import (
     Boundary,
@@ -18,7 +19,6 @@ from seqdni import (
     SequenceModel,
     Synthesizer,
     TorchCore,
-    Trainer,
     cut,
     leaves,
     map_state,
@@ -271,7 +271,7 @@ def test_the_boundary_is_taught_every_state_in_units_of_a_row(kind, resets, warm
     boundary.level.update = lambda target, valid, final: levels.append(final)
     frozen = torch.optim.SGD(model.parameters(), lr=0.0)
     still = torch.optim.SGD(boundary.parameters(), lr=0.0)
-    trainer = Trainer(
+    trainer = flat_trainer(
         model,
         frozen,
         boundary=boundary,
@@ -280,7 +280,7 @@ def test_the_boundary_is_taught_every_state_in_units_of_a_row(kind, resets, warm
         loss_scale=0.5,
         warmup_chunks=warmup,
     )
-    assert trainer.targets == "dense"
+    assert trainer.synthetic.targets == "dense"
     state = model.initial_state(ROWS)
     for k, chunk in enumerate(chunks):
         trainer.step(chunk)
@@ -317,7 +317,7 @@ def test_over_chunks_of_one_step_dense_targets_are_boundary_targets(kind, resets
         for chunk in chunks:
             trainer.step(chunk)
         ends.append([*trainer.model.parameters(), *trainer.boundary.parameters()])
-    assert trainer.targets == "dense"
+    assert trainer.synthetic.targets == "dense"
     assert trainer.boundary.synthesizer.head.weight.abs().sum() > 0
     for boundary, dense in zip(*ends, strict=True):
         torch.testing.assert_close(dense, boundary, rtol=1e-6, atol=1e-8)
@@ -356,11 +356,11 @@ def test_dense_targets_need_a_model_that_tells_its_gradients():
 def test_options_that_do_not_go_with_dense_targets_are_refused():
     model = make_model("gru", 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match="needs a boundary"):
-        Trainer(model, optimizer, targets="dense")
+    with pytest.raises(ValueError, match="the boundary has none"):
+        flat_trainer(model, optimizer, boundary=Boundary(None), targets="dense")
     aux = Boundary(Synthesizer(HIDDEN, aux=True))
     with pytest.raises(ValueError, match=r"Aux head.*aux=False"):
-        Trainer(model, optimizer, boundary=aux, targets="dense")
+        flat_trainer(model, optimizer, boundary=aux, targets="dense")
     informed = Boundary(LeastSquares(HIDDEN, context_size=2))
     with pytest.raises(ValueError, match="context_size=2: build it with context_size=0"):
-        Trainer(model, optimizer, boundary=informed, targets="dense")
+        flat_trainer(model, optimizer, boundary=informed, targets="dense")

@@ -9,13 +9,13 @@ import torch
 from oracles import SYMBOLS, gradients, make_model, make_stream, make_trainer, split
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+from trainers import flat_trainer
 
 from seqdni import (
     Boundary,
     OneHot,
     SequenceModel,
     Synthesizer,
-    Trainer,
     cross_entropy,
     leaves,
     to_bits,
@@ -126,7 +126,7 @@ def test_a_window_without_any_gradient_is_no_update(name):
 
 def test_metrics_are_the_mean_nats():
     trainer = make_trainer(make_model("lstm", 1), "tbptt", optimizer="sgd")
-    trainer.optimizer.param_groups[0]["lr"] = 0.0
+    trainer.learner.optimizer.param_groups[0]["lr"] = 0.0
     stream = make_stream(8, ROWS, resets=False)
     logits, _ = trainer.model(stream[0], trainer.model.initial_state(ROWS))
     expected = cross_entropy(logits, stream[1])[stream[2]]
@@ -143,7 +143,7 @@ def test_clips_are_apart():
     trainer = make_trainer(
         make_model("lstm", 1), "dni", optimizer="sgd", clip=1e-3, synth_clip=1e-5
     )
-    trainer.synth_optimizer = torch.optim.SGD(trainer.boundary.parameters(), lr=1.0)
+    trainer.synthetic.optimizer = torch.optim.SGD(trainer.boundary.parameters(), lr=1.0)
     first, second = steady()[:2]
     trainer.step(first)
     model, synthesizer = weights(trainer), parameters_of(trainer.boundary)
@@ -188,7 +188,7 @@ def test_what_the_synthesizer_is_taught():
         nn.init.normal_(head.weight)
     synthesizer.mean_square.fill_(0.01)
     synthesizer.targets_seen = 100
-    trainer = Trainer(
+    trainer = flat_trainer(
         model,
         torch.optim.SGD(model.parameters(), lr=0.0),
         boundary=boundary,
@@ -229,7 +229,7 @@ def test_what_the_synthesizer_is_taught():
 def test_nothing_is_taught_where_all_rows_restart():
     boundary = Boundary(Recorder(6, (5,)).double())
     model = make_model("gru", 1)
-    trainer = Trainer(
+    trainer = flat_trainer(
         model,
         torch.optim.SGD(model.parameters(), lr=0.0),
         boundary=boundary,
@@ -251,7 +251,7 @@ def test_a_learned_initial_state_gets_its_gradient():
             return self.first.expand(batch_size, 3)
 
     model = SequenceModel(OneHot(SYMBOLS), Learned(), nn.Linear(3, SYMBOLS))
-    trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), update_every=9)
+    trainer = flat_trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), update_every=9)
     trainer.step(steady()[0])
     assert model.core.first.grad.abs().sum() > 0
 
@@ -390,7 +390,7 @@ def test_any_core_that_keeps_the_contract_trains():
     torch.manual_seed(0)
     model = SequenceModel(OneHot(SYMBOLS), LeakyCell(), nn.Linear(3, SYMBOLS))
     boundary = Boundary(Synthesizer(3, (4,)))
-    trainer = Trainer(
+    trainer = flat_trainer(
         model,
         torch.optim.Adam(model.parameters(), lr=0.02),
         boundary=boundary,
@@ -413,14 +413,12 @@ def test_any_core_that_keeps_the_contract_trains():
 def test_contradictions_are_refused():
     model = make_model("lstm", 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.raises(ValueError, match="need a boundary"):
-        Trainer(model, optimizer, warmup_chunks=3)
-    with pytest.raises(ValueError, match="synth_clip needs a synth_optimizer"):
-        Trainer(model, optimizer, boundary=Boundary(Synthesizer(12)), synth_clip=1.0)
+    with pytest.raises(ValueError, match="has parameters and no optimizer"):
+        flat_trainer(model, optimizer, boundary=Boundary(Synthesizer(12)), synth_clip=1.0)
     with pytest.raises(ValueError, match="update_every is 0, expected 'episode' or a whole"):
-        Trainer(model, optimizer, update_every=0)
+        flat_trainer(model, optimizer, update_every=0)
     with pytest.raises(ValueError, match=r"loss_scale is 0\.0"):
-        Trainer(model, optimizer, loss_scale=0.0)
+        flat_trainer(model, optimizer, loss_scale=0.0)
     with pytest.raises(ValueError, match="grad_scale is -1"):
         Boundary(Synthesizer(2), grad_scale=-1.0)
     with pytest.raises(ValueError, match="aux=True shapes"):
@@ -459,13 +457,13 @@ def test_streams_without_episodes_cannot_update_by_episode():
 
 def test_a_checkpoint_of_another_trainer_is_refused():
     saved = make_trainer(make_model("lstm", 1), "tbptt").state_dict()
-    with pytest.raises(ValueError, match="one has no boundary"):
+    with pytest.raises(ValueError, match="one has no synthetic"):
         make_trainer(make_model("lstm", 1), "dni").load_state_dict(saved)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
 def test_lessons_are_a_share_of_the_chunks_and_in_step_with_no_period(share):
-    trainer = make_trainer(make_model("gru", 1), "dni-rls", lessons=share)
+    trainer = make_trainer(make_model("gru", 1), "dni-rls", train_fraction=share)
     chunks = split(make_stream(12, 4, resets=False), [3, 3, 3, 3]) * 50
     taught = []
     for chunk in chunks:
@@ -486,10 +484,10 @@ def test_what_is_learned_from_is_dealt_into_steps():
     steps = {}
     for count in (1, 4):
         model = make_model("lstm", 1)
-        trainer = make_trainer(model, "dni-dense", synth_steps=count)
+        trainer = make_trainer(model, "dni-dense", updates_per_chunk=count)
         for chunk in chunks:
             trainer.step(chunk)
-        state = trainer.synth_optimizer.state_dict()["state"]
+        state = trainer.synthetic.optimizer.state_dict()["state"]
         steps[count] = next(iter(state.values()))["step"].item()
     # in the first chunk of a stream the first of each four pairs has no target
     assert steps == {1: 2, 4: 8}
@@ -497,18 +495,20 @@ def test_what_is_learned_from_is_dealt_into_steps():
 
 def test_lessons_and_steps_out_of_range_are_refused():
     model = make_model("gru", 1)
-    with pytest.raises(ValueError, match=r"lessons is 0\.0, expected a share"):
-        make_trainer(model, "dni", lessons=0.0)
-    with pytest.raises(ValueError, match="synth_steps is 2, expected 1 without a synth_optimizer"):
-        make_trainer(model, "dni-rls", synth_steps=2)
-    with pytest.raises(ValueError, match="synth_steps > 1 does not go with an Aux head"):
-        make_trainer(model, "dni-aux", synth_steps=2)
+    with pytest.raises(ValueError, match=r"train_fraction is 0\.0, expected a share"):
+        make_trainer(model, "dni", train_fraction=0.0)
+    with pytest.raises(
+        ValueError, match="updates_per_chunk are for a synthesizer that learns by descent"
+    ):
+        make_trainer(model, "dni-rls", updates_per_chunk=2)
+    with pytest.raises(ValueError, match="updates_per_chunk > 1 does not go with an Aux head"):
+        make_trainer(model, "dni-aux", updates_per_chunk=2)
 
 
 def test_more_steps_than_there_is_to_learn_from():
     """Parts with nothing in them teach nothing, and break nothing."""
     chunks = split(make_stream(8, 2, resets=False), [4, 4])
-    trainer = make_trainer(make_model("gru", 1), "dni", synth_steps=4)
+    trainer = make_trainer(make_model("gru", 1), "dni", updates_per_chunk=4)
     for chunk in chunks * 3:
         trainer.step(chunk)
     assert trainer.boundary.synthesizer.scale.isfinite()
@@ -518,8 +518,14 @@ def test_more_steps_than_there_is_to_learn_from():
 def test_options_of_learning_need_something_that_learns():
     model = make_model("gru", 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for boundary in (None, Boundary(None)):
-        with pytest.raises(ValueError, match="lessons needs a boundary with a synthesizer"):
-            Trainer(model, optimizer, boundary=boundary, lessons=0.5)
-        with pytest.raises(ValueError, match="needs a boundary with a synthesizer"):
-            Trainer(model, optimizer, boundary=boundary, targets="dense")
+    for settings in ({"train_fraction": 0.5}, {"targets": "dense"}):
+        with pytest.raises(ValueError, match=r"for a synthesizer, .* the boundary has none"):
+            flat_trainer(model, optimizer, boundary=Boundary(None), **settings)
+
+
+def test_a_checkpoint_of_another_format_is_refused():
+    trainer = make_trainer(make_model("lstm", 1), "tbptt")
+    saved = trainer.state_dict()
+    del saved["format"]
+    with pytest.raises(ValueError, match="format 1, and this version of seqdni reads format 2"):
+        trainer.load_state_dict(saved)

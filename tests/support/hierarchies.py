@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from trainers import flat_training
 
 from seqdni import (
     Boundary,
     Hierarchy,
     HierarchyChunk,
-    Learner,
+    LevelTraining,
+    SyntheticGradients,
     Timescale,
     TorchCore,
     cross_entropy,
@@ -172,7 +174,9 @@ class Frozen(torch.optim.SGD):
     def zero_grad(self, set_to_none=True): ...
 
 
-def oracles(model: Hierarchy, stream: Stream, scales=None) -> tuple[list[Tensor], list[Learner]]:
+def oracles(
+    model: Hierarchy, stream: Stream, scales=None
+) -> tuple[list[Tensor], list[LevelTraining]]:
     """The whole stream's gradient, and learners whose boundaries know it."""
     taps = Taps()
     unrolled(model, stream, taps, scales).backward()
@@ -183,10 +187,10 @@ def oracles(model: Hierarchy, stream: Stream, scales=None) -> tuple[list[Tensor]
     for k in range(len(model.levels)):
         scale = scales[k] if scales else 1.0
         frozen = Frozen(model.levels[k].parameters())
-        learner = Learner(frozen, loss_scale=scale, chunk_len=None if k == 0 else 2)
-        learner.boundary = lookup(taps, "state", k, rows / scale)
+        learner = flat_training(frozen, loss_scale=scale, chunk_len=None if k == 0 else 2)
+        learner.credit = SyntheticGradients(lookup(taps, "state", k, rows / scale))
         if k + 1 < len(model.levels):
-            learner.message_boundary = lookup(taps, "message", k, rows / scale)
+            learner.message_credit = SyntheticGradients(lookup(taps, "message", k, rows / scale))
         learners.append(learner)
     return gradient, learners
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from oracles import make_model
 from torch import nn
+from trainers import flat_trainer, flat_training
 
 from corpora import TokenStream, evaluation_chunks
 from seqdni import (
@@ -20,6 +21,7 @@ from seqdni import (
     Learner,
     LeastSquares,
     Synthesizer,
+    SyntheticGradients,
     TorchCore,
     Trainer,
     cross_entropy,
@@ -42,7 +44,7 @@ def model():
 
 def trainer(**options):
     m = model()
-    return Trainer(m, torch.optim.SGD(m.parameters(), 0.1), **options)
+    return flat_trainer(m, torch.optim.SGD(m.parameters(), 0.1), **options)
 
 
 def dni(**options):
@@ -136,25 +138,27 @@ REFUSED = {
     # a trainer's settings
     "a synthesizer that nothing trains": (
         lambda: trainer(boundary=Boundary(Synthesizer(SIZE))),
-        r"no synth_optimizer.*requires_grad_\(False\)",
+        r"no optimizer.*SyntheticGradients\(boundary, .*requires_grad_\(False\)",
     ),
     "a synthesizer of another width": (
         lambda: trainer(boundary=Boundary(LeastSquares(6))),
         "built with state_size=6, and the state has 12",
     ),
     "an optimiser of another model": (
-        lambda: Trainer(model(), sgd(model())),
+        lambda: flat_trainer(model(), sgd(model())),
         r"optimizer holds parameters of something else \(6 of its 6\), expected those of the model",
     ),
     "an optimiser of more than the model": (
-        lambda: Trainer(m := model(), torch.optim.SGD([*m.parameters(), *model().parameters()])),
+        lambda: flat_trainer(
+            m := model(), torch.optim.SGD([*m.parameters(), *model().parameters()])
+        ),
         r"optimizer holds parameters of something else \(6 of its 12\)",
     ),
     "the model's optimiser as the synthesizer's": (
-        lambda: Trainer(
+        lambda: flat_trainer(
             m := model(), sgd(m), boundary=Boundary(Synthesizer(SIZE)), synth_optimizer=sgd(m)
         ),
-        "synth_optimizer holds parameters of something else.*those of the boundary",
+        "synthesizer's optimizer holds parameters of something else.*those of the boundary",
     ),
     "update_every 2.5": (lambda: trainer(update_every=2.5), r"update_every is 2\.5"),
     "update_every 0": (lambda: trainer(update_every=0), "update_every is 0"),
@@ -163,25 +167,40 @@ REFUSED = {
     "negative clip": (lambda: trainer(clip=-1.0), r"clip is -1\.0"),
     "clip of zero": (lambda: trainer(clip=0.0), r"clip is 0\.0"),
     "clip not a number": (lambda: trainer(clip=math.nan), "clip is nan"),
-    "negative synth_clip": (lambda: dni(synth_clip=-1.0), r"synth_clip is -1\.0"),
+    "negative synth_clip": (lambda: dni(synth_clip=-1.0), r"the synthesizer's clip is -1\.0"),
     "synth_clip without an optimiser": (
         lambda: trainer(boundary=Boundary(LeastSquares(SIZE)), synth_clip=1.0),
-        "synth_clip needs a synth_optimizer",
+        "clip and updates_per_chunk are for a synthesizer that learns by descent",
     ),
     "negative warmup": (lambda: dni(warmup_chunks=-3), "warmup_chunks is -3"),
     "half a warmup chunk": (lambda: dni(warmup_chunks=0.5), r"warmup_chunks is 0\.5"),
-    "warmup without a boundary": (lambda: trainer(warmup_chunks=3), "need a boundary"),
+    "an optimizer in place of a learner": (
+        lambda: Trainer(m := model(), sgd(m)),
+        r"got a SGD, expected a Learner: Trainer\(model, Learner",
+    ),
+    "a boundary in place of synthetic gradients": (
+        lambda: Trainer(m := model(), Learner(sgd(m)), Boundary(LeastSquares(SIZE))),
+        r"got a Boundary, .*SyntheticGradients\(boundary\), Overlap\(history=1\), or None",
+    ),
+    "a synthesizer in place of a boundary": (
+        lambda: SyntheticGradients(LeastSquares(SIZE)),
+        r"got a LeastSquares .* expected a Boundary",
+    ),
+    "a model in place of an optimizer": (
+        lambda: Learner(model()),
+        "got a SequenceModel for the optimizer",
+    ),
     "infinite loss_scale": (lambda: trainer(loss_scale=math.inf), "loss_scale is inf"),
     "loss_scale of zero": (lambda: trainer(loss_scale=0.0), r"loss_scale is 0\.0"),
     "negative history": (lambda: trainer(history=-1), "history is -1"),
     "half a chunk of history": (lambda: trainer(history=1.5), r"history is 1\.5"),
-    "half a regression step": (lambda: dni(synth_steps=1.5), r"synth_steps is 1\.5"),
-    "no lessons": (lambda: dni(lessons=0.0), r"lessons is 0\.0"),
-    "more than all lessons": (lambda: dni(lessons=1.5), r"lessons is 1\.5"),
+    "half a regression step": (lambda: dni(updates_per_chunk=1.5), r"updates_per_chunk is 1\.5"),
+    "no chunk to learn from": (lambda: dni(train_fraction=0.0), r"train_fraction is 0\.0"),
+    "more than all chunks": (lambda: dni(train_fraction=1.5), r"train_fraction is 1\.5"),
     "another word for non_finite": (lambda: trainer(non_finite="warn"), "non_finite is 'warn'"),
     "another word for targets": (lambda: dni(targets="all"), "targets is 'all'"),
     "dense targets of a model that cannot tell": (
-        lambda: Trainer(
+        lambda: flat_trainer(
             m := make_model("rnn", 1, torch.float32),
             sgd(m),
             boundary=Boundary(LeastSquares(6)),
@@ -196,19 +215,19 @@ REFUSED = {
     "autocast in float32": (lambda: trainer(autocast=torch.float32), "expected torch.bfloat16"),
     # a trainer's model
     "a module without initial_state": (
-        lambda: Trainer(m := NoState(), sgd(m)),
+        lambda: flat_trainer(m := NoState(), sgd(m)),
         r"NoState has no initial_state\(batch_size\), expected a core",
     ),
     "torch's own LSTM": (
-        lambda: Trainer(m := nn.LSTM(3, 4), sgd(m)),
+        lambda: flat_trainer(m := nn.LSTM(3, 4), sgd(m)),
         "LSTM has no initial_state",
     ),
     "a model in DataParallel": (
-        lambda: Trainer(m := nn.DataParallel(model()), sgd(m)),
+        lambda: flat_trainer(m := nn.DataParallel(model()), sgd(m)),
         r"wraps a SequenceModel.*DataParallel\.module",
     ),
     "a state with its rows first": (
-        lambda: Trainer(m := BatchFirst(), sgd(m)),
+        lambda: flat_trainer(m := BatchFirst(), sgd(m)),
         r"gives the shapes \[\(3, 2, 6\)\], expected",
     ),
     "a batch-first network": (lambda: TorchCore(nn.GRU(2, 3, batch_first=True)), "batch_first"),
@@ -311,24 +330,27 @@ REFUSED = {
     "a word for the chunk length": (lambda: TokenStream([1, 2, 3], 1, "4"), "chunk_len is 4"),
     # learners and hierarchies
     "a learner's synthesizer that nothing trains": (
-        lambda: Learner(sgd(model()), boundary=Boundary(Synthesizer(4))),
-        "no synth_optimizer",
+        lambda: flat_training(sgd(model()), boundary=Boundary(Synthesizer(4))),
+        "no optimizer",
     ),
-    "a learner with a negative clip": (lambda: Learner(sgd(model()), clip=-1.0), "clip is -1"),
+    "a learner with a negative clip": (
+        lambda: flat_training(sgd(model()), clip=-1.0),
+        "clip is -1",
+    ),
     "a learner with a fractional chunk": (
-        lambda: Learner(sgd(model()), chunk_len=2.5),
+        lambda: flat_training(sgd(model()), chunk_len=2.5),
         r"chunk_len is 2\.5",
     ),
     "a learner with an infinite scale": (
-        lambda: Learner(sgd(model()), loss_scale=math.inf),
+        lambda: flat_training(sgd(model()), loss_scale=math.inf),
         "loss_scale is inf",
     ),
     "a learner with a negative warmup": (
-        lambda: Learner(sgd(model()), warmup_chunks=-1),
+        lambda: flat_training(sgd(model()), boundary=Boundary(LeastSquares(4)), warmup_chunks=-1),
         "warmup_chunks is -1",
     ),
     "a learner with another word": (
-        lambda: Learner(sgd(model()), non_finite="ignore"),
+        lambda: flat_training(sgd(model()), non_finite="ignore"),
         "non_finite is 'ignore'",
     ),
 }

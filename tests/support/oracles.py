@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from trainers import flat_trainer
 
 from seqdni import (
     Boundary,
@@ -118,7 +119,7 @@ def reference_loss(model: SequenceModel, stream: Chunk, state: tuple | None = No
 def never_update(model, **options) -> Trainer:
     """A trainer that only sums gradients."""
     steps = torch.optim.SGD(model.parameters(), lr=0.0)
-    return Trainer(model, steps, update_every=10**9, **options)
+    return flat_trainer(model, steps, update_every=10**9, **options)
 
 
 def full_bptt(model: SequenceModel, stream: Chunk) -> list[Tensor]:
@@ -188,12 +189,12 @@ def make_trainer(model: SequenceModel, name: str, optimizer="adam", **options) -
     make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer]
     steps = make(model.parameters(), lr=0.01)
     if name == "tbptt":
-        return Trainer(model, steps, **options)
+        return flat_trainer(model, steps, **options)
     if name == "overlap":
-        return Trainer(model, steps, history=2, **options)
+        return flat_trainer(model, steps, history=2, **options)
     if name in ("checkpointed", "random"):
         wrapped = Checkpointed(model, 2) if name == "checkpointed" else Reweighted(model, 2, 0.5)
-        return Trainer(wrapped, steps, **options)
+        return flat_trainer(wrapped, steps, **options)
     torch.manual_seed(1)
     size = state_size(model.initial_state(1))
     dtype = next(model.parameters()).dtype
@@ -201,12 +202,12 @@ def make_trainer(model: SequenceModel, name: str, optimizer="adam", **options) -
         whitening = Whitening(size, refresh_every=3)
         synthesizer = Synthesizer(size, (7,), activation=nn.Tanh, whitening=whitening).to(dtype)
         learn = torch.optim.Adam(synthesizer.parameters(), lr=0.01)
-        return Trainer(
+        return flat_trainer(
             model, steps, boundary=Boundary(synthesizer), synth_optimizer=learn, **options
         )
     if name == "dni-rls":
         boundary = Boundary(LeastSquares(size, solve_every=2).to(dtype), bound=10.0)
-        return Trainer(model, steps, boundary=boundary, **options)
+        return flat_trainer(model, steps, boundary=boundary, **options)
     synthesizer = Synthesizer(size, (7,), aux=name == "dni-aux").to(dtype)
     boundary = Boundary(synthesizer, bound=2.0 if name == "dni-bounded" else None)
     learn = torch.optim.Adam(boundary.parameters(), lr=0.01)
@@ -215,4 +216,4 @@ def make_trainer(model: SequenceModel, name: str, optimizer="adam", **options) -
         learn = None
     if name == "dni-dense":
         options["targets"] = "dense"
-    return Trainer(model, steps, boundary=boundary, synth_optimizer=learn, **options)
+    return flat_trainer(model, steps, boundary=boundary, synth_optimizer=learn, **options)
