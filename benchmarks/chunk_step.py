@@ -19,7 +19,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -28,10 +27,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from seqdni import (
     Boundary,
+    Learner,
     LeastSquares,
     OneHot,
+    Overlap,
     SequenceModel,
     Synthesizer,
+    SyntheticGradients,
     TorchCore,
     Trainer,
     Whitening,
@@ -85,15 +87,16 @@ def with_trainer(name: str, steps: int, hidden: int, rows: int, device: str) -> 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     if name in SYNTHESIZERS:
         boundary = Boundary(SYNTHESIZERS[name](hidden), bound=1.0).to(device)
-        learn: dict[str, Any] = {}
-        if name != "dni rls":
+        if name == "dni rls":
+            credit = SyntheticGradients(boundary)
+        else:
             descent = torch.optim.Adam(boundary.parameters(), lr=1e-3, fused=True)
-            learn = {"synth_optimizer": descent, "synth_clip": 1.0}
-        trainer = Trainer(model, optimizer, boundary=boundary, clip=1.0, **learn)
+            credit = SyntheticGradients(boundary, descent, clip=1.0)
     elif name == "look-ahead":
-        trainer = Trainer(model, optimizer, boundary=Boundary(None), clip=1.0)
+        credit = SyntheticGradients(Boundary(None))
     else:
-        trainer = Trainer(model, optimizer, history=int(name == "overlap"), clip=1.0)
+        credit = Overlap(1) if name == "overlap" else None
+    trainer = Trainer(model, Learner(optimizer, clip=1.0), credit)
     length = steps * EPISODE if name == "bptt" else steps
     tokens = torch.randint(SYMBOLS, (length + 1, rows), device=device)
     chunk = (tokens[:-1], tokens[1:], None, None)

@@ -19,6 +19,8 @@ from seqdni import (
     HierarchyTrainer,
     Learner,
     LeastSquares,
+    LevelTraining,
+    SyntheticGradients,
     Timescale,
     TorchCore,
 )
@@ -41,16 +43,16 @@ def trainer_of(mode: Mode, period: int, width: int) -> HierarchyTrainer:
     torch.manual_seed(0)
     fast = Timescale(TorchCore(nn.LSTM(width, width)), readout=nn.Linear(width, 2))
     slow = Timescale(TorchCore(nn.LSTM(width, width)), readout=nn.Linear(width, 2), period=period)
-    learners = [
-        Learner(
-            torch.optim.SGD(level.parameters(), lr=0.01),
+    trainings = [
+        LevelTraining(
+            Learner(torch.optim.SGD(level.parameters(), lr=0.01)),
             None if k == 0 else period,
-            boundary=Boundary(LeastSquares(2 * width)),
-            message_boundary=Boundary(LeastSquares(width)) if k == 0 else None,
+            SyntheticGradients(Boundary(LeastSquares(2 * width))),
+            SyntheticGradients(Boundary(LeastSquares(width))) if k == 0 else None,
         )
         for k, level in enumerate((fast, slow))
     ]
-    return HierarchyTrainer(Hierarchy([fast, slow], torch.zeros(1, 1, width)), learners, mode)
+    return HierarchyTrainer(Hierarchy([fast, slow], torch.zeros(1, 1, width)), trainings, mode)
 
 
 def peak_bytes(mode: Mode, period: int, rows: int, width: int) -> int:

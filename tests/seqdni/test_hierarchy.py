@@ -24,12 +24,13 @@ from hierarchies import (
     unrolled,
 )
 from torch import nn
-from trainers import flat_trainer, flat_training
+from trainers import flat_training
 
 from seqdni import (
     Boundary,
     Hierarchy,
     HierarchyTrainer,
+    Learner,
     LeastSquares,
     LevelTraining,
     SequenceModel,
@@ -37,6 +38,7 @@ from seqdni import (
     SyntheticGradients,
     Timescale,
     TorchCore,
+    Trainer,
     cross_entropy,
     state_size,
 )
@@ -269,41 +271,84 @@ def test_any_cutting_says_the_same(contexts, resets):
 # --- 2. One level is the plain trainer
 
 
+WAYS = {  # kind of synthesizer, settings of the learner, settings of the synthetic gradients
+    "tbptt": (None, {}, {}),
+    "rls": ("rls", {}, {}),
+    "mlp": ("mlp", {}, {}),
+    "windows": ("rls", {"update_every": 3}, {}),
+    "dense targets": ("mlp", {}, {"targets": "dense"}),
+    "several updates of the synthesizer": ("mlp", {}, {"updates_per_chunk": 2}),
+    "half of the chunks": ("rls", {}, {"train_fraction": 0.5}),
+    "warm-up": ("rls", {}, {"warmup_chunks": 2}),
+    "clips": ("mlp", {"clip": 0.1}, {"clip": 0.01}),
+}
+
+
 @restarts
-@pytest.mark.parametrize("kind", ["tbptt", "rls", "mlp"])
-def test_one_level_is_the_plain_trainer(kind, resets):
+@pytest.mark.parametrize("way", WAYS)
+def test_one_level_is_the_plain_trainer(way, resets):
+    """Whatever a network can be trained with, a level can."""
+    kind, of_learner, of_synthesizer = WAYS[way]
     model = make_hierarchy((1,), contexts=False)
     stream = make_stream(model, 20, ROWS, resets)
     if not resets:
         stream.should_reset[-1] = False
     level = copy.deepcopy(model.levels[0])
     plain = SequenceModel(level.encoder, level.core, level.readout)
-    (learner,) = learning(model, kind)
-    boundary = copy.deepcopy(learner.credit.boundary)
-    options = {}
-    if kind == "tbptt":
-        learner.credit = None
-    else:
-        options["boundary"] = boundary
-        learn = torch.optim.Adam(boundary.parameters(), 0.01) if kind == "mlp" else None
-        options["synth_optimizer"] = learn
-    adam = torch.optim.Adam(plain.parameters(), lr=0.01)
-    trainer, apart = (
-        flat_trainer(plain, adam, clip=1.0, **options),
-        HierarchyTrainer(model, [learner]),
-    )
+
+    def learner_of(network):
+        adam = torch.optim.Adam(network.parameters(), 0.01)
+        return Learner(adam, **({"clip": 1.0} | of_learner))
+
+    def credit():
+        if kind is None:
+            return None
+        boundary = copy.deepcopy(learning(model, kind)[0].credit.boundary)
+        descent = torch.optim.Adam(boundary.parameters(), 0.01) if kind == "mlp" else None
+        return SyntheticGradients(boundary, descent, **of_synthesizer)
+
+    trainer = Trainer(plain, learner_of(plain), credit())
+    apart = HierarchyTrainer(model, [LevelTraining(learner_of(model), credit=credit())])
     for chunk in stream.chunks(CUTS["ragged"]):
         (targets, mask) = chunk.answers[0]
         apart.step(chunk)
         trainer.step((chunk.inputs, targets, mask, chunk.should_reset))
+    assert apart.updates == trainer.updates > 0
     pairs = zip(model.parameters(), plain.parameters(), strict=True)
     for got, expected in pairs:  # with restarts the readout runs in other pieces: other rounding
         assert torch.equal(got, expected) or (resets and torch.allclose(got, expected))
     assert apart.meter.read()["nats"] == pytest.approx(trainer.meter.read()["nats"], rel=1e-12)
-    if kind != "tbptt":
+    if kind is not None:
+        assert apart.meter.read()["synth_steps"] == trainer.meter.read()["synth_steps"]
         assert apart.meter.read()["synth_loss"] == pytest.approx(
             trainer.meter.read()["synth_loss"], rel=1e-9
         )
+
+
+@pytest.mark.parametrize("mode", ["dni", "joint"])
+def test_levels_compute_in_bfloat16_and_learn_in_float32(mode):
+    model = make_hierarchy((1, 2), contexts=True).float()
+    trainings = [
+        LevelTraining(
+            Learner(torch.optim.Adam(level.parameters()), autocast=torch.bfloat16),
+            2 if k else None,
+            SyntheticGradients(Boundary(LeastSquares(state_size(level.initial_state(1))))),
+            None if k else SyntheticGradients(Boundary(LeastSquares(MESSAGE))),
+        )
+        for k, level in enumerate(model.levels)
+    ]
+    trainer = HierarchyTrainer(model, trainings, mode)
+    before = [p.detach().clone() for p in model.parameters()]
+    stream = make_stream(model, 20, ROWS, resets=True)
+    for chunk in stream.chunks([4, 2, 6, 4, 4]):
+        trainer.step(chunk._replace(inputs=chunk.inputs.float(), hints=None))
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
+    assert not any(map(torch.equal, before, model.parameters()))
+    again = HierarchyTrainer(model, trainings, mode)
+    again.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    if mode == "dni":
+        assert trainer.levels[0].learned.state.hidden.dtype == torch.bfloat16
+        assert again.levels[0].learned.state.hidden.dtype == torch.bfloat16
 
 
 # --- 3. What is predicted when, and when each correction arrives (docs/hierarchy.md)
