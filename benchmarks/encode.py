@@ -55,7 +55,7 @@ def encode(path: Path, kind: str, cache_dir: Path) -> dict[str, float]:
     """
     import resource
 
-    from corpora import Characters, Subwords, Words, encode_splits, own_text
+    from seqdni.corpora import Characters, Subwords, Words, encode_splits, own_text
 
     tokens = {"char": Characters, "word": Words, "subword": Subwords}[kind]()
     begin, begin_cpu = time.perf_counter(), time.process_time()

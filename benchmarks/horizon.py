@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from render import compare, tables, write_page
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.options import RunOptions, device_of
 from study import (
     ROOT,
     Experiment,
@@ -39,9 +41,6 @@ from study import (
     state,
     unique,
 )
-
-from recipes.errors import RunError
-from recipes.options import RunOptions, device_of
 
 TUNED = 1e-3  # TBPTT's learning rate in ``search``
 TBPTT, DNI, BPTT = f"TBPTT, lr {TUNED:g}", "DNI", "full BPTT"

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from seqdni.recipes.cli import RECIPES
+from seqdni.recipes.option import flag
+from seqdni.recipes.parsing import parse, recipe_parser
 from tqdm import tqdm
-
-from recipes.cli import RECIPES
-from recipes.option import flag
-from recipes.parsing import parse, recipe_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = {"search": (1, 2), "final": (21, 22, 23)}  # nothing is chosen on the final ones
@@ -250,7 +249,7 @@ def command(run: Run, place: Place) -> list[str]:
         given = {"resume": path, **placed}
     else:
         given = {**run.cell.given, **placed, "device": place.device, "out": path}
-    return [sys.executable, "-m", "recipes.cli", "run", run.cell.recipe, *words(given)]
+    return [sys.executable, "-m", "seqdni", "run", run.cell.recipe, *words(given)]
 
 
 def needs_ptb(run: Run) -> bool:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float32
+from seqdni.corpora.task import Episode, Level
 from torch import Tensor
-
-from corpora.task import Episode, Level
 
 VALUES_A_LINE = 10
 

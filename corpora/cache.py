@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from corpora.characters import Characters
-from corpora.errors import CorpusError
-from corpora.size import Size, scored_size, size_of
-from corpora.source import BLOCK, Source, Stretch, blocks, raw
-from corpora.text import Text
-from corpora.vocabulary import Tokens, Vocabulary, vocabulary_from
+from seqdni.corpora.characters import Characters
+from seqdni.corpora.errors import CorpusError
+from seqdni.corpora.size import Size, scored_size, size_of
+from seqdni.corpora.source import BLOCK, Source, Stretch, blocks, raw
+from seqdni.corpora.text import Text
+from seqdni.corpora.vocabulary import Tokens, Vocabulary, vocabulary_from
 
 FORMAT_VERSION = 4
 DIGESTED = ("tokens", "crc32", "dtype", "characters", "words")  # of a split; the rest follows

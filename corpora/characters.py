@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from seqdni.corpora.errors import CorpusError
+from seqdni.corpora.source import Source, blocks
+from seqdni.corpora.text import Text
 from torch import Tensor
-
-from corpora.errors import CorpusError
-from corpora.source import Source, blocks
-from corpora.text import Text
 
 CODE_POINTS = 0x110000
 STAND_INS = "\ufffd?*_ "  # for characters not known: the first of these that is
@@ -160,7 +159,7 @@ class CharVocabulary:
         return _text_of(_code_points(self.symbols)[checked_ids(ids, len(self))])
 
     def to_json(self) -> dict[str, Any]:
-        """Primitives from which :func:`corpora.vocabulary_from` makes it again."""
+        """Primitives from which :func:`seqdni.corpora.vocabulary_from` makes it again."""
         return {"tokens": "char", "symbols": self.symbols}
 
 

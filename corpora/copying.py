@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int64
+from seqdni.corpora.rendering import aligned, glyph
+from seqdni.corpora.task import Episode, Level
 from torch import Tensor
-
-from corpora.rendering import aligned, glyph
-from corpora.task import Episode, Level
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
+from seqdni.corpora.errors import CorpusError
+from seqdni.corpora.mnist import Images, Mnist
 from torch import Tensor
-
-from corpora.errors import CorpusError
-from corpora.mnist import Images, Mnist
 
 COUNTED = 3
 """The digit that B counts."""

@@ -1,6 +1,6 @@
 """When to make the task longer."""
 
-from corpora.task import EpisodicTask, Level
+from seqdni.corpora.task import EpisodicTask, Level
 
 
 def next_level(
@@ -21,7 +21,7 @@ def next_level(
         ValueError: `threshold` is not positive, or the task has no such level.
 
     Example:
-        >>> from corpora.copying import CopyTask
+        >>> from seqdni.corpora.copying import CopyTask
         >>> next_level(CopyTask(), Level(3), error_bits=0.1)
         Level(length=4, repeats=1)
         >>> next_level(CopyTask(), Level(3), error_bits=0.2)

@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from corpora.source import Piece, Stretch
+from seqdni.corpora.source import Piece, Stretch
 
 LINE_WITHIN = 1 << 16  # bytes after a cut in which a line's end is looked for
 LINE_END = {True: re.compile(rb"\r\n?|\n"), False: re.compile(rb"\n")}  # in text mode, or not
@@ -24,7 +24,7 @@ def cut(source: Stretch, at: list[int]) -> list[Stretch]:
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from corpora.source import whole_file
+        >>> from seqdni.corpora.source import whole_file
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "verse.txt")
         ...     _ = path.write_text("tick\\ntock\\ntick\\ntock\\n")

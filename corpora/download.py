@@ -8,9 +8,8 @@ from typing import NamedTuple
 from zipfile import BadZipFile, ZipFile
 
 import pooch
-
-from corpora.cache import cache_folder
-from corpora.errors import CorpusError
+from seqdni.corpora.cache import cache_folder
+from seqdni.corpora.errors import CorpusError
 
 SECONDS = 30  # without an answer
 

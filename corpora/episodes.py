@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-
-from corpora.batch import Batch
-from corpora.task import Episode, EpisodicTask, Level
+from seqdni.corpora.batch import Batch
+from seqdni.corpora.task import Episode, EpisodicTask, Level
 
 
 class LockstepEpisodes:
@@ -30,7 +29,7 @@ class LockstepEpisodes:
         ValueError: a size below 1, or the task has no such level.
 
     Example:
-        >>> from corpora.copying import CopyTask
+        >>> from seqdni.corpora.copying import CopyTask
         >>> stream = LockstepEpisodes(CopyTask(), Level(2), batch_size=3, chunk_len=4, seed=0)
         >>> [next(stream).inputs.shape for _ in range(3)]
         [torch.Size([4, 3]), torch.Size([1, 3]), torch.Size([4, 3])]
@@ -107,7 +106,7 @@ class BackToBackEpisodes:
         ValueError: a size below 1, or the task has no such level.
 
     Example:
-        >>> from corpora.copying import CopyTask
+        >>> from seqdni.corpora.copying import CopyTask
         >>> stream = BackToBackEpisodes(CopyTask(), Level(2), batch_size=1, chunk_len=8, seed=0)
         >>> next(stream).should_reset[:, 0].int().tolist()
         [1, 0, 0, 0, 0, 1, 0, 0, 1]

@@ -8,5 +8,5 @@ class CorpusError(ValueError):
         >>> raise CorpusError("notes.txt is empty; give a file with text in it")
         Traceback (most recent call last):
             ...
-        corpora.errors.CorpusError: notes.txt is empty; give a file with text in it
+        seqdni.corpora.errors.CorpusError: notes.txt is empty; give a file with text in it
     """

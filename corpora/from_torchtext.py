@@ -12,12 +12,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-
-from corpora.cache import Encoded
-from corpora.characters import checked_ids
-from corpora.errors import CorpusError
-from corpora.size import size_of
-from corpora.words import END, WordVocabulary
+from seqdni.corpora.cache import Encoded
+from seqdni.corpora.characters import checked_ids
+from seqdni.corpora.errors import CorpusError
+from seqdni.corpora.size import size_of
+from seqdni.corpora.words import END, WordVocabulary
 
 
 def import_torchtext() -> ModuleType:
@@ -74,7 +73,7 @@ def torchtext_vocabulary(vocab: Any) -> WordVocabulary:
 def from_torchtext(
     train: Any, valid: Any = None, test: Any = None, vocab: Any = None, name: str = "torchtext"
 ) -> Encoded:
-    """Splits that torchtext has read, as ids in memory, for :class:`corpora.TokenStream`.
+    """Splits that torchtext has read, as ids in memory, for :class:`seqdni.corpora.TokenStream`.
 
     Takes what the language-modelling data sets of torchtext give: of 0.6.0 the data sets and the
     BPTTIterator over them, whose field has the vocabulary; of later ones the iterator over lines,

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-
-from corpora.errors import CorpusError
+from seqdni.corpora.errors import CorpusError
 
 UNSIGNED_BYTE = 0x08
 MOST = 60_000 * 28 * 28  # bytes that a file's header may ask for: those of MNIST's largest

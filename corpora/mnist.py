@@ -12,11 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
+from seqdni.corpora.errors import CorpusError
+from seqdni.corpora.idx import read_idx
+from seqdni.corpora.task import Episode
 from torch import Tensor
-
-from corpora.errors import CorpusError
-from corpora.idx import read_idx
-from corpora.task import Episode
 
 SIDE, CLASSES = 28, 10
 PIXELS = SIDE * SIDE
@@ -73,7 +72,7 @@ def read_mnist(data_dir: str | Path) -> Mnist:
         >>> read_mnist("nowhere")
         Traceback (most recent call last):
             ...
-        corpora.errors.CorpusError: nowhere: no such folder; expected the folder with MNIST's \
+        seqdni.corpora.errors.CorpusError: nowhere: no such folder; expected the folder with MNIST's \
 train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and \
 t10k-labels-idx1-ubyte, each as it is or with .gz
 

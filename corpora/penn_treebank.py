@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from corpora.download import Remote, fetch
-from corpora.errors import CorpusError
-from corpora.source import blocks, newlines, whole_file
-from corpora.text import Text
-from corpora.words import ENDED
+from seqdni.corpora.download import Remote, fetch
+from seqdni.corpora.errors import CorpusError
+from seqdni.corpora.source import blocks, newlines, whole_file
+from seqdni.corpora.text import Text
+from seqdni.corpora.words import ENDED
 
 LINES = {"train": 42_068, "valid": 3_370, "test": 3_761}
 CHARACTERS = {"train": 5_017_482, "valid": 393_042, "test": 442_423}
@@ -50,7 +50,7 @@ def ptb_text(data_dir: str | Path | None, by_character: bool = True) -> Text:
         >>> ptb_text("nowhere")
         Traceback (most recent call last):
             ...
-        corpora.errors.CorpusError: nowhere: no such folder; expected the folder with \
+        seqdni.corpora.errors.CorpusError: nowhere: no such folder; expected the folder with \
 ptb.train.txt, ptb.valid.txt and ptb.test.txt: the 'data' folder of Mikolov's simple-examples \
 archive; pass its path as --data-dir
 

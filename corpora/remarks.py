@@ -3,12 +3,12 @@
 import re
 from collections.abc import Iterator
 
-from corpora.characters import Characters
-from corpora.source import Source, blocks
-from corpora.subwords import SPACE, Subwords
-from corpora.text import Text
-from corpora.vocabulary import Tokens
-from corpora.words import END, ENDED, UNKNOWN
+from seqdni.corpora.characters import Characters
+from seqdni.corpora.source import Source, blocks
+from seqdni.corpora.subwords import SPACE, Subwords
+from seqdni.corpora.text import Text
+from seqdni.corpora.vocabulary import Tokens
+from seqdni.corpora.words import END, ENDED, UNKNOWN
 
 TAIL = 64  # characters at the end of a block that are searched again with the next
 NAMED = 3  # files left out

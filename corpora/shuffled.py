@@ -6,11 +6,10 @@ Shapes: T steps of a chunk, L steps of an episode, B rows, n images.
 from typing import Any
 
 import torch
-
-from corpora.batch import Batch
-from corpora.episodes import in_step
-from corpora.mnist import Images, MnistTask
-from corpora.task import Episode
+from seqdni.corpora.batch import Batch
+from seqdni.corpora.episodes import in_step
+from seqdni.corpora.mnist import Images, MnistTask
+from seqdni.corpora.task import Episode
 
 
 class ShuffledImages:

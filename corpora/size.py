@@ -3,11 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
-
-from corpora.characters import CharVocabulary
-from corpora.source import Source, blocks, whole_lines
-from corpora.vocabulary import Vocabulary
-from corpora.words import UNKNOWN, WordVocabulary, words_of
+from seqdni.corpora.characters import CharVocabulary
+from seqdni.corpora.source import Source, blocks, whole_lines
+from seqdni.corpora.vocabulary import Vocabulary
+from seqdni.corpora.words import UNKNOWN, WordVocabulary, words_of
 
 AROUND = 9  # tokens that tell what the first is: a character is up to four bytes, a token each
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from corpora.errors import CorpusError
+from seqdni.corpora.errors import CorpusError
 
 BLOCK = 1 << 22  # bytes, or characters, at a time
 LONGEST_WORD = 1 << 20  # characters
@@ -79,7 +79,7 @@ def whole_file(
         >>> whole_file("nowhere.txt", "give a text file")
         Traceback (most recent call last):
             ...
-        corpora.errors.CorpusError: nowhere.txt: No such file or directory; give a text file
+        seqdni.corpora.errors.CorpusError: nowhere.txt: No such file or directory; give a text file
     """
     path = Path(path)
     try:

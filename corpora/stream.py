@@ -10,10 +10,9 @@ from typing import Any, SupportsIndex, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Int64
+from seqdni.corpora.batch import Batch
+from seqdni.corpora.errors import CorpusError
 from torch import Tensor
-
-from corpora.batch import Batch
-from corpora.errors import CorpusError
 
 Tokens: TypeAlias = np.ndarray | Tensor | Sequence[SupportsIndex]
 """Ids of one text, ``[n]``."""

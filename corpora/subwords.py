@@ -13,12 +13,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+from seqdni.corpora.characters import checked_ids
+from seqdni.corpora.errors import CorpusError
+from seqdni.corpora.source import Source, whole_lines
+from seqdni.corpora.text import Text
 from torch import Tensor
-
-from corpora.characters import checked_ids
-from corpora.errors import CorpusError
-from corpora.source import Source, whole_lines
-from corpora.text import Text
 
 LEARN_FROM = 20_000_000  # characters: the beginning of the training split (half a gigabyte)
 SPACE = "\u2581"  # what sentencepiece writes for it
@@ -110,7 +109,7 @@ class SubwordVocabulary:
         >>> SubwordVocabulary(b"nothing")
         Traceback (most recent call last):
             ...
-        corpora.errors.CorpusError: 7 bytes are no sentencepiece model; use Subwords().learn
+        seqdni.corpora.errors.CorpusError: 7 bytes are no sentencepiece model; use Subwords().learn
     """
 
     model: bytes = field(repr=False)
@@ -190,7 +189,7 @@ class SubwordVocabulary:
         return "\n".join(line.removeprefix(" ") for line in decoded)
 
     def to_json(self) -> dict[str, Any]:
-        """Primitives from which :func:`corpora.vocabulary_from` makes it again."""
+        """Primitives from which :func:`seqdni.corpora.vocabulary_from` makes it again."""
         return {"tokens": "subword", "model": base64.b64encode(self.model).decode()}
 
 

@@ -5,9 +5,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from corpora.cut import cut
-from corpora.errors import CorpusError
-from corpora.source import Piece, Source, Stretch, whole_file
+from seqdni.corpora.cut import cut
+from seqdni.corpora.errors import CorpusError
+from seqdni.corpora.source import Piece, Source, Stretch, whole_file
 
 OWN_TEXT = "give the path of a UTF-8 text file, or of a folder of .txt files"
 SPLIT_FILES = {  # of a folder, beside .txt in capitals or not

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from seqdni.corpora.characters import Characters, CharVocabulary
+from seqdni.corpora.errors import CorpusError
+from seqdni.corpora.source import Source
+from seqdni.corpora.subwords import Subwords, SubwordVocabulary
+from seqdni.corpora.text import Text
+from seqdni.corpora.words import Words, WordVocabulary
 from torch import Tensor
-
-from corpora.characters import Characters, CharVocabulary
-from corpora.errors import CorpusError
-from corpora.source import Source
-from corpora.subwords import Subwords, SubwordVocabulary
-from corpora.text import Text
-from corpora.words import Words, WordVocabulary
 
 
 @runtime_checkable

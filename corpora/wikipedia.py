@@ -4,10 +4,10 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
-from corpora.download import Remote, fetch
-from corpora.errors import CorpusError
-from corpora.source import Piece, Stretch, raw, whole_file
-from corpora.text import Text
+from seqdni.corpora.download import Remote, fetch
+from seqdni.corpora.errors import CorpusError
+from seqdni.corpora.source import Piece, Stretch, raw, whole_file
+from seqdni.corpora.text import Text
 
 WikiText = Literal["wikitext-2", "wikitext-103"]
 LINES = {
@@ -59,7 +59,7 @@ def wikitext_text(name: WikiText, data_dir: str | Path | None = None) -> Text:
         >>> wikitext_text("wikitext-2", "nowhere")
         Traceback (most recent call last):
             ...
-        corpora.errors.CorpusError: nowhere: no such folder; expected the folder with \
+        seqdni.corpora.errors.CorpusError: nowhere: no such folder; expected the folder with \
 wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens, which \
 https://wikitext.smerity.com/wikitext-2-v1.zip contains
 
@@ -114,7 +114,7 @@ def enwik8_text(data_dir: str | Path | None = None) -> Text:
         >>> enwik8_text("nowhere")
         Traceback (most recent call last):
             ...
-        corpora.errors.CorpusError: nowhere: No such file or directory; expected the file enwik8 \
+        seqdni.corpora.errors.CorpusError: nowhere: No such file or directory; expected the file enwik8 \
 or its folder; http://mattmahoney.net/dc/enwik8.zip contains it
 
     Source: Matt Mahoney, http://mattmahoney.net/dc/textdata.html.
@@ -138,7 +138,7 @@ def text8_text(data_dir: str | Path | None = None) -> Text:
         >>> text8_text("nowhere")
         Traceback (most recent call last):
             ...
-        corpora.errors.CorpusError: nowhere: No such file or directory; expected the file text8 \
+        seqdni.corpora.errors.CorpusError: nowhere: No such file or directory; expected the file text8 \
 or its folder; http://mattmahoney.net/dc/text8.zip contains it
 
     Source: Matt Mahoney, http://mattmahoney.net/dc/textdata.html.

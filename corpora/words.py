@@ -9,11 +9,10 @@ from itertools import repeat
 from typing import Any
 
 import numpy as np
+from seqdni.corpora.characters import checked_ids
+from seqdni.corpora.source import Source, newlines, whole_lines
+from seqdni.corpora.text import Text
 from torch import Tensor
-
-from corpora.characters import checked_ids
-from corpora.source import Source, newlines, whole_lines
-from corpora.text import Text
 
 END, UNKNOWN = "<eos>", "<unk>"
 ENDED = re.compile(rf"(?<!\S){END}[^\S\n]*\n")  # the end of a line, written out in the text as well
@@ -162,7 +161,7 @@ class WordVocabulary:
         return text.replace(" \n", "\n").replace("\n ", "\n")
 
     def to_json(self) -> dict[str, Any]:
-        """Primitives from which :func:`corpora.vocabulary_from` makes it again."""
+        """Primitives from which :func:`seqdni.corpora.vocabulary_from` makes it again."""
         return {"tokens": "word", "words": list(self.words)}
 
 

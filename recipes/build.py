@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from seqdni.recipes.checkpoint import Damaged, check_weights
+from seqdni.recipes.errors import RunError, one_line
+from seqdni.recipes.options import DESCENDED, RunOptions, device_of
 from torch import Tensor, nn
 
-from recipes.checkpoint import Damaged, check_weights
-from recipes.errors import RunError, one_line
-from recipes.options import DESCENDED, RunOptions, device_of
 from seqdni import (
     Boundary,
     Checkpointed,

@@ -65,7 +65,7 @@ def from_bytes(data: bytes | bytearray) -> Any:
         >>> from_bytes(b"nothing")
         Traceback (most recent call last):
             ...
-        recipes.checkpoint.Damaged: it is no archive of torch.save, or ends too early
+        seqdni.recipes.checkpoint.Damaged: it is no archive of torch.save, or ends too early
     """
     _check_whole(data)
     try:

@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import shtab
+from seqdni.corpora import CorpusError
+from seqdni.recipes import curves, horizon, lm, plot
+from seqdni.recipes.completion import add_recipes
+from seqdni.recipes.directory import RunDirectory
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.export import WEIGHTS, export
+from seqdni.recipes.memory import is_out_of_memory, too_large
+from seqdni.recipes.option import MOST
+from seqdni.recipes.options import Sampling
+from seqdni.recipes.parsing import CONFIGS, did_you_mean
+from seqdni.recipes.registry import RECIPES, Recipe, saved_run
+from seqdni.recipes.running import run, short
+from seqdni.recipes.session import table
 
 import seqdni
-from corpora import CorpusError
-from recipes import curves, horizon, lm, plot
-from recipes.completion import add_recipes
-from recipes.directory import RunDirectory
-from recipes.errors import RunError
-from recipes.export import WEIGHTS, export
-from recipes.memory import is_out_of_memory, too_large
-from recipes.option import MOST
-from recipes.options import Sampling
-from recipes.parsing import CONFIGS, did_you_mean
-from recipes.registry import RECIPES, Recipe, saved_run
-from recipes.running import run, short
-from recipes.session import table
 
 
 class Words(argparse.ArgumentParser):

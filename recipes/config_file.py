@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from recipes.errors import RunError
+from seqdni.recipes.errors import RunError
 
 DEEPEST = 4  # levels of brackets; an option's value is a number, a name or a list of these
 
@@ -61,7 +60,7 @@ def parse_config(content: bytes, path: str | Path) -> dict[str, Any]:
         >>> parse_config(b"lr: 1, lr: 2", "mine.yaml")
         Traceback (most recent call last):
             ...
-        recipes.errors.RunError: mine.yaml: mapping values are not allowed here, line 1
+        seqdni.recipes.errors.RunError: mine.yaml: mapping values are not allowed here, line 1
     """
     try:
         found = yaml.load(content.decode(), _Loader)

@@ -8,9 +8,7 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from tqdm import tqdm
-
-from corpora import (
+from seqdni.corpora import (
     BackToBackEpisodes,
     Batch,
     CopyTask,
@@ -20,15 +18,17 @@ from corpora import (
     RepeatCopyTask,
     next_level,
 )
-from recipes import horizon
-from recipes.build import build_model, build_stream, build_trainer, load_weights
-from recipes.directory import RunDirectory
-from recipes.episodic import EpisodicOptions
-from recipes.errors import RunError
-from recipes.horizon import HeldOut
-from recipes.option import option
-from recipes.options import Sampling, check, check_no_text
-from recipes.session import Session
+from seqdni.recipes import horizon
+from seqdni.recipes.build import build_model, build_stream, build_trainer, load_weights
+from seqdni.recipes.directory import RunDirectory
+from seqdni.recipes.episodic import EpisodicOptions
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.horizon import HeldOut
+from seqdni.recipes.option import option
+from seqdni.recipes.options import Sampling, check, check_no_text
+from seqdni.recipes.session import Session
+from tqdm import tqdm
+
 from seqdni import (
     Chunk,
     Model,

@@ -11,11 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
-from torch.nn import functional
-from tqdm import tqdm
-
-from corpora import (
+from seqdni.corpora import (
     COUNTED,
     CountDigits,
     Digits,
@@ -24,14 +20,18 @@ from corpora import (
     read_small_digits,
     render_digits,
 )
-from recipes.build import build_boundary, build_core, load_weights
-from recipes.count_digits_options import WAYS as WAYS  # what a recipe has
-from recipes.count_digits_options import Options
-from recipes.count_digits_options import prepare as prepare
-from recipes.directory import RunDirectory
-from recipes.errors import RunError
-from recipes.options import DESCENDED, Sampling, check_no_text, device_of
-from recipes.session import Session, check_same_images
+from seqdni.recipes.build import build_boundary, build_core, load_weights
+from seqdni.recipes.count_digits_options import WAYS as WAYS  # what a recipe has
+from seqdni.recipes.count_digits_options import Options
+from seqdni.recipes.count_digits_options import prepare as prepare
+from seqdni.recipes.directory import RunDirectory
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.options import DESCENDED, Sampling, check_no_text, device_of
+from seqdni.recipes.session import Session, check_same_images
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+
 from seqdni import (
     Boundary,
     Hierarchy,

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from recipes.option import check_values, option, same_option
-from recipes.options import DESCENDED, MOST_THREADS, RunOptions, device_of
+from seqdni.recipes.option import check_values, option, same_option
+from seqdni.recipes.options import DESCENDED, MOST_THREADS, RunOptions, device_of
 
 WAYS = ("joint", "dni", "no-feedback")
 
 
 def for_decoupled(default: Any, help: str, kinds: tuple[str, ...] = (), **limits: Any) -> Any:
-    """An option of runs with synthesizers, of some kinds; see :func:`recipes.option.option`."""
+    """An option of runs with synthesizers, of some kinds; see :func:`seqdni.recipes.option.option`."""
 
     def only(options: Options) -> bool:
         bridged = options.trainer == "no-feedback" and options.grad_scale > 0

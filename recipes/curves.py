@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from recipes.errors import RunError
-from recipes.files import read_whole
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.files import read_whole
 
 POSITION = {"update", "tokens", "seconds"}  # where a row stands; its other numbers are metrics
 DEFAULTS = (  # the first that all the runs have

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from recipes.checkpoint import Damaged, check_finite, from_bytes, to_bytes
-from recipes.config_file import parse_config
-from recipes.errors import RunError
-from recipes.export import WEIGHTS, read_export
-from recipes.files import append, read_whole, remove_unfinished, write_whole
-from recipes.lock import lock
+from seqdni.recipes.checkpoint import Damaged, check_finite, from_bytes, to_bytes
+from seqdni.recipes.config_file import parse_config
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.export import WEIGHTS, read_export
+from seqdni.recipes.files import append, read_whole, remove_unfinished, write_whole
+from seqdni.recipes.lock import lock
 
 MOST = 1 << 20  # bytes of a config
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from recipes.option import option, same_option
-from recipes.options import RunOptions
+from seqdni.recipes.option import option, same_option
+from seqdni.recipes.options import RunOptions
 
 
 @dataclass

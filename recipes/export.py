@@ -9,11 +9,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from seqdni.recipes.checkpoint import Damaged, check_finite
+from seqdni.recipes.errors import RunError, one_line
+from seqdni.recipes.files import read_whole, write_whole
 from torch import nn
-
-from recipes.checkpoint import Damaged, check_finite
-from recipes.errors import RunError, one_line
-from recipes.files import read_whole, write_whole
 
 WEIGHTS, VOCABULARY = "model.safetensors", "vocabulary.json"
 

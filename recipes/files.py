@@ -7,7 +7,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from recipes.errors import RunError
+from seqdni.recipes.errors import RunError
 
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 UNFINISHED = ".*.part"  # what a killed process may leave behind

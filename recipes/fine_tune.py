@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from corpora import CorpusError, KnownVocabulary, vocabulary_from
-from recipes.checkpoint import Damaged, check_weights
-from recipes.directory import RunDirectory
-from recipes.errors import RunError, one_line
-from recipes.session import Session
+from seqdni.corpora import CorpusError, KnownVocabulary, vocabulary_from
+from seqdni.recipes.checkpoint import Damaged, check_weights
+from seqdni.recipes.directory import RunDirectory
+from seqdni.recipes.errors import RunError, one_line
+from seqdni.recipes.session import Session
+
 from seqdni import Checkpointed, Reweighted
 
 

@@ -6,9 +6,8 @@ import math
 from typing import Any
 
 import torch
+from seqdni.recipes.checkpoint import Damaged
 from torch import Tensor
-
-from recipes.checkpoint import Damaged
 
 MOST = 1 << 62  # of a count
 DEEPEST = 20
@@ -34,7 +33,7 @@ def check_fits(saved: Any, like: Any, name: str) -> None:
         >>> check_fits({"cursor": -1}, {"cursor": 0}, "stream")
         Traceback (most recent call last):
             ...
-        recipes.checkpoint.Damaged: stream.cursor is -1, expected a whole number of 0 or more
+        seqdni.recipes.checkpoint.Damaged: stream.cursor is -1, expected a whole number of 0 or more
     """
     if like is None:
         return

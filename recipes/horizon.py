@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from seqdni.corpora import Batch
+from seqdni.recipes.build import build_trainer
+from seqdni.recipes.directory import RunDirectory
+from seqdni.recipes.errors import RunError, one_line
+from seqdni.recipes.files import write_whole
+from seqdni.recipes.options import DNI, RunOptions, device_of
+from seqdni.recipes.session import Session
 from torch import Tensor
 
-from corpora import Batch
-from recipes.build import build_trainer
-from recipes.directory import RunDirectory
-from recipes.errors import RunError, one_line
-from recipes.files import write_whole
-from recipes.options import DNI, RunOptions, device_of
-from recipes.session import Session
 from seqdni import Agreement, Chunk, Horizon, Lag, SequenceModel, measure_horizon, without_dropout
 
 SHOWN = 12  # lags in the table

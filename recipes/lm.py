@@ -8,10 +8,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
-from torch import nn
-from tqdm import tqdm
-
-from corpora import (
+from seqdni.corpora import (
     Batch,
     CharVocabulary,
     CorpusError,
@@ -29,22 +26,22 @@ from corpora import (
     size_of,
     vocabulary_from,
 )
-from recipes import horizon, lm_hierarchy, lm_sample
-from recipes.build import build_stream, build_trainer, load_weights
-from recipes.directory import RunDirectory
-from recipes.errors import RunError
-from recipes.export import VOCABULARY
-from recipes.fine_tune import known_tokens
-from recipes.horizon import HeldOut
-from recipes.lm_data import (
+from seqdni.recipes import horizon, lm_hierarchy, lm_sample
+from seqdni.recipes.build import build_stream, build_trainer, load_weights
+from seqdni.recipes.directory import RunDirectory
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.export import VOCABULARY
+from seqdni.recipes.fine_tune import known_tokens
+from seqdni.recipes.horizon import HeldOut
+from seqdni.recipes.lm_data import (
     figures,
     prepared,
     read_corpus,
     tokens_of,
     unit,
 )
-from recipes.lm_hierarchy import Reader
-from recipes.lm_model import (
+from seqdni.recipes.lm_hierarchy import Reader
+from seqdni.recipes.lm_model import (
     EVALUATION_ROWS,
     LanguageModel,
     at_once,
@@ -53,17 +50,20 @@ from recipes.lm_model import (
     score,
     trained_part,
 )
-from recipes.lm_notes import (
+from seqdni.recipes.lm_notes import (
     note,
     note_corpus,
     note_text,
     note_unknown,
     worse_than_guessing,
 )
-from recipes.lm_options import Options
-from recipes.lm_options import prepare as prepare  # what a recipe has
-from recipes.options import Sampling
-from recipes.session import Session
+from seqdni.recipes.lm_options import Options
+from seqdni.recipes.lm_options import prepare as prepare  # what a recipe has
+from seqdni.recipes.options import Sampling
+from seqdni.recipes.session import Session
+from torch import nn
+from tqdm import tqdm
+
 from seqdni import Chunk, HierarchyTrainer, SequenceModel
 
 SUMMARY = "language model on Penn Treebank, WikiText, enwik8, text8, your text, or Python's manual"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from corpora import (
+from seqdni.corpora import (
     Characters,
     Size,
     Subwords,
@@ -19,6 +19,7 @@ from corpora import (
     text8_text,
     wikitext_text,
 )
+
 from seqdni import to_bits, to_perplexity
 
 DOWNLOADED = ("ptb", "wikitext-2", "wikitext-103", "enwik8", "text8")
@@ -105,7 +106,7 @@ def figures(options: Any, nats: float, size: Size) -> dict[str, float]:
     Args:
         options: of the run.
         nats: mean per scored token.
-        size: of what is scored (:meth:`corpora.Encoded.scored`, :func:`corpora.scored_size`).
+        size: of what is scored (:meth:`seqdni.corpora.Encoded.scored`, :func:`seqdni.corpora.scored_size`).
 
     Returns:
         ``bpc`` for characters; ``ppl`` for words, and ``unk``, the share of them that is `<unk>`;

@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from seqdni.corpora import Batch
+from seqdni.recipes.build import build_boundary, build_core, optimizer_of, synthetic_gradients
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.options import device_of
 from torch import Tensor, nn
 
-from corpora import Batch
-from recipes.build import build_boundary, build_core, optimizer_of, synthetic_gradients
-from recipes.errors import RunError
-from recipes.options import device_of
 from seqdni import (
     Boundary,
     Hierarchy,

@@ -10,13 +10,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from seqdni.corpora import evaluation_chunks
+from seqdni.recipes.build import build_core
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.lm_hierarchy import Reader, build_reader, slow_width
+from seqdni.recipes.options import device_of
 from torch import Tensor, nn
 
-from corpora import evaluation_chunks
-from recipes.build import build_core
-from recipes.errors import RunError
-from recipes.lm_hierarchy import Reader, build_reader, slow_width
-from recipes.options import device_of
 from seqdni import (
     AdaptiveReadout,
     LockedDropout,
@@ -145,7 +145,7 @@ def score(model: LanguageModel, tokens: np.ndarray, symbols: int) -> float:
 
     The state is carried along the text. A long text is read in several rows at once, each of which
     is warmed up on the end of what the row before scores, so that the figure does not depend on
-    their number (:func:`corpora.evaluation_chunks`).
+    their number (:func:`seqdni.corpora.evaluation_chunks`).
 
     Args:
         model: from :func:`build`.

@@ -6,8 +6,9 @@ import math
 import sys
 from typing import Any
 
-from corpora import Encoded, Size, Text, Words, blocks, remarks
-from recipes.lm_data import NAMED, tokens_of
+from seqdni.corpora import Encoded, Size, Text, Words, blocks, remarks
+from seqdni.recipes.lm_data import NAMED, tokens_of
+
 from seqdni import to_bits
 
 MOST_UNKNOWN = 0.05  # of the words, beyond which a perplexity says little

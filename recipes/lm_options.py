@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from corpora import own_splits
-from recipes.errors import RunError
-from recipes.lm_data import DOWNLOADED, NAMED
-from recipes.lm_hierarchy import window
-from recipes.option import option, same_option
-from recipes.options import RunOptions, check
+from seqdni.corpora import own_splits
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.lm_data import DOWNLOADED, NAMED
+from seqdni.recipes.lm_hierarchy import window
+from seqdni.recipes.option import option, same_option
+from seqdni.recipes.options import RunOptions, check
 
 UPDATES = 8000  # where nothing else says when to stop
 

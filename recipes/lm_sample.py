@@ -6,11 +6,11 @@ import sys
 
 import numpy as np
 import torch
+from seqdni.corpora import CorpusError, Vocabulary
+from seqdni.recipes.lm_model import LanguageModel, scores_of
+from seqdni.recipes.options import Sampling
 from torch import Tensor
 
-from corpora import CorpusError, Vocabulary
-from recipes.lm_model import LanguageModel, scores_of
-from recipes.options import Sampling
 from seqdni import without_dropout
 
 MOST, OVERLAP = 64, 16  # tokens that are decoded again for each new one

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from seqdni.corpora import Vocabulary
+from seqdni.recipes import lm, lm_sample
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.lm_data import prepared
+from seqdni.recipes.options import Sampling
+from seqdni.recipes.registry import saved_run
 from torch import Tensor
 
-from corpora import Vocabulary
-from recipes import lm, lm_sample
-from recipes.errors import RunError
-from recipes.lm_data import prepared
-from recipes.options import Sampling
-from recipes.registry import saved_run
 from seqdni import without_dropout
 
 

@@ -8,8 +8,8 @@ import os
 import time
 from pathlib import Path
 
-from recipes.errors import RunError
-from recipes.files import open_plain
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.files import open_plain
 
 NAME = ".lock"
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file systems

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from tqdm import tqdm
-
-from corpora import (
+from seqdni.corpora import (
     AddingTask,
     Batch,
     Episode,
@@ -21,15 +19,17 @@ from corpora import (
     ShuffledImages,
     read_mnist,
 )
-from recipes import horizon
-from recipes.build import build_model, build_stream, build_trainer, load_weights, loss_for
-from recipes.directory import RunDirectory
-from recipes.episodic import EpisodicOptions
-from recipes.errors import RunError
-from recipes.horizon import HeldOut
-from recipes.option import option, same_option
-from recipes.options import Sampling, check, check_no_text
-from recipes.session import Session, check_same_images
+from seqdni.recipes import horizon
+from seqdni.recipes.build import build_model, build_stream, build_trainer, load_weights, loss_for
+from seqdni.recipes.directory import RunDirectory
+from seqdni.recipes.episodic import EpisodicOptions
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.horizon import HeldOut
+from seqdni.recipes.option import option, same_option
+from seqdni.recipes.options import Sampling, check, check_no_text
+from seqdni.recipes.session import Session, check_same_images
+from tqdm import tqdm
+
 from seqdni import Model, SequenceModel, cross_entropy, to_bits, whole_episodes
 
 ADDING_SUMMARY = "add the two marked values among many; answer at the end"

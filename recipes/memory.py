@@ -7,8 +7,7 @@ import re
 from typing import Any
 
 import torch
-
-from recipes.errors import RunError
+from seqdni.recipes.errors import RunError
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 COPIES = 4  # of a weight in training: itself, its gradient, and Adam's two moments

@@ -7,8 +7,8 @@ from dataclasses import field, fields
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from recipes.errors import RunError
-from recipes.memory import check_memory
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.memory import check_memory
 
 MOST = 2**63 - 1  # of a whole number: what 64 bits hold
 LIMITS = ("updates", "max_seconds", "max_tokens", "epochs")  # what ends a run

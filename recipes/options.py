@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-
-from recipes.errors import RunError
-from recipes.option import LIMITS, check_values, option
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.option import LIMITS, check_values, option
 
 DESCENDED = ("whitened", "mlp", "linear")
 LEARNING = ("rls", *DESCENDED)

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # pyright: ignore[reportPrivateImportUsage]
-
-from recipes.config_file import parse_config
-from recipes.errors import RunError
-from recipes.help_groups import in_groups
-from recipes.option import flag
+from seqdni.recipes.config_file import parse_config
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.help_groups import in_groups
+from seqdni.recipes.option import flag
 
 CONFIGS = Path(__file__).parent / "configs"  # shipped; known by their names
 

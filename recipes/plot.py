@@ -9,9 +9,9 @@ from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
-from recipes.curves import Curve, Run, choose_metric, curves
-from recipes.errors import RunError
-from recipes.files import write_whole
+from seqdni.recipes.curves import Curve, Run, choose_metric, curves
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.files import write_whole
 
 AXES = {
     "updates": ("update", "weight updates"),

@@ -6,11 +6,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recipes import copying, count_digits, lm, long_dependency
-from recipes.directory import RunDirectory
-from recipes.errors import RunError
-from recipes.option import check_kinds
-from recipes.parsing import parse_saved, recipe_parser
+from seqdni.recipes import copying, count_digits, lm, long_dependency
+from seqdni.recipes.directory import RunDirectory
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.option import check_kinds
+from seqdni.recipes.parsing import parse_saved, recipe_parser
 
 
 class Recipe(NamedTuple):

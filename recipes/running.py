@@ -9,15 +9,14 @@ from typing import Any
 
 import torch
 import yaml
-
-from recipes.directory import RunDirectory, new_folder
-from recipes.errors import RunError, RunStopped
-from recipes.fine_tune import start_from
-from recipes.option import LIMITS, check_effect, flag
-from recipes.options import RESUMABLE, Sampling
-from recipes.parsing import did_you_mean, given_flags, parse, recipe_parser
-from recipes.registry import RECIPES, Recipe, saved_options
-from recipes.session import Session, table
+from seqdni.recipes.directory import RunDirectory, new_folder
+from seqdni.recipes.errors import RunError, RunStopped
+from seqdni.recipes.fine_tune import start_from
+from seqdni.recipes.option import LIMITS, check_effect, flag
+from seqdni.recipes.options import RESUMABLE, Sampling
+from seqdni.recipes.parsing import did_you_mean, given_flags, parse, recipe_parser
+from seqdni.recipes.registry import RECIPES, Recipe, saved_options
+from seqdni.recipes.session import Session, table
 
 
 def run(words: Sequence[str]) -> int:

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from seqdni.recipes.checkpoint import Damaged, check_weights
+from seqdni.recipes.directory import RunDirectory
+from seqdni.recipes.errors import RunError, RunStopped, one_line
+from seqdni.recipes.fit import check_fits, check_optimizer
+from seqdni.recipes.option import LIMITS, flag
+from seqdni.recipes.options import DNI
 from tqdm import tqdm
 
-from recipes.checkpoint import Damaged, check_weights
-from recipes.directory import RunDirectory
-from recipes.errors import RunError, RunStopped, one_line
-from recipes.fit import check_fits, check_optimizer
-from recipes.option import LIMITS, flag
-from recipes.options import DNI
 from seqdni import to_bits
 
 FIRST_LINE, EVERY_LINE = 2.0, 30.0  # seconds of training, off a terminal

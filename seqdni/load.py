@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recipes.loaded import Loaded
+    from seqdni.recipes.loaded import Loaded
 
 
 def load(path: str | Path, device: str = "cpu") -> Loaded:
@@ -23,14 +23,14 @@ def load(path: str | Path, device: str = "cpu") -> Loaded:
         None where the model reads no text.
 
     Raises:
-        recipes.errors.RunError: it is no such folder, or something in it is damaged.
+        seqdni.recipes.errors.RunError: it is no such folder, or something in it is damaged.
 
     Example:
         >>> load("nowhere")
         Traceback (most recent call last):
             ...
-        recipes.errors.RunError: nowhere is not the folder of a run: expected a config.yaml \
+        seqdni.recipes.errors.RunError: nowhere is not the folder of a run: expected a config.yaml \
 written by seqdni run
     """
-    loaded: Any = importlib.import_module("recipes.loaded")  # the recipes need this library
+    loaded: Any = importlib.import_module("seqdni.recipes.loaded")  # the recipes need this library
     return loaded.load(path, device)

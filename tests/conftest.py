@@ -1,5 +1,8 @@
-"""Check every jaxtyping annotation of the library while the tests run."""
+"""Check every jaxtyping annotation of the library while the tests run; the recipes have none."""
+
+from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["seqdni", "corpora"], "beartype.beartype")
+library = [path.stem for path in (Path(__file__).parents[1] / "seqdni").glob("[!_]*")]
+install_import_hook([f"seqdni.{name}" for name in [*library, "corpora"]], "beartype.beartype")

@@ -8,8 +8,7 @@ import re
 import pytest
 import torch
 from pages import ROOT, check_command, commands
-
-from corpora import pydoc_text
+from seqdni.corpora import pydoc_text
 
 README = (ROOT / "README.md").read_text()
 

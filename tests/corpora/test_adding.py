@@ -2,8 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from corpora import AddingTask, EpisodicTask, Level
+from seqdni.corpora import AddingTask, EpisodicTask, Level
 
 TASK = AddingTask()
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from corpora import (
+from seqdni.corpora import (
     Characters,
     CorpusError,
     Stretch,
@@ -25,7 +24,7 @@ from corpora import (
     vocabulary_from,
     wikitext_text,
 )
-from corpora.source import Piece
+from seqdni.corpora.source import Piece
 
 Break = Callable[[Path], object]
 
@@ -85,7 +84,9 @@ def cache_cannot_be_repaired(folder: Path):
     place = Path(encoded.train.filename).parent
     (place / "train.bin").unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("corpora.cache._put", lambda *args: None)  # another process always wins
+        patch.setattr(
+            "seqdni.corpora.cache._put", lambda *args: None
+        )  # another process always wins
         return encode_splits(text, cache_dir=folder)
 
 
@@ -94,7 +95,7 @@ def disk_full(folder: Path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("corpora.cache._sync", sync)
+        patch.setattr("seqdni.corpora.cache._sync", sync)
         return encode_splits(Text("clock", "tick", None, None), cache_dir=folder)
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from corpora import (
+from seqdni.corpora import (
     Characters,
     CorpusError,
     Subwords,
@@ -19,7 +18,7 @@ from corpora import (
     own_text,
     ptb_text,
 )
-from corpora.cache import _build, _folder_name
+from seqdni.corpora.cache import _build, _folder_name
 
 TEXT = Text("greeting", "hello, world", "hole", "red")
 KINDS = [Characters(), Words(), Subwords(280)]
@@ -45,7 +44,7 @@ def forbid_building(monkeypatch) -> None:
     def build(text, tokens, folder):
         raise AssertionError("built again")
 
-    monkeypatch.setattr("corpora.cache._build", build)
+    monkeypatch.setattr("seqdni.corpora.cache._build", build)
 
 
 def test_first_and_second_time(tmp_path, monkeypatch):
@@ -147,7 +146,7 @@ def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("corpora.cache._sync", interrupt)
+    monkeypatch.setattr("seqdni.corpora.cache._sync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         encode_splits(TEXT, cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -156,7 +155,7 @@ def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):
 def test_a_killed_build_is_not_taken_for_a_cache(tmp_path):
     killed = """
 import os, sys
-from corpora import cache, Text
+from seqdni.corpora import cache, Text
 cache._sync = lambda path: os._exit(9)
 cache.encode_splits(Text("greeting", "hello, world", "hole", "red"), cache_dir=sys.argv[1])
 """
@@ -175,7 +174,7 @@ def test_another_process_finished_first(tmp_path, monkeypatch):
         _build(text, tokens, folder)
         assert (folder / "train.bin").stat().st_ino == before
 
-    monkeypatch.setattr("corpora.cache._build", build_after_another)
+    monkeypatch.setattr("seqdni.corpora.cache._build", build_after_another)
     assert_right(encode_splits(TEXT, cache_dir=tmp_path))
     assert folder_of(tmp_path).name == _folder_name(TEXT, Characters())
 
@@ -220,7 +219,7 @@ def test_two_processes_at_once(tmp_path):
     racer = """
 import sys, time
 from pathlib import Path
-from corpora import Characters, Subwords, Text, Words, encode_splits
+from seqdni.corpora import Characters, Subwords, Text, Words, encode_splits
 cache_dir, lane = Path(sys.argv[1]), sys.argv[2]
 for k in range(21):
     Path(sys.argv[1] + f"-{k}-{lane}").touch()

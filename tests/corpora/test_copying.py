@@ -2,8 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
-from corpora import CopyTask, EpisodicTask, Level, RepeatCopyTask
+from seqdni.corpora import CopyTask, EpisodicTask, Level, RepeatCopyTask
 
 SYMBOLS = 3
 STOP, BLANK, END = SYMBOLS, SYMBOLS + 1, SYMBOLS

@@ -1,8 +1,7 @@
 import math
 
 import pytest
-
-from corpora import CopyTask, Level, RepeatCopyTask, next_level
+from seqdni.corpora import CopyTask, Level, RepeatCopyTask, next_level
 
 
 def climb(task, steps: int) -> list[tuple[int, int]]:

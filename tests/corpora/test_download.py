@@ -8,10 +8,9 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-
-from corpora import CorpusError, Words, encode_splits, ptb_text, wikipedia, wikitext_text
-from corpora import penn_treebank as ptb_module
-from corpora.download import Remote, fetch
+from seqdni.corpora import CorpusError, Words, encode_splits, ptb_text, wikipedia, wikitext_text
+from seqdni.corpora import penn_treebank as ptb_module
+from seqdni.corpora.download import Remote, fetch
 
 MEMBERS = ("clock/a.txt", "clock/b.txt")
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from corpora import (
+from seqdni.corpora import (
     AddingTask,
     BackToBackEpisodes,
     Batch,

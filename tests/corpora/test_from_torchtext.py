@@ -4,8 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-
-from corpora import (
+from seqdni.corpora import (
     CorpusError,
     TokenStream,
     Words,

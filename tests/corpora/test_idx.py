@@ -3,10 +3,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from seqdni.corpora import CorpusError
+from seqdni.corpora.idx import read_idx
 from tiny_mnist import idx
-
-from corpora import CorpusError
-from corpora.idx import read_idx
 
 IMAGES = np.arange(2 * 3 * 4).reshape(2, 3, 4)
 WHOLE = idx(IMAGES)

@@ -1,6 +1,5 @@
 import pytest
-
-from corpora import CorpusError, ptb_text
+from seqdni.corpora import CorpusError, ptb_text
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from corpora import BackToBackEpisodes, EpisodicTask, Level, RecallTask
+from seqdni.corpora import BackToBackEpisodes, EpisodicTask, Level, RecallTask
 
 TASK = RecallTask(symbols=3, distractors=5)
 CUE = 3

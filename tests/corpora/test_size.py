@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from corpora import (
+from seqdni.corpora import (
     CharVocabulary,
     Size,
     Subwords,
@@ -13,7 +12,7 @@ from corpora import (
     scored_size,
     size_of,
 )
-from corpora import source as source_module
+from seqdni.corpora import source as source_module
 
 WORDS = WordVocabulary(("<eos>", "<unk>", "tick", "tock"))
 CHARACTERS = CharVocabulary.from_text("tick tock\n<eos> unk é")

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from corpora import (
+from seqdni.corpora import (
     CorpusError,
     Subwords,
     SubwordVocabulary,
@@ -13,8 +12,8 @@ from corpora import (
     pydoc_text,
     vocabulary_from,
 )
-from corpora import source as source_module
-from corpora import subwords as subwords_module
+from seqdni.corpora import source as source_module
+from seqdni.corpora import subwords as subwords_module
 
 CLOCK = Text("clock", "tick tock, tick  tack\n" * 20, None, None)
 any_text = st.text(st.characters(codec="utf-8", exclude_characters="\0\u2581"))

@@ -1,8 +1,7 @@
 import sys
 
 import pytest
-
-from corpora import CorpusError, Stretch, Text, blocks, own_text, pydoc_text
+from seqdni.corpora import CorpusError, Stretch, Text, blocks, own_text, pydoc_text
 
 
 def read(text: Text) -> dict[str, str]:

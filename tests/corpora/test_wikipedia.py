@@ -1,8 +1,7 @@
 import hashlib
 
 import pytest
-
-from corpora import (
+from seqdni.corpora import (
     CorpusError,
     Words,
     blocks,

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from corpora import Text, Words, WordVocabulary, encode_splits, ptb_text, vocabulary_from
-from corpora import source as source_module
+from seqdni.corpora import Text, Words, WordVocabulary, encode_splits, ptb_text, vocabulary_from
+from seqdni.corpora import source as source_module
 
 lines = st.text("ab \n", max_size=40)
 

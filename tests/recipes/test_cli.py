@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from seqdni.recipes import horizon
+from seqdni.recipes.cli import RECIPES, main
+from seqdni.recipes.directory import RunDirectory
 
 import seqdni
-from recipes import horizon
-from recipes.cli import RECIPES, main
-from recipes.directory import RunDirectory
 from seqdni import Agreement, Horizon, Lag
 
 PTB = Path(__file__).parents[2].parent / "shared/data/ptb"

@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from runs import TINY, VERSE, result_of, rows_of, run
+from seqdni.corpora import TokenStream
+from seqdni.recipes import lm_hierarchy, lm_model
+from seqdni.recipes.cli import main
+from seqdni.recipes.lm_model import build, loss_of, score
+from seqdni.recipes.lm_options import Options, prepare
 
-from corpora import TokenStream
-from recipes import lm_hierarchy, lm_model
-from recipes.cli import main
-from recipes.lm_model import build, loss_of, score
-from recipes.lm_options import Options, prepare
+from runs import TINY, VERSE, result_of, rows_of, run
 from seqdni import LeastSquares, controls, cross_entropy, unroll
 
 LEVELS = ["--hierarchy", "2", "--period", "4", "--chunk-len", "4", "--slow-chunk-len", "2"]

@@ -8,11 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import result_of, rows_of, run
-from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
-from trainers import flat_trainer
-
-from corpora import (
+from seqdni.corpora import (
     AddingTask,
     Episode,
     Level,
@@ -22,9 +18,13 @@ from corpora import (
     ShuffledImages,
     read_mnist,
 )
-from recipes.build import loss_for
-from recipes.cli import main
-from recipes.long_dependency import scores
+from seqdni.recipes.build import loss_for
+from seqdni.recipes.cli import main
+from seqdni.recipes.long_dependency import scores
+from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
+from trainers import flat_trainer
+
+from runs import result_of, rows_of, run
 from seqdni import (
     Boundary,
     LeastSquares,

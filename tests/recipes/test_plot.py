@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from recipes import curves
-from recipes.cli import main
-from recipes.copying import CopyOptions
-from recipes.directory import RunDirectory
-from recipes.lm import Options as TextOptions
+from seqdni.recipes import curves
+from seqdni.recipes.cli import main
+from seqdni.recipes.copying import CopyOptions
+from seqdni.recipes.directory import RunDirectory
+from seqdni.recipes.lm import Options as TextOptions
 
 COPY = CopyOptions(trainer="dni", synthesizer="rls")
 

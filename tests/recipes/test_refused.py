@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from runs import TINY
+from seqdni.recipes.cli import main
 
-from recipes.cli import main
+from runs import TINY
 
 WORDS = {
     "": "the following arguments are required: COMMAND",

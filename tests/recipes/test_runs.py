@@ -13,10 +13,10 @@ import time
 import pytest
 import torch
 import yaml
-from runs import TINY, VERSE, assert_same, result_of, rows_of, run, without_times
+from seqdni.recipes.cli import main
 from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
 
-from recipes.cli import main
+from runs import TINY, VERSE, assert_same, result_of, rows_of, run, without_times
 from seqdni import Trainer
 
 
@@ -281,7 +281,7 @@ def test_a_run_killed_at_once_can_be_resumed(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_says_how_to_go_on(number, tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "recipes.cli", "run", "copy", "--updates", "1000000"]
+    command = [sys.executable, "-m", "seqdni", "run", "copy", "--updates", "1000000"]
     child = subprocess.Popen(
         [*command, "--out", str(out), *TINY],
         stdout=subprocess.PIPE,

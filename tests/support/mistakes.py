@@ -12,10 +12,10 @@ import math
 import numpy as np
 import torch
 from oracles import make_model
+from seqdni.corpora import TokenStream, evaluation_chunks
 from torch import nn
 from trainers import flat_trainer, flat_training
 
-from corpora import TokenStream, evaluation_chunks
 from seqdni import (
     Boundary,
     Learner,

@@ -6,8 +6,8 @@ import re
 import shlex
 from pathlib import Path
 
-from recipes.cli import RECIPES, _parser
-from recipes.parsing import parse, recipe_parser
+from seqdni.recipes.cli import RECIPES, _parser
+from seqdni.recipes.parsing import parse, recipe_parser
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-
-from recipes.cli import main
+from seqdni.recipes.cli import main
 
 TINY = ["--hidden", "16", "--batch", "4", "--threads", "1"]
 VERSE = "the quick brown fox jumps over the lazy dog, and then the dog sleeps again.\n" * 60
