@@ -72,8 +72,8 @@ def read_mnist(data_dir: str | Path) -> Mnist:
         >>> read_mnist("nowhere")
         Traceback (most recent call last):
             ...
-        seqdni.corpora.errors.CorpusError: nowhere: no such folder; expected the folder with MNIST's \
-train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and \
+        seqdni.corpora.errors.CorpusError: nowhere: no such folder; expected the folder \
+with MNIST's train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and \
 t10k-labels-idx1-ubyte, each as it is or with .gz
 
     Source: LeCun et al., Gradient-based learning applied to document recognition (1998).

@@ -114,8 +114,8 @@ def enwik8_text(data_dir: str | Path | None = None) -> Text:
         >>> enwik8_text("nowhere")
         Traceback (most recent call last):
             ...
-        seqdni.corpora.errors.CorpusError: nowhere: No such file or directory; expected the file enwik8 \
-or its folder; http://mattmahoney.net/dc/enwik8.zip contains it
+        seqdni.corpora.errors.CorpusError: nowhere: No such file or directory; expected \
+the file enwik8 or its folder; http://mattmahoney.net/dc/enwik8.zip contains it
 
     Source: Matt Mahoney, http://mattmahoney.net/dc/textdata.html.
     """
@@ -138,8 +138,8 @@ def text8_text(data_dir: str | Path | None = None) -> Text:
         >>> text8_text("nowhere")
         Traceback (most recent call last):
             ...
-        seqdni.corpora.errors.CorpusError: nowhere: No such file or directory; expected the file text8 \
-or its folder; http://mattmahoney.net/dc/text8.zip contains it
+        seqdni.corpora.errors.CorpusError: nowhere: No such file or directory; expected \
+the file text8 or its folder; http://mattmahoney.net/dc/text8.zip contains it
 
     Source: Matt Mahoney, http://mattmahoney.net/dc/textdata.html.
     """

@@ -13,7 +13,7 @@ WAYS = ("joint", "dni", "no-feedback")
 
 
 def for_decoupled(default: Any, help: str, kinds: tuple[str, ...] = (), **limits: Any) -> Any:
-    """An option of runs with synthesizers, of some kinds; see :func:`seqdni.recipes.option.option`."""
+    """An option of runs with synthesizers, of some kinds; see ``option`` in option.py."""
 
     def only(options: Options) -> bool:
         bridged = options.trainer == "no-feedback" and options.grad_scale > 0

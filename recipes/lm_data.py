@@ -106,7 +106,7 @@ def figures(options: Any, nats: float, size: Size) -> dict[str, float]:
     Args:
         options: of the run.
         nats: mean per scored token.
-        size: of what is scored (:meth:`seqdni.corpora.Encoded.scored`, :func:`seqdni.corpora.scored_size`).
+        size: of what is scored (``Encoded.scored``, ``scored_size`` of the corpora).
 
     Returns:
         ``bpc`` for characters; ``ppl`` for words, and ``unk``, the share of them that is `<unk>`;
