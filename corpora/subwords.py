@@ -86,6 +86,8 @@ class Subwords:
                 pad_id=-1,
                 minloglevel=2,
             )
+        except SystemError as error:  # sentencepiece 0.2.0: an error came from the text itself
+            raise error.__cause__ or error from None
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise CorpusError(

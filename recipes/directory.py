@@ -18,7 +18,8 @@ from seqdni.recipes.checkpoint import Damaged, check_finite, from_bytes, to_byte
 from seqdni.recipes.config_file import parse_config
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.export import WEIGHTS, read_export
-from seqdni.recipes.files import append, read_whole, remove_unfinished, write_whole
+from seqdni.recipes.files import UNFINISHED, append, read_whole, remove_unfinished, write_whole
+from seqdni.recipes.lock import NAME as LOCK
 from seqdni.recipes.lock import lock
 
 MOST = 1 << 20  # bytes of a config
@@ -189,6 +190,10 @@ class RunDirectory:
             raise RunError(f"{path} does not fit: {reason}; put back a copy of it") from None
         return saved
 
+    def has_checkpoint(self) -> bool:
+        """Whether the run came as far as its first checkpoint; else it begins with its options."""
+        return any(os.path.lexists(self.path / name) for name in ("last.pt", WEIGHTS))
+
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file.
 
@@ -227,7 +232,7 @@ def _finite(value: Any) -> Any:
 
 
 def new_folder(out: str | None, recipe: str) -> Path:
-    """An empty folder.
+    """An empty folder. What a process has left that was killed before it had begun counts as empty.
 
     Args:
         out: its name; None for ``runs/RECIPE/TIME``.
@@ -242,13 +247,17 @@ def new_folder(out: str | None, recipe: str) -> Path:
     if out is None:
         return _new_folder(Path("runs", recipe))
     path = Path(out)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(map(_is_of_a_run, path.iterdir()))):
         raise RunError(
             f"--out {path} exists and is not an empty folder; name another, "
             f"or continue that run with --resume {path}"
         )
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def _is_of_a_run(path: Path) -> bool:
+    return path.name != LOCK and not path.match(UNFINISHED)
 
 
 def _new_folder(parent: Path) -> Path:

@@ -180,7 +180,10 @@ def _resume(recipe_name: str, parser: Any, words: Sequence[str], path: str) -> S
     directory.lock()
     try:
         session = recipe.file.start(options, directory)
-        session.restore()
+        if directory.has_checkpoint():
+            session.restore()
+        elif options.init_from is not None:
+            start_from(session, options.init_from)
         recipe.file.resumed(session)
         directory.forget_metrics_after(session.trainer.tokens)
     except BaseException:
