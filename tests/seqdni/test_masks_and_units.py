@@ -31,6 +31,7 @@ from seqdni import (
 )
 from seqdni.boundary import backward_from
 from seqdni.chunk import as_chunk, join
+from seqdni.learner import teach
 from seqdni.look_ahead import ahead_grad
 from seqdni.messages import message_pairs
 from seqdni.targets import boundary_pairs
@@ -205,6 +206,15 @@ def test_whitening_does_not_depend_on_the_units_of_the_state(size):
 
 
 # --- Who teaches
+
+
+def test_each_lesson_is_a_step_of_its_own_gradient():
+    boundary = Boundary(Synthesizer(2, ()))
+    bias = boundary.synthesizer.head.bias
+    optimizer = torch.optim.SGD(boundary.parameters(), 0.1)
+    for _ in range(3):
+        teach(boundary, bias.sum(), optimizer, synth_clip=None)
+    torch.testing.assert_close(bias.detach(), torch.full((2,), -0.3))
 
 
 @pytest.mark.parametrize("name", ["dni", "dni-rls", "dni-aux", "dni-whitened"])
