@@ -65,10 +65,10 @@ class Subwords:
         Raises:
             CorpusError: the text does not have as many different pieces.
         """
-        model = io.BytesIO()
+        model, read = io.BytesIO(), _Sentences(text.train)
         try:
             _sentencepiece().SentencePieceTrainer.train(
-                sentence_iterator=_sentences(text.train),
+                sentence_iterator=read,
                 model_writer=model,
                 model_type=self.model,
                 vocab_size=self.size,
@@ -86,9 +86,9 @@ class Subwords:
                 pad_id=-1,
                 minloglevel=2,
             )
-        except SystemError as error:  # sentencepiece 0.2.0: an error came from the text itself
-            raise error.__cause__ or error from None
-        except RuntimeError as error:
+        except (RuntimeError, SystemError) as error:
+            if read.error is not None:
+                raise read.error from None
             reason = " ".join(str(error).split())
             raise CorpusError(
                 f"{text.name}: sentencepiece cannot learn {self.size} pieces ({reason}); "
@@ -198,6 +198,24 @@ class SubwordVocabulary:
 def _spaced(line: str) -> str:
     """With a space before it, so that a word is the same pieces there as inside a line."""
     return f" {line}" if line else ""
+
+
+class _Sentences:
+    """Sentences of a text. An error in reading it is kept: sentencepiece hides what it said."""
+
+    def __init__(self, source: Source):
+        self.error: CorpusError | None = None
+        self._sentences = _sentences(source)
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            return next(self._sentences)
+        except CorpusError as error:
+            self.error = error
+            raise
 
 
 def _sentences(source: Source) -> Iterator[str]:

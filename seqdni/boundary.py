@@ -45,27 +45,6 @@ def bootstrap_term(state: State, synthetic_grad_BS: Float[Tensor, "B S"]) -> Flo
     return (pack(state) * synthetic_grad_BS.detach()).sum()
 
 
-def backward_from(objective: Tensor, state: State, grad_BS: Float[Tensor, "B S"]) -> None:
-    r"""One backward pass from an objective and a state at once.
-
-    The same gradients as ``(objective + bootstrap_term(state, grad)).backward()``, without the
-    arithmetic of the product.
-
-    Args:
-        objective: a scalar.
-        state: the state at the chunk's end, still attached to the chunk's graph.
-        grad_BS: the gradient to carry on from there, packed, in the objective's units.
-
-    Example:
-        >>> state = torch.ones(1, 2, requires_grad=True)
-        >>> backward_from((2 * state).sum(), state, torch.tensor([[3.0, 4.0]]))
-        >>> state.grad
-        tensor([[5., 6.]])
-    """
-    roots, grads = with_grads(state, grad_BS)
-    torch.autograd.backward([objective, *roots], [None, *grads])
-
-
 def with_grads(state: State, grad_BS: Float[Tensor, "B S"]) -> tuple[list[Tensor], list[Tensor]]:
     """Where a backward pass begins in a state, and with what: constant leaves are left out.
 

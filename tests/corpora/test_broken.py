@@ -244,3 +244,10 @@ def test_broken(tmp_path, read, message):
     with pytest.raises(CorpusError, match=message) as caught:
         read(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_wrong_with_a_text_is_said_in_the_words_of_its_reader(tmp_path):
+    """Not as a complaint of sentencepiece, for which there is other advice."""
+    with pytest.raises(CorpusError) as caught:
+        giant_word(Subwords())(tmp_path)
+    assert str(caught.value).endswith("; read this text by character")

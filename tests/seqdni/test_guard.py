@@ -23,6 +23,7 @@ from seqdni import (
     squared_error,
     target_grad,
 )
+from seqdni.guard import TargetGuard
 from seqdni.targets import Pairs
 
 CHUNKS = split(make_stream(16, 4, resets=True), [4] * 4)
@@ -138,6 +139,17 @@ def test_targets_of_zero_set_no_limit():
     for size in (0.0, 0.0, 1e-9, 1e-6, 0.0, 1e-3):
         taught(boundary, torch.full((4, 2), size))
     assert boundary.guard.refused == 0
+
+
+def test_the_limit_falls_slowly():
+    """One small target leaves it nearly where it was, a thousand small ones do not."""
+    guard = TargetGuard()
+    assert guard.admits(1.0)
+    assert guard.admits(1e-6)
+    assert guard.admits(100.0)
+    for _ in range(2000):
+        assert guard.admits(1e-6)
+    assert not guard.admits(100.0)
 
 
 # --- Losses and gradients that are not finite

@@ -167,6 +167,15 @@ def test_the_level_is_that_of_targets_without_a_bootstrap():
     assert 4.0 < boundary.level.square.item() < 9.0
 
 
+def test_in_evaluation_the_level_stays():
+    boundary = Boundary(LeastSquares(2), bound=1.0)
+    arrive(boundary, 5.0)
+    boundary.eval()
+    arrive(boundary, 2.0)
+    assert boundary.level.square.item() == pytest.approx(25.0)
+    assert boundary.level.seen == [1, 0]
+
+
 def test_without_any_level_nothing_is_consumed():
     boundary = Boundary(LeastSquares(2), bound=10.0)
     assert boundary.consumed(torch.ones(1, 2)).abs().max() == 0

@@ -17,9 +17,11 @@ from trainers import flat_trainer, flat_training
 
 from seqdni import (
     Boundary,
+    Chunk,
     HierarchyTrainer,
     LeastSquares,
     Synthesizer,
+    SyntheticGradients,
     Whitening,
     controls,
     cut,
@@ -27,10 +29,11 @@ from seqdni import (
     target_grad,
     unroll,
 )
-from seqdni.chunk import rows_of
+from seqdni.chunk import as_chunk, join, rows_of
+from seqdni.chunk_step import BackwardPass
 from seqdni.look_ahead import ahead_grad
 from seqdni.messages import message_pairs
-from seqdni.targets import boundary_pairs
+from seqdni.targets import Pairs, boundary_pairs
 
 ROWS, SIZE = 4, 6
 ENDED = torch.tensor([True, False, True, False])
@@ -74,7 +77,7 @@ def test_beyond_known_steps_ended_rows_get_nothing_either():
     ahead = chunk_that_ends(torch.tensor([True, False, False, False]), steps=3)
     state = torch.randn(1, ROWS, SIZE, dtype=torch.float64)
     continues_B = torch.tensor([True, False, True, True])
-    got = ahead_grad(Boundary(fixed), model, trainer_chunk(ahead), state, continues_B)
+    got = ahead_grad(Boundary(fixed), model, Chunk(*ahead), state, continues_B)
     start = cut(state)
     nats, far = summed(model, ahead, start)
     beyond_BS = fixed.answer(pack(far)).detach()
@@ -83,12 +86,6 @@ def test_beyond_known_steps_ended_rows_get_nothing_either():
     expected = target_grad(start)
     expected[1] = 0
     torch.testing.assert_close(got, expected)
-
-
-def trainer_chunk(fields):
-    from seqdni import Chunk
-
-    return Chunk(*fields)
 
 
 def test_a_control_never_brings_a_gradient_over_an_episodes_end():
@@ -160,6 +157,23 @@ def test_a_window_that_is_open_in_a_checkpoint_keeps_its_gradient():
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+# --- Masks of a chunk
+
+
+def test_where_two_chunks_meet_the_later_one_says_who_restarts():
+    earlier, later = torch.zeros(2, 3, 2, dtype=torch.bool).unbind()
+    earlier[-1, 0] = later[0, 1] = True
+    x = torch.zeros(2, 2)
+    reset = join([Chunk(x, x, None, earlier), Chunk(x, x, None, later)]).should_reset
+    assert reset.nonzero().tolist() == [[2, 1]]
+
+
+def test_an_ignored_target_is_left_out_beside_a_mask_that_was_given():
+    targets = torch.tensor([[1, -100], [2, 3]])
+    mask = torch.tensor([[True, True], [False, True]])
+    assert as_chunk((targets, targets, mask)).mask.tolist() == [[True, False], [False, True]]
+
+
 # --- Units of a synthesizer's loss
 
 
@@ -191,6 +205,23 @@ def test_whitening_does_not_depend_on_the_units_of_the_state(size):
 
 
 # --- Who teaches
+
+
+class Falling(Synthesizer):
+    """Whatever it is taught, its loss is the sum of its biases."""
+
+    def loss(self, *args, **kwargs):
+        return self.head.bias.sum()
+
+
+def test_each_lesson_is_a_step_of_its_own_gradient():
+    boundary = Boundary(Falling(2, ()))
+    synthetic = SyntheticGradients(boundary, torch.optim.SGD(boundary.parameters(), 0.1))
+    pairs = Pairs(torch.ones(1, 2), torch.ones(1, 2), None, None)
+    for _ in range(3):
+        list(synthetic.teach(pairs, factor=1.0))
+    bias = boundary.synthesizer.head.bias.detach()
+    torch.testing.assert_close(bias, torch.full((2,), -0.3))
 
 
 @pytest.mark.parametrize("name", ["dni", "dni-rls", "dni-aux", "dni-whitened"])
@@ -327,3 +358,14 @@ def test_bootstrap_and_loss_take_the_same_factor():
     (0.5 * end.sum() + term).backward()
     boundary.loss(start, loss_scale=0.5)
     torch.testing.assert_close(fixed.lessons[0][1], 3 * (1 + expected))
+
+
+def test_a_part_of_the_state_that_is_constant_takes_no_gradient():
+    """A counter of steps, say: the other part gets its own columns of the packed gradient."""
+    moving, counter = torch.zeros(1, ROWS, 2, requires_grad=True), torch.ones(1, ROWS, 1)
+    grad_BS = torch.arange(ROWS * 3.0).view(ROWS, 3)
+    backward = BackwardPass()
+    backward.add(moving.sum())
+    backward.add_gradient((moving * 5, counter), grad_BS)
+    backward.run()
+    torch.testing.assert_close(moving.grad, 1 + 5 * grad_BS[None, :, :2])

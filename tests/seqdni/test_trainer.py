@@ -21,6 +21,7 @@ from seqdni import (
     to_bits,
     whole_episodes,
 )
+from seqdni.meter import Meter
 
 ROWS = 4
 
@@ -136,6 +137,14 @@ def test_metrics_are_the_mean_nats():
     assert read["scored"] == stream[2].sum()
     assert read["nats"] == pytest.approx(expected.sum().item())
     assert to_bits(read["nats"]) == pytest.approx(expected.sum().item() / 0.6931471805599453)
+
+
+def test_a_long_sum_of_losses_keeps_the_small_ones():
+    """In float32 2^24 + 1 is 2^24."""
+    meter = Meter("cpu")
+    for nats in (2.0**24, 1.0, 1.0):
+        meter.add(nats=torch.tensor(nats))
+    assert meter.read() == {"nats": 2.0**24 + 2}
 
 
 def test_clips_are_apart():

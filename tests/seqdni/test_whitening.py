@@ -86,6 +86,16 @@ def test_invalid_rows_and_constant_states():
         Whitening(3, refresh_every=0)
 
 
+def test_no_valid_row_is_no_news():
+    torch.manual_seed(0)
+    whitening = Whitening(3, refresh_every=1)
+    whitening.update(torch.randn(8, 3) + 2)
+    before = whitening.running_mean.clone(), whitening.running_cov.clone()
+    whitening.update(torch.randn(8, 3), torch.zeros(8, dtype=torch.bool))
+    assert torch.equal(whitening.running_mean, before[0])
+    assert torch.equal(whitening.running_cov, before[1])
+
+
 def test_frozen_it_learns_nothing():
     whitening = Whitening(3, refresh_every=1)
     synthesizer = Synthesizer(3, (4,), whitening=whitening).eval()
