@@ -29,10 +29,10 @@ from seqdni import (
     Boundary,
     Learner,
     LeastSquares,
+    MLPSynthesizer,
     OneHot,
     Overlap,
     SequenceModel,
-    Synthesizer,
     SyntheticGradients,
     TorchCore,
     Trainer,
@@ -45,13 +45,13 @@ AHEAD = 4  # steps
 # MLP as the recipes build it, with the auxiliary task, with the paper's width, on the whitened
 # state; linear; solved, as the copy recipes build it.
 SYNTHESIZERS = {
-    "dni": lambda hidden: Synthesizer(2 * hidden, (hidden // 2,)),
-    "dni-aux": lambda hidden: Synthesizer(2 * hidden, (hidden // 2,), aux=True),
-    "dni wide": lambda hidden: Synthesizer(2 * hidden, (hidden,)),
-    "dni whitened": lambda hidden: Synthesizer(
+    "dni": lambda hidden: MLPSynthesizer(2 * hidden, (hidden // 2,)),
+    "dni-aux": lambda hidden: MLPSynthesizer(2 * hidden, (hidden // 2,), aux=True),
+    "dni wide": lambda hidden: MLPSynthesizer(2 * hidden, (hidden,)),
+    "dni whitened": lambda hidden: MLPSynthesizer(
         2 * hidden, (hidden // 2,), activation=nn.Tanh, whitening=Whitening(2 * hidden)
     ),
-    "dni linear": lambda hidden: Synthesizer(2 * hidden, ()),
+    "dni linear": lambda hidden: MLPSynthesizer(2 * hidden, ()),
     "dni rls": lambda hidden: LeastSquares(2 * hidden),
 }
 

@@ -19,12 +19,12 @@ from seqdni import (
     HierarchyTrainer,
     Learner,
     LeastSquares,
+    Level,
     LevelTraining,
     SyntheticGradients,
-    Timescale,
     TorchCore,
 )
-from seqdni.hierarchy_trainer import Mode
+from seqdni.hierarchy.trainer import Mode
 
 MODES: tuple[Mode, ...] = ("joint", "dni", "no-feedback")
 
@@ -41,8 +41,8 @@ def trainer_of(mode: Mode, period: int, width: int) -> HierarchyTrainer:
         The trainer.
     """
     torch.manual_seed(0)
-    fast = Timescale(TorchCore(nn.LSTM(width, width)), readout=nn.Linear(width, 2))
-    slow = Timescale(TorchCore(nn.LSTM(width, width)), readout=nn.Linear(width, 2), period=period)
+    fast = Level(TorchCore(nn.LSTM(width, width)), readout=nn.Linear(width, 2))
+    slow = Level(TorchCore(nn.LSTM(width, width)), readout=nn.Linear(width, 2), period=period)
     trainings = [
         LevelTraining(
             Learner(torch.optim.SGD(level.parameters(), lr=0.01)),

@@ -1,35 +1,39 @@
 """Data for the recipes: episodic tasks, and text as streams of characters, words or subwords."""
 
-from seqdni.corpora.adding import AddingTask
 from seqdni.corpora.batch import Batch
-from seqdni.corpora.cache import Encoded, encode_splits
-from seqdni.corpora.characters import Characters, CharVocabulary
-from seqdni.corpora.copying import CopyTask, RepeatCopyTask
-from seqdni.corpora.count_digits import (
+from seqdni.corpora.errors import CorpusError
+from seqdni.corpora.tasks.adding import AddingTask
+from seqdni.corpora.tasks.copying import CopyTask, RepeatCopyTask
+from seqdni.corpora.tasks.count_digits import (
     COUNTED,
     CountDigits,
     Digits,
     read_small_digits,
     render_digits,
 )
-from seqdni.corpora.curriculum import next_level
-from seqdni.corpora.episodes import BackToBackEpisodes, LockstepEpisodes
-from seqdni.corpora.errors import CorpusError
-from seqdni.corpora.from_torchtext import from_torchtext, import_torchtext, torchtext_vocabulary
-from seqdni.corpora.mnist import Images, Mnist, MnistTask, pixel_order, read_mnist
-from seqdni.corpora.penn_treebank import ptb_lines, ptb_text
-from seqdni.corpora.recall import RecallTask
-from seqdni.corpora.remarks import remarks
-from seqdni.corpora.shuffled import ShuffledImages
-from seqdni.corpora.size import Size, scored_size, size_of
-from seqdni.corpora.source import Source, Stretch, blocks
-from seqdni.corpora.stream import TokenStream, evaluation_chunks
-from seqdni.corpora.subwords import Subwords, SubwordVocabulary
-from seqdni.corpora.task import Episode, EpisodicTask, Level
-from seqdni.corpora.text import Text, own_splits, own_text, pydoc_text
-from seqdni.corpora.vocabulary import KnownVocabulary, Tokens, Vocabulary, vocabulary_from
-from seqdni.corpora.wikipedia import enwik8_text, text8_text, wikitext_text
-from seqdni.corpora.words import Words, WordVocabulary
+from seqdni.corpora.tasks.curriculum import next_difficulty
+from seqdni.corpora.tasks.episodes import BackToBackEpisodes, LockstepEpisodes
+from seqdni.corpora.tasks.mnist import Images, Mnist, MnistTask, pixel_order, read_mnist
+from seqdni.corpora.tasks.recall import RecallTask
+from seqdni.corpora.tasks.shuffled_images import ShuffledImages
+from seqdni.corpora.tasks.task import Difficulty, Episode, EpisodicTask
+from seqdni.corpora.text.cache import Encoded, encode_splits
+from seqdni.corpora.text.characters import Characters, CharVocabulary
+from seqdni.corpora.text.from_torchtext import (
+    from_torchtext,
+    import_torchtext,
+    torchtext_vocabulary,
+)
+from seqdni.corpora.text.penn_treebank import ptb_lines, ptb_text
+from seqdni.corpora.text.remarks import remarks
+from seqdni.corpora.text.size import Size, scored_size, size_of
+from seqdni.corpora.text.source import Source, Stretch, blocks
+from seqdni.corpora.text.stream import TokenStream, evaluation_chunks
+from seqdni.corpora.text.subwords import Subwords, SubwordVocabulary
+from seqdni.corpora.text.text import Text, own_splits, own_text, pydoc_text
+from seqdni.corpora.text.vocabulary import KnownVocabulary, Tokens, Vocabulary, vocabulary_from
+from seqdni.corpora.text.wikipedia import enwik8_text, text8_text, wikitext_text
+from seqdni.corpora.text.words import Words, WordVocabulary
 
 __all__ = [
     "COUNTED",
@@ -41,13 +45,13 @@ __all__ = [
     "CopyTask",
     "CorpusError",
     "CountDigits",
+    "Difficulty",
     "Digits",
     "Encoded",
     "Episode",
     "EpisodicTask",
     "Images",
     "KnownVocabulary",
-    "Level",
     "LockstepEpisodes",
     "Mnist",
     "MnistTask",
@@ -71,7 +75,7 @@ __all__ = [
     "evaluation_chunks",
     "from_torchtext",
     "import_torchtext",
-    "next_level",
+    "next_difficulty",
     "own_splits",
     "own_text",
     "pixel_order",

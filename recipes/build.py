@@ -17,10 +17,10 @@ from seqdni import (
     Checkpointed,
     Learner,
     LeastSquares,
+    MLPSynthesizer,
     Model,
     OneHot,
     Overlap,
-    Predictor,
     RandomTruncation,
     Reweighted,
     SequenceModel,
@@ -170,13 +170,13 @@ def optimizer_of(options: RunOptions, model: nn.Module) -> torch.optim.Optimizer
     return kind(model.parameters(), **settings)
 
 
-def build_synthesizer(options: Any, size: int, context_size: int = 0) -> Predictor | None:
+def build_synthesizer(options: Any, size: int, condition_size: int = 0) -> Synthesizer | None:
     """The synthesizer that the options ask for.
 
     Args:
         options: its kind and its settings.
         size: of the packed state that it reads.
-        context_size: of what else it sees.
+        condition_size: of what else it sees.
 
     Returns:
         The synthesizer, or None where there is none.
@@ -186,15 +186,15 @@ def build_synthesizer(options: Any, size: int, context_size: int = 0) -> Predict
     if options.synthesizer == "rls":
         return LeastSquares(
             size,
-            context_size=context_size,
+            condition_size=condition_size,
             forgetting=options.forgetting,
             ridge=options.ridge,
             solve_every=options.solve_every,
         )
     wide = options.synth_hidden or -(-options.hidden // 2)
-    return Synthesizer(
+    return MLPSynthesizer(
         size,
-        context_size=context_size,
+        condition_size=condition_size,
         hidden_sizes=() if options.synthesizer == "linear" else (wide,),
         aux=options.trainer == "dni-aux",
         activation=nn.Tanh if options.synthesizer == "whitened" else nn.ReLU,
@@ -203,20 +203,20 @@ def build_synthesizer(options: Any, size: int, context_size: int = 0) -> Predict
 
 
 def build_boundary(
-    options: Any, size: int, context_size: int = 0, scale: float | None = None
+    options: Any, size: int, condition_size: int = 0, scale: float | None = None
 ) -> Boundary:
     """A boundary with the synthesizer that the options ask for.
 
     Args:
         options: the synthesizer's settings, bound, control, device.
         size: of what is cut there, packed.
-        context_size: of what else the synthesizer sees.
+        condition_size: of what else the synthesizer sees.
         scale: of what is consumed; None: ``grad_scale``.
 
     Returns:
         The boundary on the options' device.
     """
-    synthesizer = build_synthesizer(options, size, context_size)
+    synthesizer = build_synthesizer(options, size, condition_size)
     consumed: float = options.grad_scale if scale is None else scale
     boundary = Boundary(synthesizer, consumed, options.bound, CONTROLS[options.control])
     return boundary.to(device_of(options))

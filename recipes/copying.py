@@ -12,11 +12,11 @@ from seqdni.corpora import (
     BackToBackEpisodes,
     Batch,
     CopyTask,
+    Difficulty,
     EpisodicTask,
-    Level,
     LockstepEpisodes,
     RepeatCopyTask,
-    next_level,
+    next_difficulty,
 )
 from seqdni.recipes import horizon
 from seqdni.recipes.build import build_model, build_stream, build_trainer, load_weights
@@ -116,7 +116,7 @@ def start(options: CopyOptions, directory: RunDirectory) -> Session:
     """
     task = task_of(options)
     episodes = LockstepEpisodes if options.episodes == "lockstep" else BackToBackEpisodes
-    stream = episodes(task, Level(), options.batch, options.chunk_len, options.seed)
+    stream = episodes(task, Difficulty(), options.batch, options.chunk_len, options.seed)
     stream = build_stream(options, stream)
     model = build_model(options, task.input_size, task.output_size)
     trainer = build_trainer(options, model, loss_scale=1.0)
@@ -151,12 +151,12 @@ def run(session: Session) -> dict[str, Any]:
     stream = session.stream.chunks if options.trainer == "random" else session.stream
     chunks = whole_episodes(stream) if options.trainer == "bptt" else session.stream
     for row in session.train(_counted(chunks, progress), work=lambda: progress["episodes"]):
-        level = stream.level
+        level = stream.difficulty
         row.update(length=level.length, repeats=level.repeats, episodes=progress["episodes"])
         horizon.log(session, lambda at=level: fresh_chunks(task, at, options.chunk_len), row)
         row["note"] = f"N={level.length}" + (f" R={level.repeats}" if level.repeats > 1 else "")
-        stream.level = next_level(task, level, row["train_bits"], options.threshold)
-        if stream.level != level:
+        stream.difficulty = next_difficulty(task, level, row["train_bits"], options.threshold)
+        if stream.difficulty != level:
             progress["solved"] = list(level)
             seconds = round(session.seconds, 1)
             progress["history"].append([*level, row["update"], progress["episodes"], seconds])
@@ -262,7 +262,7 @@ def held_out(directory: RunDirectory, options: CopyOptions, length: int | None) 
     return HeldOut(fresh_chunks(task, level, options.chunk_len), model, cross_entropy)
 
 
-def fresh_chunks(task: EpisodicTask, level: Level, chunk_len: int) -> list[Batch]:
+def fresh_chunks(task: EpisodicTask, level: Difficulty, chunk_len: int) -> list[Batch]:
     """Freshly drawn episodes of one level.
 
     Args:
@@ -278,11 +278,11 @@ def fresh_chunks(task: EpisodicTask, level: Level, chunk_len: int) -> list[Batch
     return list(islice(stream, -(-steps // chunk_len)))
 
 
-def _level(task: EpisodicTask, progress: dict[str, Any], length: int | None) -> Level:
+def _level(task: EpisodicTask, progress: dict[str, Any], length: int | None) -> Difficulty:
     """The level that was in training, or of the length that is asked for."""
-    solved = Level(*progress["solved"])
-    level = task.advance(solved) if solved.length else Level()
-    return level if length is None else Level(length, level.repeats)
+    solved = Difficulty(*progress["solved"])
+    level = task.advance(solved) if solved.length else Difficulty()
+    return level if length is None else Difficulty(length, level.repeats)
 
 
 def _trained(directory: RunDirectory, options: CopyOptions) -> tuple[SequenceModel, dict[str, Any]]:
@@ -301,7 +301,7 @@ def _held_out(model: Model, options: CopyOptions, progress: dict[str, Any]) -> d
     """
     task = task_of(options)
     length, repeats = progress["solved"]
-    level, errors, holds = Level(), {}, 0
+    level, errors, holds = Difficulty(), {}, 0
     while True:
         bits = held_out_bits(model, task, level)
         errors[_name(task, level)] = round(bits, 4)
@@ -318,7 +318,7 @@ def _held_out(model: Model, options: CopyOptions, progress: dict[str, Any]) -> d
 
 
 @torch.no_grad()
-def held_out_bits(model: Model, task: EpisodicTask, level: Level) -> float:
+def held_out_bits(model: Model, task: EpisodicTask, level: Difficulty) -> float:
     """The error on freshly drawn episodes.
 
     Args:
@@ -347,5 +347,5 @@ def _counted(chunks: Iterable[Chunk], progress: dict[str, Any]) -> Iterator[Chun
         yield chunk
 
 
-def _name(task: EpisodicTask, level: Level) -> str:
+def _name(task: EpisodicTask, level: Difficulty) -> str:
     return f"{level.length}x{level.repeats}" if isinstance(task, RepeatCopyTask) else f"{level[0]}"

@@ -38,9 +38,9 @@ from seqdni import (
     HierarchyChunk,
     HierarchyTrainer,
     Learner,
+    Level,
     LevelTraining,
     SyntheticGradients,
-    Timescale,
     state_size,
 )
 
@@ -99,7 +99,7 @@ def as_chunk(digits: Digits) -> HierarchyChunk:
     answers = ((digits.odd_TB, digits.odd_due_TB), (digits.threes_wB, digits.threes_due_wB))
     threes_B = (digits.digits_TB == COUNTED).sum(0)
     hint_1BK = functional.one_hot(threes_B, len(digits.digits_TB) + 1).float()[None]
-    return HierarchyChunk(digits.inputs_TBP, answers, hints=[hint_1BK])
+    return HierarchyChunk(digits.inputs_TBP, answers, conditions=[hint_1BK])
 
 
 def problem_of(options: Options) -> Problem:
@@ -131,12 +131,12 @@ def build_model(options: Options, pixels: int) -> Hierarchy:
     """
     torch.manual_seed(options.seed)
     window, hidden = options.chunk_len, options.hidden
-    a = Timescale(
+    a = Level(
         build_core(options, options.encoder),  # pyright: ignore[reportArgumentType]
         encoder=nn.Sequential(nn.Linear(pixels, options.encoder), nn.ReLU()),
         readout=nn.Linear(hidden, window + 1),
     )
-    b = Timescale(
+    b = Level(
         build_core(options, hidden),  # pyright: ignore[reportArgumentType]
         readout=nn.Linear(hidden, window * window + 1),
         period=window,

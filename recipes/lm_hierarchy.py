@@ -23,9 +23,9 @@ from seqdni import (
     HierarchyChunk,
     HierarchyTrainer,
     Learner,
+    Level,
     LevelTraining,
     SyntheticGradients,
-    Timescale,
     state_size,
 )
 
@@ -90,11 +90,11 @@ def build_reader(options: Any, encoder: nn.Module, core: nn.Module, readout: nn.
     """
     width, slow = options.hidden, slow_width(options)
     narrow = replace(options, hidden=slow, layers=1)
-    levels = [Timescale(core, encoder=encoder, readout=readout)]  # pyright: ignore[reportArgumentType]
+    levels = [Level(core, encoder=encoder, readout=readout)]  # pyright: ignore[reportArgumentType]
     for k in range(1, options.hierarchy):
         taken = slow if k + 1 < options.hierarchy else 0  # from above
         levels.append(
-            Timescale(
+            Level(
                 build_core(narrow, width + taken),
                 context=nn.Identity(),
                 context_size=slow,

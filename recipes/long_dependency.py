@@ -11,8 +11,8 @@ import torch
 from seqdni.corpora import (
     AddingTask,
     Batch,
+    Difficulty,
     Episode,
-    Level,
     LockstepEpisodes,
     MnistTask,
     RecallTask,
@@ -153,7 +153,7 @@ def problem_of(options: Options, length: int | None = None) -> Problem:
         return Problem(task, stream, task.episode(data.valid), task.episode(data.test), data.digest)
     task = _task(options)
     assert not isinstance(task, MnistTask)
-    level = Level(options.length if length is None else length)
+    level = Difficulty(options.length if length is None else length)
     try:
         task.check(level)
     except ValueError as error:

@@ -1,28 +1,24 @@
 """seqdni: train RNNs by truncated BPTT with synthetic gradients at the chunk boundaries."""
 
-from seqdni import controls
-from seqdni.adaptive import AdaptiveReadout
 from seqdni.boundary import Boundary, bootstrap_term
-from seqdni.checkpointed import Checkpointed
 from seqdni.chunk import Chunk, ChunkLike, whole_episodes
-from seqdni.core import Core, TorchCore, TraceableCore, unroll, unroll_traced
-from seqdni.hierarchy import Hierarchy
-from seqdni.hierarchy_chunk import HierarchyChunk
-from seqdni.hierarchy_trainer import HierarchyTrainer
+from seqdni.cores.activation_checkpointing import Checkpointed
+from seqdni.cores.adaptive_softmax import AdaptiveReadout
+from seqdni.cores.base import Core, TorchCore, TraceableCore, unroll, unroll_traced
+from seqdni.cores.model import OneHot, SequenceModel
+from seqdni.cores.stack import LockedDropout, Stack, without_dropout
+from seqdni.cores.state_gradients import Trace
+from seqdni.hierarchy.chunk import HierarchyChunk
+from seqdni.hierarchy.level import Level
+from seqdni.hierarchy.level_trainer import LevelTraining
+from seqdni.hierarchy.model import Hierarchy
+from seqdni.hierarchy.trainer import HierarchyTrainer
 from seqdni.horizon import Agreement, Horizon, Lag, measure_horizon
 from seqdni.learner import Learner
-from seqdni.least_squares import LeastSquares
-from seqdni.level_trainer import LevelTraining
 from seqdni.load import load
-from seqdni.look_ahead import look_ahead
 from seqdni.losses import cross_entropy as cross_entropy
 from seqdni.losses import masked_sum, squared_error, to_bits, to_perplexity
-from seqdni.meter import Meter
-from seqdni.model import OneHot, SequenceModel
-from seqdni.overlap import Overlap
-from seqdni.predictor import Predictor
-from seqdni.random_truncation import RandomTruncation, Reweighted
-from seqdni.stack import LockedDropout, Stack, without_dropout
+from seqdni.metrics import RunningSums
 from seqdni.state import (
     LSTMState,
     State,
@@ -36,12 +32,16 @@ from seqdni.state import (
     target_grad,
     unpack,
 )
-from seqdni.synthesizer import Synthesizer
+from seqdni.synthesizers import controls
+from seqdni.synthesizers.base import Synthesizer
+from seqdni.synthesizers.least_squares import LeastSquares
+from seqdni.synthesizers.mlp import MLPSynthesizer
+from seqdni.synthesizers.whitening import Whitening
 from seqdni.synthetic_gradients import SyntheticGradients
-from seqdni.timescale import Timescale
-from seqdni.traced import Trace
 from seqdni.trainer import Model, Trainer
-from seqdni.whitening import Whitening
+from seqdni.truncation.look_ahead import look_ahead
+from seqdni.truncation.overlap import Overlap
+from seqdni.truncation.random_truncation import RandomTruncation, Reweighted
 
 __version__ = "0.1.0.dev0"
 
@@ -62,21 +62,21 @@ __all__ = [
     "Lag",
     "Learner",
     "LeastSquares",
+    "Level",
     "LevelTraining",
     "LockedDropout",
-    "Meter",
+    "MLPSynthesizer",
     "Model",
     "OneHot",
     "Overlap",
-    "Predictor",
     "RandomTruncation",
     "Reweighted",
+    "RunningSums",
     "SequenceModel",
     "Stack",
     "State",
     "Synthesizer",
     "SyntheticGradients",
-    "Timescale",
     "TorchCore",
     "Trace",
     "TraceableCore",

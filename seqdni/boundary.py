@@ -1,6 +1,6 @@
 r"""Where the graph is cut: the one mechanism behind a chunk's end and a fast-to-slow message.
 
-Shapes: B rows, S features of a packed state, K features of context.
+Shapes: B rows, S features of a packed state, K features of condition.
 
 The side before a boundary with state :math:`s` adds :math:`\langle \hat g, s \rangle` to its
 objective, with :math:`\hat g = scale \cdot M(s)` a constant: its backward pass carries
@@ -19,9 +19,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from seqdni.guard import TargetGuard
-from seqdni.level import Level
-from seqdni.predictor import Predictor
 from seqdni.state import State, leaves, pack, target_grad, unpack
+from seqdni.synthesizers.base import Synthesizer
+from seqdni.synthesizers.gradient_scale import GradientScale
 
 
 def bootstrap_term(state: State, synthetic_grad_BS: Float[Tensor, "B S"]) -> Float[Tensor, ""]:
@@ -87,22 +87,23 @@ class Boundary(nn.Module):
     :meth:`loss` takes the factor out of the target again.
 
     Args:
-        synthesizer: predicts the gradient from the packed state: :class:`seqdni.Synthesizer`,
-            :class:`seqdni.LeastSquares`, or any :class:`Predictor`. None predicts zero, for a
+        synthesizer: predicts the gradient from the packed state: :class:`seqdni.MLPSynthesizer`,
+            :class:`seqdni.LeastSquares`, or any :class:`Synthesizer`. None predicts zero, for a
             trainer that only looks ahead.
-        grad_scale: factor on the synthetic gradient where it is consumed. 1 trusts the prediction;
+        grad_scale: factor on the synthetic gradient where it is applied. 1 takes it whole;
             on an endless stream a factor below 1 keeps bootstrapped targets from growing.
-        bound: largest root mean square of a row's synthetic gradient where it is consumed, as a
-            multiple of the targets' (see :mod:`seqdni.level`). None consumes any prediction whole.
-        control: for experiments, what to do to predictions before they are consumed; see
-            :mod:`seqdni.controls`.
+        bound: largest root mean square of a row's synthetic gradient where it is applied, as a
+            multiple of the targets' (see :mod:`seqdni.synthesizers.gradient_scale`). None sets no
+            limit.
+        control: for experiments, what to do to predictions before they are applied; see
+            :mod:`seqdni.synthesizers.controls`.
 
     Raises:
         ValueError: ``grad_scale`` is negative or infinite, or ``bound`` not positive.
 
     Example:
-        >>> from seqdni import Synthesizer, cut
-        >>> boundary = Boundary(Synthesizer(state_size=4))
+        >>> from seqdni import MLPSynthesizer, cut
+        >>> boundary = Boundary(MLPSynthesizer(state_size=4))
         >>> start = cut(torch.randn(1, 3, 4))
         >>> end = torch.tanh(start)
         >>> (end.sum() + boundary.bootstrap(end)).backward()
@@ -111,7 +112,7 @@ class Boundary(nn.Module):
 
     def __init__(
         self,
-        synthesizer: Predictor | None,
+        synthesizer: Synthesizer | None,
         grad_scale: float = 1.0,
         bound: float | None = None,
         control: Callable[[Tensor], Tensor] | None = None,
@@ -127,7 +128,7 @@ class Boundary(nn.Module):
         self.grad_scale = grad_scale
         self.bound = bound
         self.control = control
-        self.level = Level()
+        self.gradient_scale = GradientScale()
         self.guard = TargetGuard()
         self.objective_scale: Tensor | None = None  # on the objective of the last backward pass
 
@@ -138,13 +139,13 @@ class Boundary(nn.Module):
 
     @torch.no_grad()
     def predict(
-        self, state: State, context_BK: Float[Tensor, "B K"] | None = None
+        self, state: State, condition_BK: Float[Tensor, "B K"] | None = None
     ) -> Float[Tensor, "B S"]:
         """What the synthesizer says, :math:`M(s)`: the Aux head's target.
 
         Args:
             state: the state at the chunk's end.
-            context_BK: the context at that boundary.
+            condition_BK: the condition at that boundary.
 
         Returns:
             A constant, per-example-sum units.
@@ -152,10 +153,10 @@ class Boundary(nn.Module):
         packed_BS = pack(state)
         if self.synthesizer is None:
             return torch.zeros_like(packed_BS)
-        return self.synthesizer(packed_BS, context_BK)
+        return self.synthesizer(packed_BS, condition_BK)
 
     @torch.no_grad()
-    def consumed(
+    def applied(
         self, predicted_BS: Float[Tensor, "B S"], continues_B: Bool[Tensor, " B"] | None = None
     ) -> Float[Tensor, "B S"]:
         """What the model gets of a prediction: bounded, scaled, 0 where the episode ended.
@@ -167,10 +168,10 @@ class Boundary(nn.Module):
         Returns:
             A constant, per-example-sum units.
         """
-        return self.passed_on(self.trusted(predicted_BS), continues_B)
+        return self.masked(self.limited(predicted_BS), continues_B)
 
     @torch.no_grad()
-    def trusted(self, predicted_BS: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
+    def limited(self, predicted_BS: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
         """A prediction, bounded and scaled.
 
         Args:
@@ -181,17 +182,17 @@ class Boundary(nn.Module):
         """
         grad_BS = predicted_BS
         if self.bound is not None:
-            grad_BS = self.level.bounded(grad_BS, self.bound)
+            grad_BS = self.gradient_scale.bounded(grad_BS, self.bound)
         return grad_BS if self.grad_scale == 1 else grad_BS * self.grad_scale
 
     @torch.no_grad()
-    def passed_on(
+    def masked(
         self, grad_BS: Float[Tensor, "B S"], continues_B: Bool[Tensor, " B"] | None = None
     ) -> Float[Tensor, "B S"]:
         """A gradient as it crosses the boundary: under the control, 0 where the episode ended.
 
         Args:
-            grad_BS: what is known or trusted of the future's gradient.
+            grad_BS: the gradient of what follows, as known or predicted.
             continues_B: rows whose episode goes on after the chunk; None if all do.
 
         Returns:
@@ -204,19 +205,19 @@ class Boundary(nn.Module):
         self,
         state: State,
         continues_B: Bool[Tensor, " B"] | None = None,
-        context_BK: Float[Tensor, "B K"] | None = None,
+        condition_BK: Float[Tensor, "B K"] | None = None,
     ) -> Float[Tensor, "B S"]:
-        r"""What is consumed at a chunk's end: :math:`scale \cdot M(s)`, 0 where the episode ended.
+        r"""What is applied at a chunk's end: :math:`scale \cdot M(s)`, 0 where the episode ended.
 
         Args:
             state: the state at the chunk's end.
             continues_B: rows whose episode goes on after the chunk; None if all do.
-            context_BK: the context at that boundary.
+            condition_BK: the condition at that boundary.
 
         Returns:
             A constant, per-example-sum units.
         """
-        return self.consumed(self.predict(state, context_BK), continues_B)
+        return self.applied(self.predict(state, condition_BK), continues_B)
 
     def bootstrap(
         self,
@@ -224,7 +225,7 @@ class Boundary(nn.Module):
         continues_B: Bool[Tensor, " B"] | None = None,
         *,
         loss_scale: float = 1.0,
-        context_BK: Float[Tensor, "B K"] | None = None,
+        condition_BK: Float[Tensor, "B K"] | None = None,
     ) -> Float[Tensor, ""]:
         """The term to add to the chunk's objective.
 
@@ -232,12 +233,12 @@ class Boundary(nn.Module):
             state: the state at the chunk's end, attached to its graph.
             continues_B: rows whose episode goes on after the chunk; None if all do.
             loss_scale: the objective's factor on the per-example-sum loss.
-            context_BK: the context at that boundary.
+            condition_BK: the condition at that boundary.
 
         Returns:
             A scalar in the objective's units.
         """
-        grad_BS = self.synthetic_grad(state, continues_B, context_BK)
+        grad_BS = self.synthetic_grad(state, continues_B, condition_BK)
         term = bootstrap_term(state, grad_BS) * loss_scale
         if term.requires_grad:
             term.register_hook(self._note_objective_scale)
@@ -252,7 +253,7 @@ class Boundary(nn.Module):
         valid_B: Bool[Tensor, " B"] | None = None,
         *,
         loss_scale: float = 1.0,
-        context_BK: Float[Tensor, "B K"] | None = None,
+        condition_BK: Float[Tensor, "B K"] | None = None,
         next_predicted_BS: Float[Tensor, "B S"] | None = None,
         next_valid_B: Bool[Tensor, " B"] | None = None,
         final_B: Bool[Tensor, " B"] | None = None,
@@ -264,7 +265,7 @@ class Boundary(nn.Module):
                 first chunk of a stream, teaches nothing.
             valid_B: rows that continued an episode here; a row that restarted has no target.
             loss_scale: the objective's factor on the per-example-sum loss.
-            context_BK: the context at the chunk's start.
+            condition_BK: the condition at the chunk's start.
             next_predicted_BS: the Aux head's target, :meth:`predict` at the chunk's end.
             next_valid_B: rows whose episode spans the chunk and goes on; None if all do.
             final_B: rows whose episode ended within the chunk, so that their target contains no
@@ -294,7 +295,7 @@ class Boundary(nn.Module):
             valid_B,
             final_B,
             loss_scale=loss_scale,
-            context_BK=context_BK,
+            condition_BK=condition_BK,
             next_predicted_BS=next_predicted_BS,
             next_valid_B=next_valid_B,
         )
@@ -307,7 +308,7 @@ class Boundary(nn.Module):
         final_B: Bool[Tensor, " B"] | None = None,
         *,
         loss_scale: float = 1.0,
-        context_BK: Float[Tensor, "B K"] | None = None,
+        condition_BK: Float[Tensor, "B K"] | None = None,
         next_predicted_BS: Float[Tensor, "B S"] | None = None,
         next_valid_B: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, ""]:
@@ -319,7 +320,7 @@ class Boundary(nn.Module):
             valid_B: pairs that count.
             final_B: pairs whose gradient contains no bootstrap; None if there is none.
             loss_scale: as in :meth:`loss`.
-            context_BK: as in :meth:`loss`.
+            condition_BK: as in :meth:`loss`.
             next_predicted_BS: as in :meth:`loss`.
             next_valid_B: as in :meth:`loss`.
 
@@ -334,13 +335,13 @@ class Boundary(nn.Module):
         if self.training:
             state_BS, target_BS, valid_B = self.guard.checked(state_BS, target_BS, valid_B)
         if self.bound is not None and self.training:
-            self.level.update(target_BS, valid_B, final_B)
+            self.gradient_scale.update(target_BS, valid_B, final_B)
         assert self.synthesizer is not None
         return self.synthesizer.loss(
             state_BS,
             target_BS,
             valid_B=valid_B,
-            context_BK=context_BK,
+            condition_BK=condition_BK,
             next_predicted_BS=next_predicted_BS,
             next_valid_B=next_valid_B,
         )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqdni.core import Core
+from seqdni.cores.base import Core
 from seqdni.state import State, map_state
 
 FORMAT = 2

@@ -13,10 +13,10 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from seqdni.core import Core, TraceableCore, unroll, unroll_traced
+from seqdni.cores.base import Core, TraceableCore, unroll, unroll_traced
+from seqdni.cores.state_gradients import Trace
 from seqdni.losses import IGNORE, scored_loss
 from seqdni.state import State, leaves
-from seqdni.traced import Trace
 
 
 class Chunk(NamedTuple):
@@ -340,7 +340,7 @@ def rows_of(should_reset: Tensor | None) -> Rows:
     return Rows(ended, continued, continues, spans, final if final.any() else None)
 
 
-def nobody(rows_B: Tensor | None) -> bool:
+def no_rows(rows_B: Tensor | None) -> bool:
     """Whether a mask has no row; None means all rows."""
     return rows_B is not None and not bool(rows_B.any())
 

@@ -8,7 +8,7 @@ The *plan* is made from what lies on the CPU, so that nothing waits for the devi
 pass is the caller's. The *roots* are where the one backward pass begins: the loss of the chunk,
 the state at its end with the gradient of what follows, and whatever the caller adds.
 
-Shapes: B rows, S features of a packed state, K features of a context.
+Shapes: B rows, S features of a packed state, K features of a condition.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from seqdni.boundary import with_grads
-from seqdni.chunk import Rows, lockstep_end, nobody, rows_of
+from seqdni.chunk import Rows, lockstep_end, no_rows, rows_of
+from seqdni.cores.state_gradients import Trace
 from seqdni.learner import GO_ON, Learner
-from seqdni.meter import Meter
+from seqdni.metrics import RunningSums
 from seqdni.state import State, detach, leaves, reset_rows
 from seqdni.synthetic_gradients import SyntheticGradients
 from seqdni.targets import boundary_pairs, dense_pairs
-from seqdni.traced import Trace
 
 Known: TypeAlias = Callable[[State, Tensor | None], Tensor]
 """Looks ahead: a state without a graph, and the rows that continue (None: all) -> the gradient of
@@ -154,7 +154,7 @@ class ChunkStep:
         parameters: Iterable[nn.Parameter],
         learner: Learner,
         synthetic: SyntheticGradients | None,
-        meter: Meter,
+        meter: RunningSums,
         of: str = "",
     ):
         self.parameters = list(parameters)
@@ -207,7 +207,7 @@ class ChunkStep:
             episode_over=self.learner.update_every == "episode" and lockstep_end(restarts.ended),
             continues_stream=continues_stream,
             synthesizer_ready=ready,
-            bridges_end=bridges and not nobody(restarts.continues),
+            bridges_end=bridges and not no_rows(restarts.continues),
             trains_synthesizer=trains,
             dense_targets=trains and synthetic is not None and synthetic.targets == "dense",
         )
@@ -236,7 +236,7 @@ class ChunkStep:
         plan: ChunkPlan,
         run: ForwardRun,
         known: Known | None = None,
-        context_BK: Tensor | None = None,
+        condition_BK: Tensor | None = None,
     ) -> BackwardPass:
         """Where the backward pass of a chunk begins: in its loss, and in the state at its end.
 
@@ -244,7 +244,7 @@ class ChunkStep:
             plan: of the chunk.
             run: of the chunk.
             known: looks ahead; None: the synthesizer says what follows.
-            context_BK: what the synthesizer sees besides the state at the end.
+            condition_BK: what the synthesizer sees besides the state at the end.
 
         Returns:
             A backward pass that has not run; the caller may add to it.
@@ -254,7 +254,7 @@ class ChunkStep:
             (plan.bridges_end and known is None)
             or (plan.trains_synthesizer and synthetic.boundary.aux)
         ):
-            run.predicted_BS = synthetic.boundary.predict(run.end, context_BK)
+            run.predicted_BS = synthetic.boundary.predict(run.end, condition_BK)
         if run.loss is not None and plan.has_gradient:
             backward.add(run.loss * plan.factor)
         if synthetic is not None and plan.bridges_end:
@@ -263,7 +263,7 @@ class ChunkStep:
                 grad_BS = known(detach(bridged), continues_B)
             else:
                 assert run.predicted_BS is not None
-                grad_BS = synthetic.boundary.consumed(run.predicted_BS, continues_B)
+                grad_BS = synthetic.boundary.applied(run.predicted_BS, continues_B)
             backward.add_gradient(bridged, grad_BS * plan.factor)
         return backward
 
@@ -272,7 +272,7 @@ class ChunkStep:
         plan: ChunkPlan,
         run: ForwardRun,
         should_reset: Tensor | None,
-        context_BK: Tensor | None = None,
+        condition_BK: Tensor | None = None,
     ) -> None:
         """Let the synthesizer learn from the gradients that the backward pass brought.
 
@@ -280,7 +280,7 @@ class ChunkStep:
             plan: of the chunk.
             run: of the chunk, after its backward pass.
             should_reset: of the chunk.
-            context_BK: what the synthesizer sees besides the state at the start.
+            condition_BK: what the synthesizer sees besides the state at the start.
         """
         synthetic = self.synthetic
         if synthetic is None or not plan.trains_synthesizer:
@@ -297,7 +297,7 @@ class ChunkStep:
         for synth_loss in synthetic.teach(
             pairs,
             plan.factor,
-            context_BK=context_BK,
+            condition_BK=condition_BK,
             next_predicted_BS=run.predicted_BS if aux else None,
             next_valid_B=self.here(plan.restarts.spans) if aux else None,
         ):

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from seqdni.boundary import Boundary, with_grads
-from seqdni.chunk import Chunk, ChunkLike, as_chunk, nobody, rows_of, run_chunk, steps_ahead
-from seqdni.look_ahead import ahead_grad
+from seqdni.chunk import Chunk, ChunkLike, as_chunk, no_rows, rows_of, run_chunk, steps_ahead
 from seqdni.losses import cross_entropy
 from seqdni.state import State, cut, detach, leaves, map_state, or_zeros, pack
 from seqdni.trainer import Model
+from seqdni.truncation.look_ahead import ahead_grad
 
 CREDIT = 0.1  # least share of a lag's credit that counts as reached
 
@@ -73,7 +73,7 @@ class Horizon(NamedTuple):
             first chunk's. Of the last of these chunks perhaps only a part arrives.
         spectrum: eigenvalues of the covariance of the states at the boundaries, largest first.
         tbptt_cosine: of the weight gradient of TBPTT with that of full BPTT.
-        dni_cosine: of the weight gradient of DNI, as consumed, with that of full BPTT.
+        dni_cosine: of the weight gradient of DNI, as applied, with that of full BPTT.
         tbptt_norm_ratio: length of TBPTT's weight gradient over full BPTT's.
         dni_norm_ratio: the same for DNI.
     """
@@ -199,7 +199,7 @@ def _chunked(
     for k, chunk in enumerate(chunks):
         nats, end, _ = run_chunk(model, chunk, cut(state), loss)
         outputs, given = [nats], [torch.ones_like(nats)]
-        if boundary is not None and k < len(chunks) - 1 and not nobody(_continues(chunk)):
+        if boundary is not None and k < len(chunks) - 1 and not no_rows(_continues(chunk)):
             said_BS = _said(model, boundary, chunks[k:], end, loss, steps_known)
             states, grads = with_grads(end, said_BS)
             outputs, given = outputs + states, given + grads
@@ -216,10 +216,10 @@ def _said(
     loss: Callable[[Tensor, Tensor], Tensor],
     steps_known: int,
 ) -> Tensor:
-    """What is consumed at the end of the first of these chunks."""
+    """What is applied at the end of the first of these chunks."""
     end, continues_B = detach(end), _continues(chunks[0])
     if not steps_known:
-        return boundary.consumed(boundary.predict(end), continues_B)
+        return boundary.applied(boundary.predict(end), continues_B)
     ahead = steps_ahead(chunks[1:], steps_known)
     return ahead_grad(boundary, model, ahead, end, continues_B, loss)
 

@@ -1,6 +1,6 @@
 """What carries credit beyond a cut: a boundary with its synthesizer, and how that one learns.
 
-Shapes: N pairs of a state and a gradient, S features of a packed state, K of a context.
+Shapes: N pairs of a state and a gradient, S features of a packed state, K of a condition.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from seqdni.boundary import Boundary
-from seqdni.core import TraceableCore
+from seqdni.cores.base import TraceableCore
 from seqdni.learner import check_clip, check_count, check_optimizer, clipped
 from seqdni.targets import Pairs
 
@@ -86,10 +86,10 @@ class SyntheticGradients:
         return self.optimizer is not None or not list(self.boundary.parameters())
 
     @property
-    def context_size(self) -> int:
+    def condition_size(self) -> int:
         """K: what the synthesizer sees besides a state; 0: nothing."""
         synthesizer = self.boundary.synthesizer
-        return 0 if synthesizer is None else synthesizer.context_size
+        return 0 if synthesizer is None else synthesizer.condition_size
 
     def trains_on(self, chunk: int) -> bool:
         """Whether the synthesizer learns from a chunk.
@@ -104,7 +104,7 @@ class SyntheticGradients:
         pairs: Pairs,
         factor: float,
         *,
-        context_BK: Tensor | None = None,
+        condition_BK: Tensor | None = None,
         next_predicted_BS: Tensor | None = None,
         next_valid_B: Tensor | None = None,
     ) -> Iterator[Tensor]:
@@ -113,7 +113,7 @@ class SyntheticGradients:
         Args:
             pairs: states, and the gradients that arrived there in units of the objective.
             factor: the objective's factor on the summed loss.
-            context_BK: what the synthesizer sees besides each state.
+            condition_BK: what the synthesizer sees besides each state.
             next_predicted_BS: the target of an Aux head.
             next_valid_B: the rows that have such a target; None: all.
 
@@ -131,7 +131,7 @@ class SyntheticGradients:
                 valid_N,
                 final_N,
                 loss_scale=factor,
-                context_BK=context_BK,
+                condition_BK=condition_BK,
                 next_predicted_BS=next_predicted_BS,
                 next_valid_B=next_valid_B,
             )
@@ -188,7 +188,7 @@ class SyntheticGradients:
             )
 
     def _check_targets(self) -> None:
-        aux, size = self.boundary.aux, self.context_size
+        aux, size = self.boundary.aux, self.condition_size
         if self.boundary.synthesizer is None and (
             self.targets != "boundary" or self.train_fraction != 1
         ):
@@ -197,7 +197,7 @@ class SyntheticGradients:
                 "the boundary has none"
             )
         if self.updates_per_chunk > 1 and (aux or size):
-            raise ValueError("updates_per_chunk > 1 does not go with an Aux head or a context")
+            raise ValueError("updates_per_chunk > 1 does not go with an Aux head or a condition")
         if self.targets not in ("boundary", "dense"):
             raise ValueError(f"targets is {self.targets!r}, expected 'boundary' or 'dense'")
         if self.targets == "dense" and aux:
@@ -208,9 +208,9 @@ class SyntheticGradients:
             )
         if self.targets == "dense" and size:
             raise ValueError(
-                "targets='dense' does not go with a context, which is given for the chunk's start "
-                f"and end alone; the synthesizer has context_size={size}: "
-                "build it with context_size=0, or use targets='boundary'"
+                "targets='dense' does not go with a condition, which is given for the start and "
+                f"the end of a chunk alone; the synthesizer has condition_size={size}: "
+                "build it with condition_size=0, or use targets='boundary'"
             )
 
 

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from seqdni.chunk import nobody
+from seqdni.chunk import no_rows
+from seqdni.cores.state_gradients import Trace
 from seqdni.state import State, detach, pack, target_grad
-from seqdni.traced import Trace
 
 
 class Pairs(NamedTuple):
@@ -52,8 +52,8 @@ class Pairs(NamedTuple):
             )
             assert state is not None
             assert grad is not None
-            if not nobody(valid):
-                yield Pairs(state, grad, valid, None if nobody(final) else final)
+            if not no_rows(valid):
+                yield Pairs(state, grad, valid, None if no_rows(final) else final)
 
 
 def boundary_pairs(

@@ -3,7 +3,7 @@ r"""The trainer: truncated BPTT, with synthetic gradients if it is given any.
 Only the trainer runs a backward pass through the model. One step of it reads from top to bottom in
 :meth:`Trainer.step`; what its parts do is in ``chunk_step.py``.
 
-Shapes: T steps, B rows, K features of a context.
+Shapes: T steps, B rows, K features of a condition.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from seqdni.boundary import Boundary
 from seqdni.checkpoint import check_format, new_checkpoint, restored_state
 from seqdni.chunk import Chunk, ChunkLike, as_chunk, check_ahead, check_shapes, run_chunk
 from seqdni.chunk_step import ChunkPlan, ChunkStep, ForwardRun, Known, restarted_where_broken
-from seqdni.core import Core
+from seqdni.cores.base import Core
 from seqdni.learner import Learner, check_optimizer
-from seqdni.look_ahead import ahead_grad
 from seqdni.losses import IGNORE
-from seqdni.meter import Meter
-from seqdni.overlap import Overlap
+from seqdni.metrics import RunningSums
 from seqdni.state import State, cut, detach, leaves, state_size
-from seqdni.synthesizer import check_state_size
+from seqdni.synthesizers.mlp import check_state_size
 from seqdni.synthetic_gradients import SyntheticGradients, check_dense
+from seqdni.truncation.look_ahead import ahead_grad
+from seqdni.truncation.overlap import Overlap
 
 
 @runtime_checkable
@@ -63,9 +63,9 @@ class Trainer:
 
     Example:
         >>> import torch.nn as nn
-        >>> from seqdni import OneHot, SequenceModel, Synthesizer, TorchCore
+        >>> from seqdni import OneHot, SequenceModel, MLPSynthesizer, TorchCore
         >>> model = SequenceModel(OneHot(3), TorchCore(nn.GRU(3, 8)), nn.Linear(8, 3))
-        >>> boundary = Boundary(Synthesizer(state_size=8))
+        >>> boundary = Boundary(MLPSynthesizer(state_size=8))
         >>> trainer = Trainer(
         ...     model,
         ...     Learner(torch.optim.Adam(model.parameters()), clip=1.0),
@@ -94,7 +94,7 @@ class Trainer:
         if self.boundary is not None:
             check_state_size(self.boundary.synthesizer, state_size(model.initial_state(1)))
         self.device = next(model.parameters()).device
-        self.meter = Meter(self.device)
+        self.meter = RunningSums(self.device)
         self.carry: State | None = None
         self.tokens = 0
         self._steps = ChunkStep(model.parameters(), learner, self.synthetic, self.meter)
@@ -127,7 +127,7 @@ class Trainer:
     def step(
         self,
         chunk: ChunkLike,
-        context: tuple[Tensor, Tensor] | None = None,
+        condition: tuple[Tensor, Tensor] | None = None,
         ahead: ChunkLike | None = None,
     ) -> None:
         """Train on one chunk: forward, one backward pass, synthesizer, and an update if it is due.
@@ -135,8 +135,8 @@ class Trainer:
         Args:
             chunk: a :class:`seqdni.Chunk`, or a tuple of its first two to four fields. Row b
                 continues row b of the chunk before.
-            context: ``[B, K]`` each, what the synthesizer may see at the chunk's start and at its
-                end, if it was built with ``context_size``.
+            condition: ``[B, K]`` each, what the synthesizer may see at the chunk's start and at its
+                end, if it was built with ``condition_size``.
             ahead: the steps after the chunk as far as they are known, any number of them. The
                 gradient from these is then exact (see :func:`seqdni.look_ahead`), and the
                 synthesizer is asked for what lies beyond.
@@ -148,8 +148,8 @@ class Trainer:
         """
         chunk = as_chunk(chunk)
         steps, rows = check_shapes(chunk, self.carry)
-        ahead = self._checked_ahead(ahead, rows, context)
-        at_start, at_end = map(self._steps.here, context or (None, None))
+        ahead = self._checked_ahead(ahead, rows, condition)
+        at_start, at_end = map(self._steps.here, condition or (None, None))
 
         scored = steps * rows if chunk.mask is None else int(chunk.mask.sum())
         carried, looks_ahead = self.carry is not None, ahead is not None
@@ -198,14 +198,14 @@ class Trainer:
             continues_B,
             learner.loss,
             learner.autocast,
-            listens=plan.synthesizer_ready,
+            synthesizer_ready=plan.synthesizer_ready,
         )
 
     def _restarted(self, end: State, rows: int) -> State:
         return restarted_where_broken(end, self.model.initial_state(rows))
 
     def _checked_ahead(
-        self, ahead: ChunkLike | None, rows: int, context: tuple[Tensor, Tensor] | None
+        self, ahead: ChunkLike | None, rows: int, condition: tuple[Tensor, Tensor] | None
     ) -> Chunk | None:
         if ahead is None:
             return None
@@ -214,8 +214,8 @@ class Trainer:
             raise ValueError(
                 "ahead needs a boundary; without a synthesizer: SyntheticGradients(Boundary(None))"
             )
-        if context is not None:
-            raise ValueError("give the synthesizer a context or look ahead, not both")
+        if condition is not None:
+            raise ValueError("give the synthesizer a condition or look ahead, not both")
         return ahead
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from seqdni.corpora import AddingTask, EpisodicTask, Level
+from seqdni.corpora import AddingTask, Difficulty, EpisodicTask
 
 TASK = AddingTask()
 
@@ -13,13 +13,13 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_it_has_the_interface():
     assert isinstance(TASK, EpisodicTask)
-    assert TASK.advance(TASK.first) == Level(3)
+    assert TASK.advance(TASK.first) == Difficulty(3)
 
 
 @given(length=st.integers(2, 30), seed=st.integers(0, 99))
 @settings(deadline=None)
 def test_layout(length, seed):
-    inputs, targets, mask = TASK.episode(Level(length), 5, generator(seed))
+    inputs, targets, mask = TASK.episode(Difficulty(length), 5, generator(seed))
     assert inputs.shape == (length, 5, TASK.input_size)
     assert inputs.dtype == targets.dtype == torch.float32
     values, markers = inputs.unbind(2)
@@ -35,7 +35,7 @@ def test_layout(length, seed):
 
 
 def test_values_and_markers_are_uniform():
-    values, markers = TASK.episode(Level(9), 20_000, generator())[0].unbind(2)
+    values, markers = TASK.episode(Difficulty(9), 20_000, generator())[0].unbind(2)
     tenths = torch.histc(values, 10, 0, 1) / values.numel()
     assert (tenths - 0.1).abs().max() < 0.005
     chance_of_a_step = markers.mean(1)
@@ -44,7 +44,7 @@ def test_values_and_markers_are_uniform():
 
 
 def test_chance_is_what_the_constant_answer_gets():
-    targets = TASK.episode(Level(20), 100_000, generator())[1][-1]
+    targets = TASK.episode(Difficulty(20), 100_000, generator())[1][-1]
     assert (targets - 1).square().mean().item() == pytest.approx(TASK.chance_mse, rel=0.02)
     for other in (0.9, 1.1):
         assert (targets - other).square().mean() > (targets - 1).square().mean()
@@ -52,7 +52,7 @@ def test_chance_is_what_the_constant_answer_gets():
 
 def test_only_the_generator_decides():
     state = torch.get_rng_state()
-    first, again, other = (TASK.episode(Level(9), 9, generator(seed)) for seed in (1, 1, 2))
+    first, again, other = (TASK.episode(Difficulty(9), 9, generator(seed)) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.inputs_LB, other.inputs_LB)
     assert torch.equal(torch.get_rng_state(), state)
@@ -74,19 +74,19 @@ def test_render_wraps_and_shows_the_answer():
 
 
 @pytest.mark.parametrize(
-    ("level", "message"),
+    ("difficulty", "message"),
     [
-        (Level(1), r"level\.length is 1, expected >= 2"),
-        (Level(5, 2), r"level\.repeats is 2, but the adding problem has one answer"),
+        (Difficulty(1), r"difficulty\.length is 1, expected >= 2"),
+        (Difficulty(5, 2), r"difficulty\.repeats is 2, but the adding problem has one answer"),
     ],
 )
-def test_impossible_levels(level, message):
+def test_impossible_levels(difficulty, message):
     with pytest.raises(ValueError, match=message):
-        TASK.episode(level, 1, generator())
+        TASK.episode(difficulty, 1, generator())
     with pytest.raises(ValueError, match=message):
-        TASK.advance(level)
+        TASK.advance(difficulty)
 
 
 def test_impossible_batch():
     with pytest.raises(ValueError, match="batch_size is 0"):
-        TASK.episode(Level(5), 0, generator())
+        TASK.episode(Difficulty(5), 0, generator())

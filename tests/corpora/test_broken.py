@@ -19,12 +19,12 @@ from seqdni.corpora import (
     evaluation_chunks,
     own_text,
     ptb_text,
-    source,
     text8_text,
     vocabulary_from,
     wikitext_text,
 )
-from seqdni.corpora.source import Piece
+from seqdni.corpora.text import source
+from seqdni.corpora.text.source import Piece
 
 Break = Callable[[Path], object]
 
@@ -85,7 +85,7 @@ def cache_cannot_be_repaired(folder: Path):
     (place / "train.bin").unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "seqdni.corpora.cache._put", lambda *args: None
+            "seqdni.corpora.text.cache._put", lambda *args: None
         )  # another process always wins
         return encode_splits(text, cache_dir=folder)
 
@@ -95,7 +95,7 @@ def disk_full(folder: Path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("seqdni.corpora.cache._sync", sync)
+        patch.setattr("seqdni.corpora.text.cache._sync", sync)
         return encode_splits(Text("clock", "tick", None, None), cache_dir=folder)
 
 
@@ -155,7 +155,10 @@ BROKEN: dict[str, tuple[Break, str]] = {
         giant_word(Subwords()),
         r"own\.txt: more than 5000 .*; read this text by charac",
     ),
-    "loop of links": (unreadable, r"own\.txt: Too many levels of symbolic links; give the path of"),
+    "loop of links": (
+        unreadable,
+        r"own\.txt: Too many levels of symbolic links; give the path of",
+    ),
     "empty folder": (own_text, r"no \.txt file in this folder; give the path of a UTF-8 text file"),
     "other files": (files(own_text, own_md=TICKS), r"no \.txt file in this folder"),
     "empty files": (files(own_text, a_txt=b"", b_txt=b""), "empty; it has no text"),

@@ -13,12 +13,12 @@ from seqdni.corpora import (
     Text,
     Words,
     blocks,
-    cache,
     encode_splits,
     own_text,
     ptb_text,
 )
-from seqdni.corpora.cache import _build, _folder_name
+from seqdni.corpora.text import cache
+from seqdni.corpora.text.cache import _build, _folder_name
 
 TEXT = Text("greeting", "hello, world", "hole", "red")
 KINDS = [Characters(), Words(), Subwords(280)]
@@ -44,7 +44,7 @@ def forbid_building(monkeypatch) -> None:
     def build(text, tokens, folder):
         raise AssertionError("built again")
 
-    monkeypatch.setattr("seqdni.corpora.cache._build", build)
+    monkeypatch.setattr("seqdni.corpora.text.cache._build", build)
 
 
 def test_first_and_second_time(tmp_path, monkeypatch):
@@ -146,7 +146,7 @@ def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("seqdni.corpora.cache._sync", interrupt)
+    monkeypatch.setattr("seqdni.corpora.text.cache._sync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         encode_splits(TEXT, cache_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -155,7 +155,8 @@ def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):
 def test_a_killed_build_is_not_taken_for_a_cache(tmp_path):
     killed = """
 import os, sys
-from seqdni.corpora import cache, Text
+from seqdni.corpora import Text
+from seqdni.corpora.text import cache
 cache._sync = lambda path: os._exit(9)
 cache.encode_splits(Text("greeting", "hello, world", "hole", "red"), cache_dir=sys.argv[1])
 """
@@ -174,7 +175,7 @@ def test_another_process_finished_first(tmp_path, monkeypatch):
         _build(text, tokens, folder)
         assert (folder / "train.bin").stat().st_ino == before
 
-    monkeypatch.setattr("seqdni.corpora.cache._build", build_after_another)
+    monkeypatch.setattr("seqdni.corpora.text.cache._build", build_after_another)
     assert_right(encode_splits(TEXT, cache_dir=tmp_path))
     assert folder_of(tmp_path).name == _folder_name(TEXT, Characters())
 

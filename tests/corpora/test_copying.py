@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from seqdni.corpora import CopyTask, EpisodicTask, Level, RepeatCopyTask
+from seqdni.corpora import CopyTask, Difficulty, EpisodicTask, RepeatCopyTask
 
 SYMBOLS = 3
 STOP, BLANK, END = SYMBOLS, SYMBOLS + 1, SYMBOLS
@@ -26,7 +26,7 @@ def test_tasks_have_the_interface(task):
 
 @given(length=st.integers(1, 9), seed=st.integers(0, 99))
 def test_copy_layout(length, seed):
-    episode = CopyTask(SYMBOLS).episode(Level(length), 4, generator(seed))
+    episode = CopyTask(SYMBOLS).episode(Difficulty(length), 4, generator(seed))
     for inputs, targets, mask in columns(episode):
         symbols = inputs[:length]
         assert all(0 <= symbol < SYMBOLS for symbol in symbols)
@@ -38,7 +38,7 @@ def test_copy_layout(length, seed):
 @given(length=st.integers(1, 5), repeats=st.integers(1, 4), seed=st.integers(0, 99))
 def test_repeat_copy_layout(length, repeats, seed):
     task = RepeatCopyTask(SYMBOLS, max_repeats=4)
-    episode = task.episode(Level(length, repeats), 4, generator(seed))
+    episode = task.episode(Difficulty(length, repeats), 4, generator(seed))
     for inputs, targets, mask in columns(episode):
         symbols = inputs[:length]
         number = SYMBOLS + 1 + repeats
@@ -51,13 +51,13 @@ def test_sizes_cover_exactly_the_tokens_used():
     copy, repeat = CopyTask(SYMBOLS), RepeatCopyTask(SYMBOLS, max_repeats=4)
     assert (copy.input_size, copy.output_size) == (SYMBOLS + 2, SYMBOLS + 1)
     assert (repeat.input_size, repeat.output_size) == (SYMBOLS + 2 + 4, SYMBOLS + 1)
-    longest = repeat.episode(Level(20, 4), 8, generator())
+    longest = repeat.episode(Difficulty(20, 4), 8, generator())
     assert longest.inputs_LB.max() == repeat.input_size - 1
     assert longest.targets_LB.max() == repeat.output_size - 1
 
 
 def test_symbols_are_uniform_and_rows_differ():
-    episode = CopyTask(SYMBOLS).episode(Level(50), 400, generator())
+    episode = CopyTask(SYMBOLS).episode(Difficulty(50), 400, generator())
     symbols_NB = episode.inputs_LB[:50]
     counts = torch.bincount(symbols_NB.flatten(), minlength=SYMBOLS)
     assert (counts / counts.sum() - 1 / SYMBOLS).abs().max() < 0.02
@@ -66,7 +66,7 @@ def test_symbols_are_uniform_and_rows_differ():
 
 def test_only_the_generator_decides():
     state = torch.get_rng_state()
-    first, again, other = (CopyTask().episode(Level(9), 9, generator(s)) for s in (1, 1, 2))
+    first, again, other = (CopyTask().episode(Difficulty(9), 9, generator(s)) for s in (1, 1, 2))
     assert torch.equal(first.inputs_LB, again.inputs_LB)
     assert not torch.equal(first.inputs_LB, other.inputs_LB)
     assert torch.equal(torch.get_rng_state(), state)
@@ -86,7 +86,7 @@ def test_render_copy_with_a_wrong_output():
 
 def test_render_aligns_wide_cells():
     task = RepeatCopyTask(symbols=2, max_repeats=20)
-    episode = task.episode(Level(1, 11), 1, generator())
+    episode = task.episode(Difficulty(1, 11), 1, generator())
     lines = task.render(*(field_LB[:, 0] for field_LB in episode)).splitlines()
     assert lines[0].split()[1:5] == [str(int(episode.inputs_LB[0])), "|", "x11", "."]
     assert lines[0].index("x11") + 2 == lines[1].index(lines[1].split()[1])  # right-aligned
@@ -99,20 +99,20 @@ def test_render_many_symbols():
 
 
 @pytest.mark.parametrize(
-    ("task", "level", "message"),
+    ("task", "difficulty", "message"),
     [
-        (CopyTask(), Level(0), r"level\.length is 0, expected >= 1"),
-        (CopyTask(), Level(2, 2), r"level\.repeats is 2, but copy emits once"),
-        (RepeatCopyTask(), Level(-1), r"level\.length is -1"),
-        (RepeatCopyTask(), Level(1, 0), r"level\.repeats is 0, expected 1\.\.32"),
-        (RepeatCopyTask(max_repeats=3), Level(1, 4), r"expected 1\.\.3: raise max_repeats"),
+        (CopyTask(), Difficulty(0), r"difficulty\.length is 0, expected >= 1"),
+        (CopyTask(), Difficulty(2, 2), r"difficulty\.repeats is 2, but copy emits once"),
+        (RepeatCopyTask(), Difficulty(-1), r"difficulty\.length is -1"),
+        (RepeatCopyTask(), Difficulty(1, 0), r"difficulty\.repeats is 0, expected 1\.\.32"),
+        (RepeatCopyTask(max_repeats=3), Difficulty(1, 4), r"expected 1\.\.3: raise max_repeats"),
     ],
 )
-def test_impossible_levels(task, level, message):
+def test_impossible_levels(task, difficulty, message):
     with pytest.raises(ValueError, match=message):
-        task.episode(level, 1, generator())
+        task.episode(difficulty, 1, generator())
     with pytest.raises(ValueError, match=message):
-        task.advance(level)
+        task.advance(difficulty)
 
 
 def test_impossible_sizes():
@@ -121,4 +121,4 @@ def test_impossible_sizes():
     with pytest.raises(ValueError, match="max_repeats is 0"):
         RepeatCopyTask(max_repeats=0)
     with pytest.raises(ValueError, match="batch_size is 0"):
-        CopyTask().episode(Level(1), 0, generator())
+        CopyTask().episode(Difficulty(1), 0, generator())

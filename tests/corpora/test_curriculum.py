@@ -1,14 +1,14 @@
 import math
 
 import pytest
-from seqdni.corpora import CopyTask, Level, RepeatCopyTask, next_level
+from seqdni.corpora import CopyTask, Difficulty, RepeatCopyTask, next_difficulty
 
 
 def climb(task, steps: int) -> list[tuple[int, int]]:
-    levels = [Level()]
+    difficulties = [Difficulty()]
     for _ in range(steps):
-        levels.append(next_level(task, levels[-1], error_bits=0.0))
-    return [tuple(level) for level in levels]
+        difficulties.append(next_difficulty(task, difficulties[-1], error_bits=0.0))
+    return [tuple(difficulty) for difficulty in difficulties]
 
 
 def test_copy_grows_by_one():
@@ -28,20 +28,20 @@ def test_repeat_copy_stops_at_max_repeats():
     [(0.0, True), (0.149, True), (0.15, False), (1.0, False), (math.nan, False), (math.inf, False)],
 )
 def test_advances_below_the_threshold_only(error_bits, advances):
-    expected = Level(4) if advances else Level(3)
-    assert next_level(CopyTask(), Level(3), error_bits) == expected
+    expected = Difficulty(4) if advances else Difficulty(3)
+    assert next_difficulty(CopyTask(), Difficulty(3), error_bits) == expected
 
 
 def test_own_threshold():
-    assert next_level(CopyTask(), Level(3), 0.4, threshold=0.5) == Level(4)
+    assert next_difficulty(CopyTask(), Difficulty(3), 0.4, threshold=0.5) == Difficulty(4)
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, math.nan])
 def test_threshold_must_be_positive(threshold):
     with pytest.raises(ValueError, match="expected > 0 bits"):
-        next_level(CopyTask(), Level(3), 0.0, threshold)
+        next_difficulty(CopyTask(), Difficulty(3), 0.0, threshold)
 
 
 def test_impossible_level_is_an_error_even_when_it_does_not_advance():
-    with pytest.raises(ValueError, match=r"level\.length is 0"):
-        next_level(CopyTask(), Level(0), math.nan)
+    with pytest.raises(ValueError, match=r"difficulty\.length is 0"):
+        next_difficulty(CopyTask(), Difficulty(0), math.nan)

@@ -8,9 +8,10 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from seqdni.corpora import CorpusError, Words, encode_splits, ptb_text, wikipedia, wikitext_text
-from seqdni.corpora import penn_treebank as ptb_module
-from seqdni.corpora.download import Remote, fetch
+from seqdni.corpora import CorpusError, Words, encode_splits, ptb_text, wikitext_text
+from seqdni.corpora.text import penn_treebank as ptb_module
+from seqdni.corpora.text import wikipedia
+from seqdni.corpora.text.download import Remote, fetch
 
 MEMBERS = ("clock/a.txt", "clock/b.txt")
 

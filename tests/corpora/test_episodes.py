@@ -10,7 +10,7 @@ from seqdni.corpora import (
     BackToBackEpisodes,
     Batch,
     CopyTask,
-    Level,
+    Difficulty,
     LockstepEpisodes,
     RepeatCopyTask,
 )
@@ -45,9 +45,9 @@ def saved_and_loaded(state: dict) -> dict:
 @given(length=sizes, repeats=st.integers(1, 4), chunk_len=st.integers(1, 40), batch_size=sizes)
 @settings(max_examples=25, deadline=None)
 def test_lockstep_chunks_are_the_whole_episodes(length, repeats, chunk_len, batch_size):
-    level = Level(length, repeats)
-    whole = LockstepEpisodes(REPEAT, level, batch_size, None, seed=5)
-    chunked = LockstepEpisodes(REPEAT, level, batch_size, chunk_len, seed=5)
+    difficulty = Difficulty(length, repeats)
+    whole = LockstepEpisodes(REPEAT, difficulty, batch_size, None, seed=5)
+    chunked = LockstepEpisodes(REPEAT, difficulty, batch_size, chunk_len, seed=5)
     steps = length + 2 + length * repeats
     for _ in range(3):
         episode = next(whole)
@@ -62,7 +62,7 @@ def test_lockstep_chunks_are_the_whole_episodes(length, repeats, chunk_len, batc
 
 
 def test_lockstep_episodes_differ():
-    stream = LockstepEpisodes(COPY, Level(20), 4, None, seed=0)
+    stream = LockstepEpisodes(COPY, Difficulty(20), 4, None, seed=0)
     first, second = next(stream), next(stream)
     assert not torch.equal(first.inputs, second.inputs)
     assert not torch.equal(first.inputs[:, 0], first.inputs[:, 1])
@@ -77,7 +77,7 @@ def episodes_of_row(chunk: Batch, b: int):
 
 @pytest.mark.parametrize("chunk_len", [4, 100])
 def test_back_to_back_rows_are_whole_episodes_of_all_levels(chunk_len):
-    stream = BackToBackEpisodes(REPEAT, Level(4, 3), 5, chunk_len, seed=1)
+    stream = BackToBackEpisodes(REPEAT, Difficulty(4, 3), 5, chunk_len, seed=1)
     chunks = list(islice(stream, 600 // chunk_len))
     assert all(chunk.inputs.shape == (chunk_len, 5) for chunk in chunks)
     seen = []
@@ -97,15 +97,15 @@ def test_back_to_back_rows_are_whole_episodes_of_all_levels(chunk_len):
 @settings(max_examples=12, deadline=None)
 def test_back_to_back_rows_do_not_depend_on_other_rows_or_chunks(batch_size, chunk_len, seed):
     steps = chunk_len * 10
-    chunked = BackToBackEpisodes(COPY, Level(5), batch_size, chunk_len, seed)
+    chunked = BackToBackEpisodes(COPY, Difficulty(5), batch_size, chunk_len, seed)
     ours = cat(list(islice(chunked, 10)))
-    wider = next(BackToBackEpisodes(COPY, Level(5), 8, steps, seed))
+    wider = next(BackToBackEpisodes(COPY, Difficulty(5), 8, steps, seed))
     assert same(ours, Batch(*(field[:, :batch_size] for field in wider)))
 
 
 def test_back_to_back_rows_of_real_features_are_whole_episodes():
-    """From the task's first level on: two steps are the fewest that adding has."""
-    chunks = list(islice(BackToBackEpisodes(ADDING, Level(5), 3, 7, seed=1), 40))
+    """From the task's first difficulty on: two steps are the fewest that adding has."""
+    chunks = list(islice(BackToBackEpisodes(ADDING, Difficulty(5), 3, 7, seed=1), 40))
     assert all(chunk.inputs.shape == (7, 3, 2) for chunk in chunks)
     lengths = set()
     for b in range(3):
@@ -118,8 +118,8 @@ def test_back_to_back_rows_of_real_features_are_whole_episodes():
 
 
 def test_rows_and_seeds_differ():
-    a = next(BackToBackEpisodes(COPY, Level(9), 3, 200, seed=0))
-    b = next(BackToBackEpisodes(COPY, Level(9), 3, 200, seed=1))
+    a = next(BackToBackEpisodes(COPY, Difficulty(9), 3, 200, seed=0))
+    b = next(BackToBackEpisodes(COPY, Difficulty(9), 3, 200, seed=1))
     rows = [tuple(chunk.inputs[:, i].tolist()) for chunk in (a, b) for i in range(3)]
     assert len(set(rows)) == 6
 
@@ -127,7 +127,7 @@ def test_rows_and_seeds_differ():
 @pytest.mark.parametrize("stream_type", STREAMS)
 def test_global_generator_is_left_alone(stream_type):
     state = torch.get_rng_state()
-    list(islice(stream_type(COPY, Level(5), 3, 4, seed=0), 9))
+    list(islice(stream_type(COPY, Difficulty(5), 3, 4, seed=0), 9))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -136,16 +136,16 @@ def test_global_generator_is_left_alone(stream_type):
 @given(stop=st.integers(0, 12), level_at=st.integers(0, 12), chunk_len=st.integers(1, 9))
 @settings(max_examples=15, deadline=None)
 def test_resume_at_any_chunk_is_identical(stream_type, task, stop, level_at, chunk_len):
-    straight = stream_type(task, Level(4), 3, chunk_len, seed=7)
+    straight = stream_type(task, Difficulty(4), 3, chunk_len, seed=7)
     for k in range(stop):
-        if k == level_at:  # often in mid-episode: the level drawn at and the level differ
-            straight.level = Level(2)
+        if k == level_at:  # often in mid-episode: the difficulty drawn at and the difficulty differ
+            straight.difficulty = Difficulty(2)
         next(straight)
     state = saved_and_loaded(straight.state_dict())
-    resumed = stream_type(task, Level(6), 3, chunk_len, seed=99)
+    resumed = stream_type(task, Difficulty(6), 3, chunk_len, seed=99)
     next(resumed)
     resumed.load_state_dict(state)
-    assert resumed.level == straight.level
+    assert resumed.difficulty == straight.difficulty
     for _ in range(6):
         assert same(next(resumed), next(straight))
 
@@ -153,9 +153,9 @@ def test_resume_at_any_chunk_is_identical(stream_type, task, stop, level_at, chu
 @pytest.mark.parametrize("stream_type", STREAMS)
 @pytest.mark.parametrize("steps", [1, 3, 50])
 def test_peeking_shows_the_next_steps_of_the_episodes_and_moves_nothing(stream_type, steps):
-    stream = stream_type(REPEAT, Level(3, 2), 3, 4, seed=1)
-    following = stream_type(REPEAT, Level(3, 2), 3, steps, seed=1)
-    twin = stream_type(REPEAT, Level(3, 2), 3, 4, seed=1)  # never peeked
+    stream = stream_type(REPEAT, Difficulty(3, 2), 3, 4, seed=1)
+    following = stream_type(REPEAT, Difficulty(3, 2), 3, steps, seed=1)
+    twin = stream_type(REPEAT, Difficulty(3, 2), 3, 4, seed=1)  # never peeked
     assert stream.peek(steps) is None
     begun = ended = 0
     for _ in range(60):
@@ -188,7 +188,7 @@ def test_peeking_shows_the_next_steps_of_the_episodes_and_moves_nothing(stream_t
 
 
 def test_saved_state_does_not_move_with_the_stream():
-    stream = LockstepEpisodes(COPY, Level(4), 3, 2, seed=7)
+    stream = LockstepEpisodes(COPY, Difficulty(4), 3, 2, seed=7)
     next(stream)
     state = stream.state_dict()
     expected = list(islice(stream, 9))
@@ -197,32 +197,32 @@ def test_saved_state_does_not_move_with_the_stream():
 
 
 def test_new_level_waits_for_the_next_episode():
-    stream = LockstepEpisodes(COPY, Level(2), 1, 3, seed=0)
+    stream = LockstepEpisodes(COPY, Difficulty(2), 1, 3, seed=0)
     next(stream)
-    stream.level = Level(5)
+    stream.difficulty = Difficulty(5)
     assert len(next(stream).inputs) == 2  # the rest of 5 steps
     assert len(cat(list(islice(stream, 4))).inputs) == 11
 
 
 def test_new_level_in_back_to_back():
-    stream = BackToBackEpisodes(COPY, Level(1), 1, 300, seed=0)
+    stream = BackToBackEpisodes(COPY, Difficulty(1), 1, 300, seed=0)
     assert {len(inputs) for inputs, *_ in episodes_of_row(next(stream), 0)} == {3}
-    stream.level = Level(3)
+    stream.difficulty = Difficulty(3)
     assert {len(inputs) for inputs, *_ in episodes_of_row(next(stream), 0)} == {3, 5, 7}
 
 
 @pytest.mark.parametrize("stream_type", STREAMS)
 def test_errors(stream_type):
     with pytest.raises(ValueError, match="batch_size is 0, expected >= 1"):
-        stream_type(COPY, Level(1), 0, 4, seed=0)
+        stream_type(COPY, Difficulty(1), 0, 4, seed=0)
     with pytest.raises(ValueError, match="chunk_len is 0, expected >= 1"):
-        stream_type(COPY, Level(1), 1, 0, seed=0)
-    with pytest.raises(ValueError, match=r"level\.length is 0"):
-        stream_type(COPY, Level(0), 1, 4, seed=0)
-    stream = stream_type(COPY, Level(1), 1, 3, seed=0)
-    stream.level = Level(0)
-    with pytest.raises(ValueError, match=r"level\.length is 0"):
+        stream_type(COPY, Difficulty(1), 1, 0, seed=0)
+    with pytest.raises(ValueError, match=r"difficulty\.length is 0"):
+        stream_type(COPY, Difficulty(0), 1, 4, seed=0)
+    stream = stream_type(COPY, Difficulty(1), 1, 3, seed=0)
+    stream.difficulty = Difficulty(0)
+    with pytest.raises(ValueError, match=r"difficulty\.length is 0"):
         next(stream)
-    state = stream_type(COPY, Level(1), 2, 4, seed=0).state_dict()
+    state = stream_type(COPY, Difficulty(1), 2, 4, seed=0).state_dict()
     with pytest.raises(ValueError, match="a stream of 2 rows, this one has 1"):
         stream.load_state_dict(state)

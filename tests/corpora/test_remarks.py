@@ -1,6 +1,6 @@
 import pytest
 from seqdni.corpora import Characters, Subwords, Text, Words, own_text, ptb_lines, remarks
-from seqdni.corpora import source as source_module
+from seqdni.corpora.text import source as source_module
 
 MARKED = Text("clock", "tick <eos>\ntock <eos> \n<eos>\n<eos> tick\n", "tick\n<unk>\n", None)
 

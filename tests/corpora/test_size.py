@@ -12,7 +12,7 @@ from seqdni.corpora import (
     scored_size,
     size_of,
 )
-from seqdni.corpora import source as source_module
+from seqdni.corpora.text import source as source_module
 
 WORDS = WordVocabulary(("<eos>", "<unk>", "tick", "tock"))
 CHARACTERS = CharVocabulary.from_text("tick tock\n<eos> unk é")

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seqdni.corpora import CorpusError, Stretch, blocks
-from seqdni.corpora import source as source_module
-from seqdni.corpora.cut import cut
-from seqdni.corpora.source import Piece, newlines, raw, whole_file, whole_lines
+from seqdni.corpora.text import source as source_module
+from seqdni.corpora.text.source import Piece, newlines, raw, whole_file, whole_lines
+from seqdni.corpora.text.split import cut
 
 file_text = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 few = st.integers(1, 7)  # bytes or characters of a block

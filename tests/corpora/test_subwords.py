@@ -12,8 +12,8 @@ from seqdni.corpora import (
     pydoc_text,
     vocabulary_from,
 )
-from seqdni.corpora import source as source_module
-from seqdni.corpora import subwords as subwords_module
+from seqdni.corpora.text import source as source_module
+from seqdni.corpora.text import subwords as subwords_module
 
 CLOCK = Text("clock", "tick tock, tick  tack\n" * 20, None, None)
 any_text = st.text(st.characters(codec="utf-8", exclude_characters="\0\u2581"))

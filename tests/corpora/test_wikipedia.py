@@ -8,9 +8,9 @@ from seqdni.corpora import (
     encode_splits,
     enwik8_text,
     text8_text,
-    wikipedia,
     wikitext_text,
 )
+from seqdni.corpora.text import wikipedia
 
 WIKITEXT = {  # the exact format: a space at both ends of a line, blank lines between
     "train": " \n = Clock = \n \n A <unk> says tick @-@ tock . \n \n",

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seqdni.corpora import Text, Words, WordVocabulary, encode_splits, ptb_text, vocabulary_from
-from seqdni.corpora import source as source_module
+from seqdni.corpora.text import source as source_module
 
 lines = st.text("ab \n", max_size=40)
 

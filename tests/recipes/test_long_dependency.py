@@ -10,8 +10,8 @@ import pytest
 import torch
 from seqdni.corpora import (
     AddingTask,
+    Difficulty,
     Episode,
-    Level,
     LockstepEpisodes,
     MnistTask,
     RecallTask,
@@ -197,11 +197,11 @@ class Constant(torch.nn.Module):
 
 def test_a_constant_answer_scores_chance():
     generator = torch.Generator().manual_seed(0)
-    adding = AddingTask().episode(Level(5), 20_000, generator)
+    adding = AddingTask().episode(Difficulty(5), 20_000, generator)
     found = scores(Constant([1.0]), adding)
     assert found == {"mse": pytest.approx(AddingTask().chance_mse, rel=0.05)}
     task = RecallTask(symbols=4)
-    found = scores(Constant([0.0] * 4), task.episode(Level(2), 20_000, generator))
+    found = scores(Constant([0.0] * 4), task.episode(Difficulty(2), 20_000, generator))
     assert found["bits"] == pytest.approx(task.chance_bits)
     assert found["accuracy"] == pytest.approx(task.chance_accuracy, abs=0.02)
     images = read_mnist("mnist").valid
@@ -212,7 +212,7 @@ def test_scores_do_not_depend_on_how_rows_are_batched():
     torch.manual_seed(0)
     rnn = torch.nn.LSTM(2, 4)
     model = SequenceModel(torch.nn.Identity(), TorchCore(rnn), torch.nn.Linear(4, 1))
-    episode = AddingTask().episode(Level(6), 600, torch.Generator())
+    episode = AddingTask().episode(Difficulty(6), 600, torch.Generator())
     outputs, _ = model(episode.inputs_LB, model.initial_state(600))
     expected = (outputs[-1, :, 0] - episode.targets_LB[-1]).square().mean().item()
     assert scores(model, episode)["mse"] == pytest.approx(expected, rel=1e-5)
@@ -240,7 +240,7 @@ def learned(task, stream, held_out: Episode, updates: int, dni: bool) -> dict[st
 @pytest.mark.parametrize("dni", [False, True], ids=["bptt", "dni"])
 def test_adding_is_learned(dni):
     """In episodes of eight steps; DNI in chunks of four."""
-    task, level = AddingTask(), Level(8)
+    task, level = AddingTask(), Difficulty(8)
     held_out = task.episode(level, 500, torch.Generator().manual_seed(9))
     stream = LockstepEpisodes(task, level, 32, 4, seed=0)
     assert learned(task, stream, held_out, 250, dni)["mse"] < task.chance_mse / 1.5
@@ -249,7 +249,7 @@ def test_adding_is_learned(dni):
 @pytest.mark.parametrize("dni", [False, True], ids=["bptt", "dni"])
 def test_recall_is_learned(dni):
     """Across four steps of noise; DNI in chunks of three, none of which has both ends."""
-    task, level = RecallTask(), Level(4)
+    task, level = RecallTask(), Difficulty(4)
     held_out = task.episode(level, 500, torch.Generator().manual_seed(9))
     stream = LockstepEpisodes(task, level, 32, 3, seed=0)
     assert learned(task, stream, held_out, 200, dni)["accuracy"] > 0.9

@@ -320,7 +320,7 @@ def test_a_diverging_run_keeps_the_last_good_checkpoint(
         step(self, *args, **named)
         with torch.no_grad():
             where = {"weight": next(self.model.parameters()), "carry": self.carry[0]}
-            where["scale"] = self.boundary.level.square
+            where["scale"] = self.boundary.gradient_scale.square
             where[poison].fill_(math.nan)
 
     monkeypatch.setattr(Trainer, "step", poisoned)

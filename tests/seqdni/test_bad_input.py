@@ -24,9 +24,9 @@ from seqdni import (
     Boundary,
     HierarchyTrainer,
     LeastSquares,
+    MLPSynthesizer,
     OneHot,
     SequenceModel,
-    Synthesizer,
     TorchCore,
     Trainer,
     bootstrap_term,
@@ -97,7 +97,7 @@ def hierarchy_trained(change):
     ]
     t = HierarchyTrainer(hierarchy, learners)
     for chunk in hierarchy_stream(hierarchy, 16, 3, resets=True).chunks([4] * 4):
-        t.step(change(chunk._replace(hints=None)))
+        t.step(change(chunk._replace(conditions=None)))
     return [p.detach() for p in hierarchy.parameters()], t.meter.read()
 
 
@@ -198,7 +198,7 @@ def test_a_core_whose_state_is_a_dictionary_trains_and_resumes():
 def test_no_state_is_a_start_from_zero_in_a_loop_of_ones_own():
     """nn.LSTM takes None for zeros, and so does the loop of the README."""
     torch.manual_seed(0)
-    lstm, boundary = nn.LSTM(3, 4), Boundary(Synthesizer(8, ()))
+    lstm, boundary = nn.LSTM(3, 4), Boundary(MLPSynthesizer(8, ()))
     state, x = None, torch.randn(2, 3, 3)
     before = [p.detach().clone() for p in boundary.parameters()]
     for chunk in range(2):
@@ -213,7 +213,7 @@ def test_no_state_is_a_start_from_zero_in_a_loop_of_ones_own():
 
 
 def test_a_synthesizer_is_frozen_on_purpose():
-    boundary = Boundary(Synthesizer(SIZE)).requires_grad_(False)
+    boundary = Boundary(MLPSynthesizer(SIZE)).requires_grad_(False)
     plain, frozen = trainer(), trainer(boundary=boundary)
     frozen.model.load_state_dict(plain.model.state_dict())
     for t in (plain, frozen):

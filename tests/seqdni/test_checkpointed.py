@@ -32,7 +32,7 @@ from seqdni import (
     unroll,
     whole_episodes,
 )
-from seqdni.core import pieces
+from seqdni.cores.base import pieces
 
 cores = pytest.mark.parametrize("kind", KINDS)
 depths = pytest.mark.parametrize("layers", [1, 2])

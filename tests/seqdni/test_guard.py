@@ -15,7 +15,7 @@ from seqdni import (
     Boundary,
     HierarchyTrainer,
     LeastSquares,
-    Synthesizer,
+    MLPSynthesizer,
     SyntheticGradients,
     cross_entropy,
     cut,
@@ -32,7 +32,7 @@ CHUNKS = split(make_stream(16, 4, resets=True), [4] * 4)
 # --- A factor on the whole objective
 
 
-class Recorder(Synthesizer):
+class Recorder(MLPSynthesizer):
     def __init__(self, size):
         super().__init__(size, ())
         self.taught = []
@@ -105,28 +105,30 @@ def taught(boundary, target):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e6], ids=str)
-@pytest.mark.parametrize("make", [lambda: LeastSquares(2, solve_every=1), lambda: Synthesizer(2)])
+@pytest.mark.parametrize(
+    "make", [lambda: LeastSquares(2, solve_every=1), lambda: MLPSynthesizer(2)]
+)
 def test_a_target_that_cannot_be_right_teaches_nothing_and_is_told(make, bad):
     torch.manual_seed(0)
     boundary = Boundary(make(), bound=1.0)
     probe = torch.randn(5, 2)
     for _ in range(10):
         taught(boundary, torch.randn(4, 2))
-    before = boundary.predict(probe), boundary.level.square.clone()
+    before = boundary.predict(probe), boundary.gradient_scale.square.clone()
     target = torch.randn(4, 2)
     target[1, 0] = bad
     with pytest.warns(RuntimeWarning, match="synthesizer does not learn from it"):
         loss = taught(boundary, target)
     assert loss.isfinite()
     assert boundary.guard.refused == 1
-    assert torch.equal(boundary.level.square, before[1])
+    assert torch.equal(boundary.gradient_scale.square, before[1])
     assert boundary.predict(probe).isfinite().all()
     torch.testing.assert_close(boundary.predict(probe), before[0], rtol=0.1, atol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:a gradient that arrived")
 def test_a_change_of_scale_that_stays_is_accepted():
-    boundary = Boundary(Synthesizer(2, ()))
+    boundary = Boundary(MLPSynthesizer(2, ()))
     taught(boundary, torch.randn(4, 2))
     for _ in range(4):
         taught(boundary, 1e7 * torch.randn(4, 2))
@@ -135,7 +137,7 @@ def test_a_change_of_scale_that_stays_is_accepted():
 
 
 def test_targets_of_zero_set_no_limit():
-    boundary = Boundary(Synthesizer(2, ()))
+    boundary = Boundary(MLPSynthesizer(2, ()))
     for size in (0.0, 0.0, 1e-9, 1e-6, 0.0, 1e-3):
         taught(boundary, torch.full((4, 2), size))
     assert boundary.guard.refused == 0
@@ -306,14 +308,14 @@ def test_a_level_whose_loss_is_not_finite_is_named():
     trainer = HierarchyTrainer(model, learners, mode="no-feedback")
     first, *_ = hierarchy_stream(model, 16, 3, resets=False).chunks([4] * 4)
     with pytest.raises(FloatingPointError, match="the loss of chunk 0 of level 1 is inf"):
-        trainer.step(first._replace(hints=None))
+        trainer.step(first._replace(conditions=None))
     assert all(p.isfinite().all() for p in model.parameters())
     assert trainer.updates_of_levels[1] == 0
 
 
 def test_a_synthesizer_loss_that_is_not_finite_is_passed_over():
     """A state with an infinite feature, and a target that looks harmless."""
-    boundary = Boundary(Synthesizer(2, ()))
+    boundary = Boundary(MLPSynthesizer(2, ()))
     optimizer = torch.optim.Adam(boundary.parameters())
     synthetic = SyntheticGradients(boundary, optimizer, clip=1.0)
     pairs = Pairs(torch.tensor([[float("inf"), 1.0]]), torch.ones(1, 2), None, None)
@@ -349,14 +351,14 @@ def test_a_level_passes_over_a_chunk_whose_loss_is_not_finite(sends):
     ]
     trainer = HierarchyTrainer(model, learners, mode="no-feedback")
     first, second, third, _ = hierarchy_stream(model, 16, 3, resets=False).chunks([4] * 4)
-    trainer.step(first._replace(hints=None))
+    trainer.step(first._replace(conditions=None))
     before = [p.detach().clone() for p in model.levels[0].parameters()]
     broken = second.inputs.clone()
     broken[1, 0] = float("nan")
-    trainer.step(second._replace(hints=None, inputs=broken))
+    trainer.step(second._replace(conditions=None, inputs=broken))
     assert trainer.meter.read()["skipped"] >= 1
     assert all(map(torch.equal, before, model.levels[0].parameters()))
-    trainer.step(third._replace(hints=None))
+    trainer.step(third._replace(conditions=None))
     assert not all(map(torch.equal, before, model.levels[0].parameters()))
     assert all(p.isfinite().all() for p in model.parameters())
     assert all(

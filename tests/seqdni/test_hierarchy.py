@@ -32,11 +32,11 @@ from seqdni import (
     HierarchyTrainer,
     Learner,
     LeastSquares,
+    Level,
     LevelTraining,
+    MLPSynthesizer,
     SequenceModel,
-    Synthesizer,
     SyntheticGradients,
-    Timescale,
     TorchCore,
     Trainer,
     cross_entropy,
@@ -81,9 +81,9 @@ def learning(model: Hierarchy, kind: str = "rls") -> list[LevelTraining]:
         if kind in ("rls", "hinted"):
             made = [Boundary(LeastSquares(size, solve_every=1), bound=2.0) for size in sizes]
         else:
-            made = [Boundary(Synthesizer(size, (5,))) for size in sizes]
+            made = [Boundary(MLPSynthesizer(size, (5,))) for size in sizes]
         if kind == "hinted" and len(sizes) > 1:
-            made[1] = Boundary(LeastSquares(MESSAGE, context_size=HINT, solve_every=1))
+            made[1] = Boundary(LeastSquares(MESSAGE, condition_size=HINT, solve_every=1))
         made = [boundary.double() for boundary in made]
         learners.append(
             flat_training(
@@ -159,7 +159,7 @@ def test_looking_ahead_to_the_end_makes_the_gradient_of_one_graph(periods, cuts,
     for chunk in stream.chunks(cuts):
         t += len(chunk.inputs)
         ahead = (stream.inputs[t:], targets[t:], mask[t:], stream.should_reset[t:])
-        chunk = chunk._replace(answers=[chunk.answers[0], *silent], hints=None)
+        chunk = chunk._replace(answers=[chunk.answers[0], *silent], conditions=None)
         trainer.step(chunk, ahead=ahead if t < 20 else None)
     trainer.finish()
     assert_close(gradients(model), expected)
@@ -177,7 +177,7 @@ def test_a_chunk_beyond_a_tick_looks_ahead_at_its_state_alone():
     for chunk in stream.chunks([9, 4, 5, 2])[:3]:  # two of them end with a tick
         t += len(chunk.inputs)
         ahead = (stream.inputs[t:], targets[t:], mask[t:], stream.should_reset[t:])
-        trainer.step(chunk._replace(answers=[chunk.answers[0], None], hints=None), ahead=ahead)
+        trainer.step(chunk._replace(answers=[chunk.answers[0], None], conditions=None), ahead=ahead)
         assert trainer.levels[1].live.ticks == t // 3
     assert model.levels[0].message.weight.grad is None
     assert model.levels[0].core.rnn.weight_hh_l0.grad.any()
@@ -341,7 +341,7 @@ def test_levels_compute_in_bfloat16_and_learn_in_float32(mode):
     before = [p.detach().clone() for p in model.parameters()]
     stream = make_stream(model, 20, ROWS, resets=True)
     for chunk in stream.chunks([4, 2, 6, 4, 4]):
-        trainer.step(chunk._replace(inputs=chunk.inputs.float(), hints=None))
+        trainer.step(chunk._replace(inputs=chunk.inputs.float(), conditions=None))
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
     assert not any(map(torch.equal, before, model.parameters()))
     again = HierarchyTrainer(model, trainings, mode)
@@ -485,7 +485,7 @@ def test_without_feedback_a_level_is_trained_as_if_it_were_alone():
     single = HierarchyTrainer(alone, [learner])
     for chunk in stream.chunks(CUTS["ragged"]):
         trainer.step(chunk)
-        single.step(chunk._replace(answers=chunk.answers[:1], hints=None))
+        single.step(chunk._replace(answers=chunk.answers[:1], conditions=None))
     assert_close(alone.levels[0].core.parameters(), model.levels[0].core.parameters())
 
 
@@ -548,7 +548,7 @@ def test_a_hint_goes_with_its_message_when_asked_and_when_taught(cuts):
     model = make_hierarchy((1, 2), contexts=False)
     stream = make_stream(model, 20, ROWS, resets=True)
     learners = frozen(model)
-    learners[0].message_credit = SyntheticGradients(recorded(MESSAGE, 3, context_size=HINT))
+    learners[0].message_credit = SyntheticGradients(recorded(MESSAGE, 3, condition_size=HINT))
     trainer = HierarchyTrainer(model, learners)
     synthesizer = learners[0].message_credit.boundary.synthesizer
     synthesizer.asked.clear()
@@ -579,13 +579,13 @@ def test_hints_of_a_level_in_the_middle_are_there_when_it_needs_them(size, chunk
     trainer = HierarchyTrainer(model, learners)
     asked = []
     for k, level in enumerate(trainer.levels[:2]):
-        seen = level.way_up._hint
+        seen = level.way_up._condition
 
         def noting(first, messages, k=k, seen=seen):
             asked.append((k, first, messages, seen(first, messages)))
             return asked[-1][-1]
 
-        level.way_up._hint = noting
+        level.way_up._condition = noting
     for chunk in stream.chunks([size] * 8):
         trainer.step(chunk)
     trainer.finish()
@@ -593,7 +593,7 @@ def test_hints_of_a_level_in_the_middle_are_there_when_it_needs_them(size, chunk
         expected_NK = stream.hints[k][first : first + messages].flatten(0, 1)
         assert torch.equal(hint_NK, expected_NK)
     assert {k for k, *_ in asked} == {0, 1}
-    assert not any(level.way_up.hints for level in trainer.levels)
+    assert not any(level.way_up.conditions for level in trainer.levels)
 
 
 def test_a_solved_and_a_descended_boundary_in_one_level():
@@ -627,17 +627,19 @@ def test_a_synthesizer_that_wants_hints_gets_them_or_there_is_an_error():
     model = make_hierarchy((1, 2), contexts=False)
     chunk = make_stream(model, 4, ROWS, resets=False).chunks([4])[0]
     trainer = HierarchyTrainer(model, learning(model, "hinted"))
-    with pytest.raises(ValueError, match="give hints with chunks"):
-        trainer.step(chunk._replace(hints=None))
-    with pytest.raises(ValueError, match=r"hints of level 0 are \[1, 3, 2\], expected \[2, 3, K"):
-        trainer.step(chunk._replace(hints=[chunk.hints[0][:1]]))
+    with pytest.raises(ValueError, match="give conditions with chunks"):
+        trainer.step(chunk._replace(conditions=None))
+    with pytest.raises(
+        ValueError, match=r"conditions of level 0 are \[1, 3, 2\], expected \[2, 3, K"
+    ):
+        trainer.step(chunk._replace(conditions=[chunk.conditions[0][:1]]))
 
 
 # --- 6. Clear errors
 
 
 def level(inputs=2, readout=True, period=1, context=0, given=0, message=None):
-    return Timescale(
+    return Level(
         TorchCore(nn.GRU(inputs + context, WIDTH)),
         readout=nn.Linear(WIDTH, CLASSES) if readout else None,
         context=nn.Linear(WIDTH, given) if given else None,
@@ -674,7 +676,7 @@ BAD_SYSTEMS = {
         lambda: [level(context=2), level(WIDTH, period=2, given=3)],
         "level 0 must take inputs .* and a context of 3",
     ),
-    "context for nobody": (lambda: [level(given=2)], "no level below it"),
+    "context for no_rows": (lambda: [level(given=2)], "no level below it"),
 }
 
 
@@ -691,7 +693,7 @@ def test_a_context_is_as_wide_as_it_says():
     with pytest.raises(ValueError, match="gives a context of 3, its context_size is 2"):
         Hierarchy([level(context=2), top], X)
     with pytest.raises(ValueError, match="give a context with its width"):
-        Timescale(TorchCore(nn.GRU(1, 1)), context_size=3)
+        Level(TorchCore(nn.GRU(1, 1)), context_size=3)
 
 
 def test_learners_that_do_not_fit_are_refused():
@@ -728,7 +730,7 @@ def test_learners_that_do_not_fit_are_refused():
     learners[1].learner.optimizer = adam
     with pytest.raises(ValueError, match="optimizer of level 1 holds parameters of something"):
         HierarchyTrainer(model, learners)
-    aux = Boundary(Synthesizer(8, (4,), aux=True))
+    aux = Boundary(MLPSynthesizer(8, (4,), aux=True))
     with pytest.raises(ValueError, match="Aux"):
         flat_training(adam, boundary=aux, synth_lr=0.01)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracles import ill_conditioned
 
-from seqdni import Boundary, LeastSquares, Synthesizer, cut
+from seqdni import Boundary, LeastSquares, MLPSynthesizer, cut
 
 
 def test_it_is_the_weighted_least_squares_solution():
@@ -44,7 +44,7 @@ def test_blocks_of_moments_and_steps_that_wait_are_the_same_solution():
 def test_small_directions_are_found_where_descent_on_the_raw_state_finds_none():
     """An equal budget of steps for both."""
     solved = LeastSquares(16, ridge=1e-9, accumulate=torch.float64)
-    descended = Synthesizer(16, (64,))
+    descended = MLPSynthesizer(16, (64,))
     optimizer = torch.optim.Adam(descended.parameters(), lr=1e-3)
     for k in range(200):
         state, target = ill_conditioned(k)
@@ -104,12 +104,12 @@ def test_a_singular_start_stays_finite():
 
 def test_it_takes_a_context():
     torch.manual_seed(0)
-    synthesizer = LeastSquares(2, context_size=1, solve_every=1)
+    synthesizer = LeastSquares(2, condition_size=1, solve_every=1)
     context = torch.randn(32, 1)
-    synthesizer.loss(torch.randn(32, 2), context.expand(32, 2), context_BK=context)
+    synthesizer.loss(torch.randn(32, 2), context.expand(32, 2), condition_BK=context)
     said = synthesizer(torch.zeros(1, 2), torch.ones(1, 1))
     torch.testing.assert_close(said, torch.ones(1, 2), rtol=1e-2, atol=1e-2)
-    with pytest.raises(ValueError, match="context_size=1, got no context"):
+    with pytest.raises(ValueError, match="condition_size=1, got no condition"):
         synthesizer(torch.zeros(1, 2))
 
 
@@ -129,7 +129,7 @@ def test_nonsense_is_refused():
 
 def boundary_at_level(level, bound):
     boundary = Boundary(LeastSquares(2), bound=bound)
-    boundary.level.square.fill_(level**2)
+    boundary.gradient_scale.square.fill_(level**2)
     return boundary
 
 
@@ -137,11 +137,11 @@ def test_long_rows_are_cut_to_the_bound_and_short_ones_left():
     boundary = boundary_at_level(level=2.0, bound=3.0)
     said = torch.tensor([[1.0, -1.0], [60.0, 60.0], [0.0, 0.0]])
     expected = torch.tensor([[1.0, -1.0], [6.0, 6.0], [0.0, 0.0]])
-    torch.testing.assert_close(boundary.consumed(said), expected)
+    torch.testing.assert_close(boundary.applied(said), expected)
     boundary.grad_scale = 0.5
-    torch.testing.assert_close(boundary.consumed(said), expected / 2)
+    torch.testing.assert_close(boundary.applied(said), expected / 2)
     unbounded = Boundary(LeastSquares(2), bound=None)
-    assert torch.equal(unbounded.consumed(said), said)
+    assert torch.equal(unbounded.applied(said), said)
 
 
 def arrive(boundary, size, **rows):
@@ -154,17 +154,17 @@ def test_the_level_is_that_of_targets_without_a_bootstrap():
     """Once an episode has ended, targets that contain predictions no longer move the level."""
     boundary = Boundary(LeastSquares(2), bound=1.0)
     arrive(boundary, 5.0)
-    assert boundary.level.square.item() == pytest.approx(25.0)
+    assert boundary.gradient_scale.square.item() == pytest.approx(25.0)
     final = torch.tensor([True, False, False, False])
     arrive(boundary, 2.0, final_B=final)
-    assert boundary.level.square.item() == pytest.approx(4.0)
+    assert boundary.gradient_scale.square.item() == pytest.approx(4.0)
     for _ in range(50):
         arrive(boundary, 1e3)
-    assert boundary.level.square.item() == pytest.approx(4.0)
+    assert boundary.gradient_scale.square.item() == pytest.approx(4.0)
     arrive(boundary, 3.0, final_B=final, valid_B=~final)  # no row is both
-    assert boundary.level.square.item() == pytest.approx(4.0)
+    assert boundary.gradient_scale.square.item() == pytest.approx(4.0)
     arrive(boundary, 3.0, final_B=final)
-    assert 4.0 < boundary.level.square.item() < 9.0
+    assert 4.0 < boundary.gradient_scale.square.item() < 9.0
 
 
 def test_in_evaluation_the_level_stays():
@@ -172,10 +172,10 @@ def test_in_evaluation_the_level_stays():
     arrive(boundary, 5.0)
     boundary.eval()
     arrive(boundary, 2.0)
-    assert boundary.level.square.item() == pytest.approx(25.0)
-    assert boundary.level.seen == [1, 0]
+    assert boundary.gradient_scale.square.item() == pytest.approx(25.0)
+    assert boundary.gradient_scale.seen == [1, 0]
 
 
 def test_without_any_level_nothing_is_consumed():
     boundary = Boundary(LeastSquares(2), bound=10.0)
-    assert boundary.consumed(torch.ones(1, 2)).abs().max() == 0
+    assert boundary.applied(torch.ones(1, 2)).abs().max() == 0

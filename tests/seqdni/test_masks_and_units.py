@@ -20,7 +20,7 @@ from seqdni import (
     Chunk,
     HierarchyTrainer,
     LeastSquares,
-    Synthesizer,
+    MLPSynthesizer,
     SyntheticGradients,
     Whitening,
     controls,
@@ -31,9 +31,9 @@ from seqdni import (
 )
 from seqdni.chunk import as_chunk, join, rows_of
 from seqdni.chunk_step import BackwardPass
-from seqdni.look_ahead import ahead_grad
-from seqdni.messages import message_pairs
+from seqdni.hierarchy.messages import message_pairs
 from seqdni.targets import Pairs, boundary_pairs
+from seqdni.truncation.look_ahead import ahead_grad
 
 ROWS, SIZE = 4, 6
 ENDED = torch.tensor([True, False, True, False])
@@ -93,12 +93,12 @@ def test_a_control_never_brings_a_gradient_over_an_episodes_end():
     boundary = Boundary(LeastSquares(2), control=controls.shuffled)
     grad_BS = torch.randn(ROWS, 2) + 5
     for _ in range(50):
-        passed = boundary.passed_on(grad_BS, ~ENDED)
+        passed = boundary.masked(grad_BS, ~ENDED)
         assert passed[ENDED].abs().max() == 0
         assert passed[~ENDED].abs().min() > 0
     batch_mean = Boundary(LeastSquares(2), control=controls.batch_mean)
     torch.testing.assert_close(
-        batch_mean.passed_on(grad_BS, ~ENDED)[1], grad_BS.mean(0), rtol=0, atol=1e-6
+        batch_mean.masked(grad_BS, ~ENDED)[1], grad_BS.mean(0), rtol=0, atol=1e-6
     )
 
 
@@ -178,7 +178,7 @@ def test_an_ignored_target_is_left_out_beside_a_mask_that_was_given():
 
 
 def test_the_aux_target_is_in_units_of_the_scale():
-    synthesizer = Synthesizer(2, (3,), aux=True).eval()
+    synthesizer = MLPSynthesizer(2, (3,), aux=True).eval()
     synthesizer.mean_square.fill_(4.0)
     target, following = torch.full((5, 2), 6.0), torch.full((5, 2), 10.0)
     loss = synthesizer.loss(torch.randn(5, 2), target, next_predicted_BS=following)
@@ -186,7 +186,7 @@ def test_the_aux_target_is_in_units_of_the_scale():
 
 
 def test_the_mean_is_over_the_valid_rows():
-    synthesizer = Synthesizer(2, ()).eval()
+    synthesizer = MLPSynthesizer(2, ()).eval()
     synthesizer.mean_square.fill_(1.0)
     target = torch.tensor([[3.0, 3.0], [100.0, 100.0], [5.0, 5.0], [100.0, 100.0]])
     valid = torch.tensor([True, False, True, False])
@@ -207,7 +207,7 @@ def test_whitening_does_not_depend_on_the_units_of_the_state(size):
 # --- Who teaches
 
 
-class Falling(Synthesizer):
+class Falling(MLPSynthesizer):
     """Whatever it is taught, its loss is the sum of its biases."""
 
     def loss(self, *args, **kwargs):
@@ -238,7 +238,7 @@ def test_the_first_chunk_of_a_stream_teaches_nothing(name):
 def test_dense_targets_of_a_first_chunk_leave_out_its_first_state():
     taught = []
 
-    class Recorder(Synthesizer):
+    class Recorder(MLPSynthesizer):
         def loss(self, state_BS, target_BS, *, valid_B=None, **others):
             taught.append(valid_B)
             return super().loss(state_BS, target_BS, valid_B=valid_B, **others)
@@ -265,9 +265,9 @@ def test_targets_without_a_bootstrap_are_told_apart_for_the_bound():
     trainer.step(first)
     trainer.step((second[0], second[1], None, reset))
     _, target_BS, _ = fixed.lessons[0]
-    assert boundary.level.seen == [0, 1]
+    assert boundary.gradient_scale.seen == [0, 1]
     expected = target_BS[ENDED].square().mean()
-    torch.testing.assert_close(boundary.level.square.double(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(boundary.gradient_scale.square.double(), expected, rtol=1e-5, atol=0)
     assert target_BS[~ENDED].square().mean() > 1.5 * expected
 
 
@@ -307,7 +307,7 @@ def fast_gradients(model, learners, mode):
         optimizer.step = optimizer.zero_grad = lambda: None
     trainer = HierarchyTrainer(model, learners, mode)
     for chunk in hierarchy_stream(model, 8, 3, resets=False).chunks([2] * 4):
-        trainer.step(chunk._replace(hints=None))
+        trainer.step(chunk._replace(conditions=None))
     return gradients(model.levels[0])
 
 

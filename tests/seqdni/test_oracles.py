@@ -28,7 +28,7 @@ from torch import nn
 from seqdni import (
     Boundary,
     LeastSquares,
-    Synthesizer,
+    MLPSynthesizer,
     TorchCore,
     cut,
     leaves,
@@ -274,7 +274,7 @@ def test_no_gradient_crosses_a_reset_or_a_row(kind, layers):
     reset[3, 1] = True  # restarts in the middle: only steps 0..2 may arrive
     start = cut(map_state(torch.randn_like, model.initial_state(ROWS)))
     outputs, end = unroll(model, inputs, start, reset)
-    boundary = Boundary(Synthesizer(pack(end).shape[1], ()).double())
+    boundary = Boundary(MLPSynthesizer(pack(end).shape[1], ()).double())
     nn.init.ones_(boundary.synthesizer.head.bias)
     boundary.synthesizer.mean_square.fill_(1)
     weight = torch.rand_like(outputs)
@@ -352,7 +352,9 @@ def test_batch_first_is_refused(kind):
 # --- 5. On a linear system with quadratic loss the synthesizer finds the analytic gradient
 
 
-@pytest.mark.parametrize("synthesizer", [Synthesizer(4, ()), LeastSquares(4)], ids=["sgd", "rls"])
+@pytest.mark.parametrize(
+    "synthesizer", [MLPSynthesizer(4, ()), LeastSquares(4)], ids=["sgd", "rls"]
+)
 def test_synthesizer_converges_to_the_analytic_gradient(synthesizer):
     """s' = A s, loss |s'|^2 / 2 a step, for ever: the gradient is P s with P = A'(I + P)A."""
     torch.manual_seed(0)

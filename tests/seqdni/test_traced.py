@@ -15,9 +15,9 @@ from trainers import flat_trainer
 from seqdni import (
     Boundary,
     LeastSquares,
+    MLPSynthesizer,
     OneHot,
     SequenceModel,
-    Synthesizer,
     TorchCore,
     cut,
     leaves,
@@ -29,7 +29,7 @@ from seqdni import (
     unroll,
     unroll_traced,
 )
-from seqdni.layers import GRULayer, LSTMLayer
+from seqdni.cores.kernels import GRULayer, LSTMLayer
 
 NETWORKS = {"lstm": nn.LSTM, "gru": nn.GRU}
 networks = pytest.mark.parametrize("kind", NETWORKS)
@@ -197,7 +197,7 @@ def test_a_dense_gradient_is_the_target_of_the_chunk_that_starts_there(kind, lay
         should_reset[0, 0] = False
         assert should_reset[1:-1].any(dim=1).sum() > 1
     start = cut(map_state(torch.randn_like, model.initial_state(ROWS)))
-    boundary = Boundary(Synthesizer(pack(start).shape[1], ()).double())
+    boundary = Boundary(MLPSynthesizer(pack(start).shape[1], ()).double())
     nn.init.normal_(boundary.synthesizer.head.weight)
     boundary.synthesizer.mean_square.fill_(1)
 
@@ -251,7 +251,7 @@ def test_without_a_backward_pass_nothing_arrived():
 # --- What the trainer makes of it
 
 
-class Listener(Synthesizer):
+class Listener(MLPSynthesizer):
     """Keeps what it is taught."""
 
     def loss(self, state_BS, target_BS, **rest):
@@ -268,7 +268,7 @@ def test_the_boundary_is_taught_every_state_in_units_of_a_row(kind, resets, warm
     listener = Listener(state_size(model.initial_state(1)), ()).double()
     listener.heard, levels = [], []
     boundary = Boundary(listener, bound=9.0)
-    boundary.level.update = lambda target, valid, final: levels.append(final)
+    boundary.gradient_scale.update = lambda target, valid, final: levels.append(final)
     frozen = torch.optim.SGD(model.parameters(), lr=0.0)
     still = torch.optim.SGD(boundary.parameters(), lr=0.0)
     trainer = flat_trainer(
@@ -358,9 +358,9 @@ def test_options_that_do_not_go_with_dense_targets_are_refused():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="the boundary has none"):
         flat_trainer(model, optimizer, boundary=Boundary(None), targets="dense")
-    aux = Boundary(Synthesizer(HIDDEN, aux=True))
+    aux = Boundary(MLPSynthesizer(HIDDEN, aux=True))
     with pytest.raises(ValueError, match=r"Aux head.*aux=False"):
         flat_trainer(model, optimizer, boundary=aux, targets="dense")
-    informed = Boundary(LeastSquares(HIDDEN, context_size=2))
-    with pytest.raises(ValueError, match="context_size=2: build it with context_size=0"):
+    informed = Boundary(LeastSquares(HIDDEN, condition_size=2))
+    with pytest.raises(ValueError, match="condition_size=2: build it with condition_size=0"):
         flat_trainer(model, optimizer, boundary=informed, targets="dense")

@@ -13,15 +13,15 @@ from trainers import flat_trainer
 
 from seqdni import (
     Boundary,
+    MLPSynthesizer,
     OneHot,
     SequenceModel,
-    Synthesizer,
     cross_entropy,
     leaves,
     to_bits,
     whole_episodes,
 )
-from seqdni.meter import Meter
+from seqdni.metrics import RunningSums
 
 ROWS = 4
 
@@ -67,7 +67,7 @@ def test_grad_scale_zero_is_tbptt(name):
 
 
 def test_grad_scale_multiplies_what_is_consumed():
-    boundary = Boundary(Synthesizer(3, ()), grad_scale=0.1)
+    boundary = Boundary(MLPSynthesizer(3, ()), grad_scale=0.1)
     nn.init.ones_(boundary.synthesizer.head.bias)
     boundary.synthesizer.mean_square.fill_(4.0)
     torch.testing.assert_close(boundary.synthetic_grad(torch.zeros(1, 3)), torch.full((1, 3), 0.2))
@@ -141,7 +141,7 @@ def test_metrics_are_the_mean_nats():
 
 def test_a_long_sum_of_losses_keeps_the_small_ones():
     """In float32 2^24 + 1 is 2^24."""
-    meter = Meter("cpu")
+    meter = RunningSums("cpu")
     for nats in (2.0**24, 1.0, 1.0):
         meter.add(nats=torch.tensor(nats))
     assert meter.read() == {"nats": 2.0**24 + 2}
@@ -170,16 +170,16 @@ def moved(before, after):
     return torch.stack(parts).norm().item()
 
 
-class Recorder(Synthesizer):
+class Recorder(MLPSynthesizer):
     """A synthesizer that writes down what it is asked and what it is taught."""
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
         self.asked, self.taught = [], []
 
-    def forward(self, state_BS, context_BK=None):
-        said = super().forward(state_BS, context_BK)
-        self.asked.append((state_BS.clone(), context_BK, said.clone()))
+    def forward(self, state_BS, condition_BK=None):
+        said = super().forward(state_BS, condition_BK)
+        self.asked.append((state_BS.clone(), condition_BK, said.clone()))
         return said
 
     def loss(self, state_BS, target_BS, **others):
@@ -191,7 +191,7 @@ def test_what_the_synthesizer_is_taught():
     """State, target, units, valid rows, contexts and Aux target, chunk by chunk, by hand."""
     torch.manual_seed(0)
     model = make_model("gru", 1)
-    boundary = Boundary(Recorder(6, (5,), context_size=1, aux=True).double(), grad_scale=0.5)
+    boundary = Boundary(Recorder(6, (5,), condition_size=1, aux=True).double(), grad_scale=0.5)
     synthesizer = boundary.synthesizer
     for head in (synthesizer.head, synthesizer.aux_head):
         nn.init.normal_(head.weight)
@@ -211,7 +211,7 @@ def test_what_the_synthesizer_is_taught():
     chunks = split((inputs, targets, mask, reset), [4, 4, 4])
     contexts = [torch.full((ROWS, 1), float(k), dtype=torch.float64) for k in range(4)]
     for k, chunk in enumerate(chunks):
-        trainer.step(chunk, context=(contexts[k], contexts[k + 1]))
+        trainer.step(chunk, condition=(contexts[k], contexts[k + 1]))
     assert len(synthesizer.taught) == 2  # nothing is taught at the start of the stream
 
     start = synthesizer.asked[0][0].unsqueeze(0).requires_grad_()  # what the first chunk ended in
@@ -230,7 +230,7 @@ def test_what_the_synthesizer_is_taught():
     assert others["valid_B"].tolist() == [True, False, True, True]
     assert others["next_valid_B"].tolist() == [True, False, False, True]
     torch.testing.assert_close(others["next_predicted_BS"], synthesizer.asked[1][2])
-    assert others["context_BK"] is contexts[1]
+    assert others["condition_BK"] is contexts[1]
     assert [context[0, 0].item() for _, context, _ in synthesizer.asked] == [1.0, 2.0, 3.0]
     assert synthesizer.taught[1][2]["valid_B"] is None
 
@@ -279,17 +279,17 @@ def test_loading_forgets_the_gradients_of_an_open_window():
 
 
 def test_no_valid_row_is_no_news_for_the_scale():
-    synthesizer = Synthesizer(3, ())
+    synthesizer = MLPSynthesizer(3, ())
     synthesizer.loss(torch.ones(2, 3), torch.ones(2, 3))
-    nobody = torch.zeros(2, dtype=torch.bool)
+    no_rows = torch.zeros(2, dtype=torch.bool)
     for _ in range(5):
-        synthesizer.loss(torch.ones(2, 3), 7 * torch.ones(2, 3), valid_B=nobody)
+        synthesizer.loss(torch.ones(2, 3), 7 * torch.ones(2, 3), valid_B=no_rows)
     assert synthesizer.scale.item() == pytest.approx(1.0)
 
 
 def test_aux_head_learns_what_the_next_boundary_says():
     torch.manual_seed(0)
-    synthesizer = Synthesizer(4, (16,), aux=True)
+    synthesizer = MLPSynthesizer(4, (16,), aux=True)
     optimizer = torch.optim.Adam(synthesizer.parameters(), lr=1e-2)
     turn = torch.linalg.qr(torch.randn(4, 4))[0]
     for _ in range(400):
@@ -303,7 +303,7 @@ def test_aux_head_learns_what_the_next_boundary_says():
 
 
 def test_moving_the_scale_does_not_change_what_is_predicted():
-    synthesizer = Synthesizer(3, (5,), aux=True).double()
+    synthesizer = MLPSynthesizer(3, (5,), aux=True).double()
     for parameter in synthesizer.parameters():
         nn.init.normal_(parameter)
     synthesizer.mean_square.fill_(0.5)
@@ -319,7 +319,7 @@ def test_moving_the_scale_does_not_change_what_is_predicted():
 def test_the_regression_does_not_depend_on_the_units_of_the_loss(units):
     """Batch-mean gradients of 1e-6 train the synthesizer exactly as well as sums of 1e6."""
     torch.manual_seed(0)
-    synthesizer = Synthesizer(3, ()).double()
+    synthesizer = MLPSynthesizer(3, ()).double()
     optimizer = torch.optim.Adam(synthesizer.parameters(), lr=1e-2)
     for _ in range(600):
         state = torch.randn(64, 3, dtype=torch.float64)
@@ -331,14 +331,14 @@ def test_the_regression_does_not_depend_on_the_units_of_the_loss(units):
 
 
 def test_context_is_seen_and_its_width_checked():
-    synthesizer = Synthesizer(2, (), context_size=1)
+    synthesizer = MLPSynthesizer(2, (), condition_size=1)
     nn.init.ones_(synthesizer.head.weight)
     synthesizer.mean_square.fill_(1.0)
     state = torch.zeros(1, 2)
     assert synthesizer(state, torch.ones(1, 1)).tolist() == [[1.0, 1.0]]
-    with pytest.raises(ValueError, match="context_size=1, got no context"):
+    with pytest.raises(ValueError, match="condition_size=1, got no condition"):
         synthesizer(state)
-    with pytest.raises(ValueError, match="context_size=1, got 2 context"):
+    with pytest.raises(ValueError, match="condition_size=1, got 2 condition"):
         synthesizer(state, torch.ones(1, 2))
 
 
@@ -398,7 +398,7 @@ class LeakyCell(nn.Module):
 def test_any_core_that_keeps_the_contract_trains():
     torch.manual_seed(0)
     model = SequenceModel(OneHot(SYMBOLS), LeakyCell(), nn.Linear(3, SYMBOLS))
-    boundary = Boundary(Synthesizer(3, (4,)))
+    boundary = Boundary(MLPSynthesizer(3, (4,)))
     trainer = flat_trainer(
         model,
         torch.optim.Adam(model.parameters(), lr=0.02),
@@ -423,19 +423,21 @@ def test_contradictions_are_refused():
     model = make_model("lstm", 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="has parameters and no optimizer"):
-        flat_trainer(model, optimizer, boundary=Boundary(Synthesizer(12)), synth_clip=1.0)
+        flat_trainer(model, optimizer, boundary=Boundary(MLPSynthesizer(12)), synth_clip=1.0)
     with pytest.raises(ValueError, match="update_every is 0, expected 'episode' or a whole"):
         flat_trainer(model, optimizer, update_every=0)
     with pytest.raises(ValueError, match=r"loss_scale is 0\.0"):
         flat_trainer(model, optimizer, loss_scale=0.0)
     with pytest.raises(ValueError, match="grad_scale is -1"):
-        Boundary(Synthesizer(2), grad_scale=-1.0)
+        Boundary(MLPSynthesizer(2), grad_scale=-1.0)
     with pytest.raises(ValueError, match="aux=True shapes"):
-        Synthesizer(2, (), aux=True)
+        MLPSynthesizer(2, (), aux=True)
     with pytest.raises(ValueError, match="state_size >= 1"):
-        Synthesizer(0)
+        MLPSynthesizer(0)
     with pytest.raises(ValueError, match="no Aux head"):
-        Synthesizer(2).loss(torch.ones(1, 2), torch.ones(1, 2), next_predicted_BS=torch.ones(1, 2))
+        MLPSynthesizer(2).loss(
+            torch.ones(1, 2), torch.ones(1, 2), next_predicted_BS=torch.ones(1, 2)
+        )
 
 
 def test_shapes_that_do_not_fit_are_named():

@@ -7,7 +7,7 @@ import torch
 from oracles import ill_conditioned
 from torch import nn
 
-from seqdni import Synthesizer, Whitening
+from seqdni import MLPSynthesizer, Whitening
 
 
 def test_it_is_the_running_mean_and_covariance():
@@ -39,8 +39,8 @@ def test_whitened_states_are_white():
 def test_a_refresh_changes_no_prediction(hidden, context):
     torch.manual_seed(0)
     whitening = Whitening(4, refresh_every=3)
-    synthesizer = Synthesizer(
-        4, hidden, context_size=context, activation=nn.Tanh, whitening=whitening
+    synthesizer = MLPSynthesizer(
+        4, hidden, condition_size=context, activation=nn.Tanh, whitening=whitening
     ).double()
     for parameter in synthesizer.parameters():
         nn.init.normal_(parameter)
@@ -60,7 +60,7 @@ def test_a_refresh_changes_no_prediction(hidden, context):
 def test_descent_on_the_whitened_state_finds_small_directions():
     torch.manual_seed(0)
     whitening = Whitening(16, refresh_every=10, ridge=1e-9)
-    synthesizer = Synthesizer(16, (64,), activation=nn.Tanh, whitening=whitening)
+    synthesizer = MLPSynthesizer(16, (64,), activation=nn.Tanh, whitening=whitening)
     optimizer = torch.optim.Adam(synthesizer.parameters(), lr=3e-3)
     for k in range(400):
         state, target = ill_conditioned(k)
@@ -98,7 +98,7 @@ def test_no_valid_row_is_no_news():
 
 def test_frozen_it_learns_nothing():
     whitening = Whitening(3, refresh_every=1)
-    synthesizer = Synthesizer(3, (4,), whitening=whitening).eval()
+    synthesizer = MLPSynthesizer(3, (4,), whitening=whitening).eval()
     synthesizer.loss(torch.randn(8, 3), torch.randn(8, 3))
     assert whitening.updates == 0
     assert torch.equal(whitening.matrix, torch.eye(3))

@@ -12,9 +12,9 @@ from seqdni import (
     Boundary,
     Hierarchy,
     HierarchyChunk,
+    Level,
     LevelTraining,
     SyntheticGradients,
-    Timescale,
     TorchCore,
     cross_entropy,
     map_state,
@@ -36,7 +36,7 @@ def make_hierarchy(periods, contexts, kind=nn.LSTM, seed: int = 0) -> Hierarchy:
         everywhere = contexts != "lowest"
         taken = CONTEXT if contexts and not top and (everywhere or k == 0) else 0
         given = CONTEXT if contexts and k and (everywhere or k == 1) else 0
-        level = Timescale(
+        level = Level(
             TorchCore(kind(3 + taken, WIDTH)),
             encoder=nn.Linear(INPUTS if k == 0 else MESSAGE, 3),
             readout=nn.Linear(WIDTH, CLASSES),
@@ -149,13 +149,13 @@ def unrolled(model: Hierarchy, stream: Stream, taps: Taps, scales=None) -> Tenso
 class Oracle(nn.Module):
     """A synthesizer that looks the true gradient up, by the row it is asked about."""
 
-    context_size, aux_head = 0, None
+    condition_size, aux_head = 0, None
 
     def __init__(self, values_NS: Tensor, grads_NS: Tensor):
         super().__init__()
         self.values, self.grads = values_NS, grads_NS
 
-    def forward(self, state_BS, context_BK=None):
+    def forward(self, state_BS, condition_BK=None):
         if not state_BS.any():  # the trainer asks whether the sizes fit
             return torch.zeros_like(state_BS)
         near = torch.cdist(state_BS, self.values).min(dim=1)
@@ -213,9 +213,9 @@ def gradients(model: Hierarchy) -> list[Tensor]:
 class Fixed(nn.Module):
     """A synthesizer that never changes and keeps what it was asked and told."""
 
-    def __init__(self, size: int, seed: int, context_size: int = 0):
+    def __init__(self, size: int, seed: int, condition_size: int = 0):
         super().__init__()
-        self.context_size = context_size
+        self.condition_size = condition_size
         self.hints: list[Tensor] = []
         g = torch.Generator().manual_seed(seed)
         self.weight = torch.randn(size, size, generator=g, dtype=torch.float64)
@@ -225,16 +225,16 @@ class Fixed(nn.Module):
     def answer(self, state_BS: Tensor) -> Tensor:
         return state_BS @ self.weight
 
-    def forward(self, state_BS, context_BK=None):
+    def forward(self, state_BS, condition_BK=None):
         self.asked.append(state_BS.detach().clone())
-        self.hints += [] if context_BK is None else [context_BK]
+        self.hints += [] if condition_BK is None else [condition_BK]
         return self.answer(state_BS)
 
-    def loss(self, state_BS, target_BS, *, context_BK=None, **_):
-        self.lessons.append((state_BS, target_BS, context_BK))
+    def loss(self, state_BS, target_BS, *, condition_BK=None, **_):
+        self.lessons.append((state_BS, target_BS, condition_BK))
         return torch.zeros(())
 
 
-def recorded(size: int, seed: int, context_size: int = 0) -> Boundary:
+def recorded(size: int, seed: int, condition_size: int = 0) -> Boundary:
     """A boundary with such a synthesizer."""
-    return Boundary(Fixed(size, seed, context_size))
+    return Boundary(Fixed(size, seed, condition_size))

@@ -20,7 +20,7 @@ from seqdni import (
     Boundary,
     Learner,
     LeastSquares,
-    Synthesizer,
+    MLPSynthesizer,
     SyntheticGradients,
     TorchCore,
     Trainer,
@@ -48,7 +48,7 @@ def trainer(**options):
 
 
 def dni(**options):
-    boundary = Boundary(Synthesizer(SIZE))
+    boundary = Boundary(MLPSynthesizer(SIZE))
     synth_optimizer = torch.optim.SGD(boundary.parameters(), 0.1)
     return trainer(boundary=boundary, synth_optimizer=synth_optimizer, **options)
 
@@ -91,21 +91,21 @@ PACKED = nn.utils.rnn.pack_padded_sequence(torch.zeros(4, 2, 3), [4, 2])
 REFUSED = {
     # a boundary in a loop of one's own
     "start detached, not cut": (
-        lambda: Boundary(Synthesizer(4)).loss(torch.ones(2, 4)),
+        lambda: Boundary(MLPSynthesizer(4)).loss(torch.ones(2, 4)),
         "made by cut",
     ),
     "start computed, not cut": (
-        lambda: Boundary(Synthesizer(4)).loss(torch.ones(2, 4, requires_grad=True) * 2),
+        lambda: Boundary(MLPSynthesizer(4)).loss(torch.ones(2, 4, requires_grad=True) * 2),
         "made by cut",
     ),
     "target of a state not cut": (lambda: target_grad(torch.ones(2, 4)), "made by cut"),
     "loss before backward": (
-        lambda: Boundary(Synthesizer(SIZE)).loss(cut_start()),
+        lambda: Boundary(MLPSynthesizer(SIZE)).loss(cut_start()),
         "backward pass of the chunk",
     ),
     "loss without a synthesizer": (lambda: Boundary(None).loss(cut_start()), "no synthesizer"),
     "state wider than state_size": (
-        lambda: Boundary(Synthesizer(8)).bootstrap(torch.ones(2, 12)),
+        lambda: Boundary(MLPSynthesizer(8)).bootstrap(torch.ones(2, 12)),
         "built with state_size=8, and the state has 12 features",
     ),
     "least squares, state wider": (
@@ -137,7 +137,7 @@ REFUSED = {
     ),
     # a trainer's settings
     "a synthesizer that nothing trains": (
-        lambda: trainer(boundary=Boundary(Synthesizer(SIZE))),
+        lambda: trainer(boundary=Boundary(MLPSynthesizer(SIZE))),
         r"no optimizer.*SyntheticGradients\(boundary, .*requires_grad_\(False\)",
     ),
     "a synthesizer of another width": (
@@ -156,7 +156,7 @@ REFUSED = {
     ),
     "the model's optimiser as the synthesizer's": (
         lambda: flat_trainer(
-            m := model(), sgd(m), boundary=Boundary(Synthesizer(SIZE)), synth_optimizer=sgd(m)
+            m := model(), sgd(m), boundary=Boundary(MLPSynthesizer(SIZE)), synth_optimizer=sgd(m)
         ),
         "synthesizer's optimizer holds parameters of something else.*those of the boundary",
     ),
@@ -330,7 +330,7 @@ REFUSED = {
     "a word for the chunk length": (lambda: TokenStream([1, 2, 3], 1, "4"), "chunk_len is 4"),
     # learners and hierarchies
     "a learner's synthesizer that nothing trains": (
-        lambda: flat_training(sgd(model()), boundary=Boundary(Synthesizer(4))),
+        lambda: flat_training(sgd(model()), boundary=Boundary(MLPSynthesizer(4))),
         "no optimizer",
     ),
     "a learner with a negative clip": (

@@ -17,11 +17,11 @@ from seqdni import (
     Checkpointed,
     Chunk,
     LeastSquares,
+    MLPSynthesizer,
     OneHot,
     Reweighted,
     SequenceModel,
     Stack,
-    Synthesizer,
     TorchCore,
     Trainer,
     Whitening,
@@ -145,7 +145,7 @@ def gradients(model: nn.Module) -> list[Tensor]:
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
 
 
-class ExactSynthesizer(Synthesizer):
+class ExactSynthesizer(MLPSynthesizer):
     """Knows the future: the true gradient of the stream's remaining loss at each boundary."""
 
     def __init__(self, model: SequenceModel, chunks: list[Chunk]):
@@ -154,7 +154,7 @@ class ExactSynthesizer(Synthesizer):
         self._futures = [join_after(chunks, k) for k in range(len(chunks))]
         self._calls = 0
 
-    def forward(self, state_BS: Tensor, context_BK: Tensor | None = None) -> Tensor:
+    def forward(self, state_BS: Tensor, condition_BK: Tensor | None = None) -> Tensor:
         model, future = self._model[0], self._futures[self._calls]
         self._calls += 1
         like = model.initial_state(len(state_BS))
@@ -200,7 +200,7 @@ def make_trainer(model: SequenceModel, name: str, optimizer="adam", **options) -
     dtype = next(model.parameters()).dtype
     if name == "dni-whitened":
         whitening = Whitening(size, refresh_every=3)
-        synthesizer = Synthesizer(size, (7,), activation=nn.Tanh, whitening=whitening).to(dtype)
+        synthesizer = MLPSynthesizer(size, (7,), activation=nn.Tanh, whitening=whitening).to(dtype)
         learn = torch.optim.Adam(synthesizer.parameters(), lr=0.01)
         return flat_trainer(
             model, steps, boundary=Boundary(synthesizer), synth_optimizer=learn, **options
@@ -208,7 +208,7 @@ def make_trainer(model: SequenceModel, name: str, optimizer="adam", **options) -
     if name == "dni-rls":
         boundary = Boundary(LeastSquares(size, solve_every=2).to(dtype), bound=10.0)
         return flat_trainer(model, steps, boundary=boundary, **options)
-    synthesizer = Synthesizer(size, (7,), aux=name == "dni-aux").to(dtype)
+    synthesizer = MLPSynthesizer(size, (7,), aux=name == "dni-aux").to(dtype)
     boundary = Boundary(synthesizer, bound=2.0 if name == "dni-bounded" else None)
     learn = torch.optim.Adam(boundary.parameters(), lr=0.01)
     if name == "dni-zero":

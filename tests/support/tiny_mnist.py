@@ -33,5 +33,5 @@ def write_tiny_mnist(folder: Path, compress: bool = True) -> Path:
 
 def accept_tiny_mnist(monkeypatch) -> None:
     """Let the reader take a folder of these sizes: 40 / 20 / 20 images."""
-    monkeypatch.setattr("seqdni.corpora.mnist.IMAGES", SIZES)
-    monkeypatch.setattr("seqdni.corpora.mnist.VALIDATION", 20)
+    monkeypatch.setattr("seqdni.corpora.tasks.mnist.IMAGES", SIZES)
+    monkeypatch.setattr("seqdni.corpora.tasks.mnist.VALIDATION", 20)

@@ -1,0 +1,1 @@
+"""Tasks whose answers lie far from what they depend on."""

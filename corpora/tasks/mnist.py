@@ -1,0 +1,211 @@
+"""Sequential MNIST: a digit read pixel by pixel or row by row, named at the end.
+
+Shapes: n images, P = 784 pixels, L steps of an episode, B rows, D features of a step: 784 steps of
+1 pixel, or 28 steps of 28.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64, UInt8
+from seqdni.corpora.errors import CorpusError
+from seqdni.corpora.tasks.idx import read_idx
+from seqdni.corpora.tasks.task import Episode
+from torch import Tensor
+
+SIDE, CLASSES = 28, 10
+PIXELS = SIDE * SIDE
+IMAGES = {"train": 60_000, "t10k": 10_000}
+VALIDATION = 5_000
+SHADES = " .:-=+*#%@"
+MNIST_HELP = (
+    "expected the folder with MNIST's train-images-idx3-ubyte, train-labels-idx1-ubyte, "
+    "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, each as it is or with .gz"
+)
+
+
+class Images(NamedTuple):
+    """Images of digits with their names.
+
+    Args:
+        pixels_nP: shades from 0 to 255, row after row.
+        labels_n: digits.
+    """
+
+    pixels_nP: UInt8[Tensor, "n P"]
+    labels_n: Int64[Tensor, " n"]
+
+
+class Mnist(NamedTuple):
+    """The three splits.
+
+    Args:
+        train: the first 55,000 of the training file.
+        valid: its last 5,000.
+        test: the 10,000 of the test file.
+        digest: SHA-256 of all of them, to tell whether it is the same data.
+    """
+
+    train: Images
+    valid: Images
+    test: Images
+    digest: str
+
+
+def read_mnist(data_dir: str | Path) -> Mnist:
+    """Read the four files.
+
+    Args:
+        data_dir: their folder; other data of the same form and size (Fashion-MNIST) will do.
+
+    Returns:
+        55,000 / 5,000 / 10,000 images.
+
+    Raises:
+        CorpusError: a file is missing, damaged, or not what it must be.
+
+    Example:
+        >>> read_mnist("nowhere")
+        Traceback (most recent call last):
+            ...
+        seqdni.corpora.errors.CorpusError: nowhere: no such folder; expected the folder \
+with MNIST's train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and \
+t10k-labels-idx1-ubyte, each as it is or with .gz
+
+    Source: LeCun et al., Gradient-based learning applied to document recognition (1998).
+    """
+    folder = Path(data_dir).expanduser()
+    if not folder.is_dir():
+        problem = "not a folder" if folder.exists() else "no such folder"
+        raise CorpusError(f"{folder}: {problem}; {MNIST_HELP}")
+    learned, test = (_read(folder, name) for name in IMAGES)
+    train, valid = (
+        Images(*(part[here] for part in learned))
+        for here in (slice(None, -VALIDATION), slice(-VALIDATION, None))
+    )
+    digest = hashlib.sha256()
+    for part in (*learned, *test):
+        digest.update(part.numpy().tobytes())
+    return Mnist(train, valid, test, digest.hexdigest())
+
+
+def pixel_order(seed: int) -> np.ndarray:
+    """The permutation of the 784 pixels of a seed: step t reads pixel `order[t]`.
+
+    NumPy's PCG64 generator makes it; a test pins the permutation of seed 0.
+
+    Args:
+        seed: >= 0.
+
+    Returns:
+        [784] indices.
+
+    Example:
+        >>> pixel_order(0)[:5].tolist()
+        [318, 2, 606, 446, 758]
+    """
+    return np.random.Generator(np.random.PCG64(seed)).permutation(PIXELS)
+
+
+@dataclass(frozen=True)
+class MnistTask:
+    """How an image becomes an episode: scored at the last step, where the digit is due.
+
+    Chance is an accuracy of 1 / 10 (the most frequent digit of the test file: 0.1135).
+
+    Args:
+        by: "pixel", 784 steps of 1 pixel, or "row", 28 steps of 28.
+        permute_seed: reads the pixels in the order :func:`pixel_order`; None from the top left on.
+
+    Raises:
+        ValueError: there is no such `by`.
+
+    Example:
+        >>> images = Images(torch.zeros(3, 784, dtype=torch.uint8), torch.tensor([7, 2, 1]))
+        >>> MnistTask(by="row").episode(images).inputs_LB.shape
+        torch.Size([28, 3, 28])
+
+    Source: Le et al. (arXiv 1504.00941), by pixel and permuted.
+    """
+
+    by: str = "pixel"
+    permute_seed: int | None = None
+
+    def __post_init__(self):
+        if self.by not in ("pixel", "row"):
+            raise ValueError(f"by is {self.by!r}, expected 'pixel' or 'row'")
+
+    @property
+    def input_size(self) -> int:
+        return 1 if self.by == "pixel" else SIDE
+
+    @property
+    def output_size(self) -> int:
+        return CLASSES
+
+    @property
+    def chance_accuracy(self) -> float:
+        return 1 / CLASSES
+
+    def episode(self, images: Images) -> Episode:
+        """The images as rows of a batch; pixels from 0 to 1."""
+        pixels_BP, labels_B = images
+        if self.permute_seed is not None:
+            pixels_BP = pixels_BP[:, torch.from_numpy(pixel_order(self.permute_seed))]
+        inputs_BLD = pixels_BP.unflatten(1, (-1, self.input_size))
+        inputs_LBD = inputs_BLD.transpose(0, 1).float().div(255)
+        targets_LB = torch.zeros(inputs_LBD.shape[:2], dtype=torch.int64)
+        targets_LB[-1] = labels_B
+        mask_LB = torch.zeros(targets_LB.shape, dtype=torch.bool)
+        mask_LB[-1] = True
+        return Episode(inputs_LBD, targets_LB, mask_LB)
+
+    def render(
+        self,
+        inputs_LD: Float32[Tensor, "L D"],
+        targets_L: Int64[Tensor, " L"],
+        mask_L: Bool[Tensor, " L"],
+        outputs_L: Int64[Tensor, " L"] | None = None,
+    ) -> str:
+        """The image, put back in order, two characters a pixel; then the digit and the answer."""
+        pixels_P = inputs_LD.flatten()
+        if self.permute_seed is not None:
+            order_P = torch.from_numpy(pixel_order(self.permute_seed))
+            pixels_P = torch.empty_like(pixels_P).index_put_((order_P,), pixels_P)
+        shades_P = (pixels_P * (len(SHADES) - 1)).round().long().tolist()
+        lines = [
+            "".join(2 * SHADES[shade] for shade in shades_P[i : i + SIDE]).rstrip()
+            for i in range(0, PIXELS, SIDE)
+        ]
+        target = targets_L[mask_L].item()
+        lines.append(f"target  {target}")
+        if outputs_L is not None:
+            output = outputs_L[mask_L].item()
+            lines.append(f"output  {output}" + ("" if output == target else "  wrong"))
+        return "\n".join(lines)
+
+
+def _read(folder: Path, name: str) -> Images:
+    """The images and labels of one of the two sets."""
+    images_path = _find(folder, f"{name}-images-idx3-ubyte")
+    labels_path = _find(folder, f"{name}-labels-idx1-ubyte")
+    images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
+    if (got := images.shape) != (expected := (IMAGES[name], SIDE, SIDE)):
+        raise CorpusError(f"{images_path}: images of shape {list(got)}, expected {list(expected)}")
+    if len(labels) != len(images):
+        raise CorpusError(f"{labels_path}: {len(labels)} labels for {len(images)} images")
+    if (most := labels.max()) >= CLASSES:
+        raise CorpusError(f"{labels_path}: a label is {most}, expected 0..{CLASSES - 1}")
+    pixels_nP = torch.from_numpy(images.reshape(len(images), PIXELS).copy())
+    return Images(pixels_nP, torch.from_numpy(labels.astype(np.int64)))
+
+
+def _find(folder: Path, name: str) -> Path:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise CorpusError(f"{folder}: neither {name} nor {name}.gz is there; {MNIST_HELP}")

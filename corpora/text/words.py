@@ -1,0 +1,184 @@
+"""Words as token ids, with `<eos>` at the end of each line and `<unk>` for words not known."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from seqdni.corpora.text.characters import checked_ids
+from seqdni.corpora.text.source import Source, newlines, whole_lines
+from seqdni.corpora.text.text import Text
+from torch import Tensor
+
+END, UNKNOWN = "<eos>", "<unk>"
+ENDED = re.compile(rf"(?<!\S){END}[^\S\n]*\n")  # the end of a line, written out in the text as well
+
+
+@dataclass(frozen=True)
+class Words:
+    """Tokens are what white space separates, and `<eos>` for each line's end.
+
+    A text may have words `<eos>` and `<unk>` of its own: they are these tokens. A line that ends in
+    `<eos>` has one, not two.
+
+    Args:
+        most: types in the vocabulary, the most frequent ones and `<unk>`; None takes all.
+
+    Raises:
+        ValueError: `most` < 2.
+
+    Example:
+        >>> Words().learn(Text("clock", "tick tock\\ntick tack\\n", None, None)).words
+        ('<eos>', 'tick', 'tack', 'tock', '<unk>')
+    """
+
+    most: int | None = None
+
+    def __post_init__(self):
+        if self.most is not None and self.most < 2:
+            raise ValueError(f"most is {self.most}, expected at least 2: a word and {UNKNOWN}")
+
+    def learn(self, text: Text) -> "WordVocabulary":
+        """The vocabulary of a corpus, from its training split alone.
+
+        Args:
+            text: the corpus.
+
+        Returns:
+            Its words, the most frequent first; `<unk>` last where the text has none of its own.
+        """
+        counts: Counter[str] = Counter()
+        for part in whole_lines(text.train):
+            counts.update(words_of(part))
+        words = sorted(counts, key=lambda word: (-counts[word], word))
+        if self.most is not None:
+            words = words[: self.most]
+        if UNKNOWN not in words:
+            words = [*words[: None if self.most is None else self.most - 1], UNKNOWN]
+        return WordVocabulary(tuple(words))
+
+
+@dataclass(frozen=True)
+class WordVocabulary:
+    """Words, `<unk>` among them; a word's id is its place.
+
+    Args:
+        words: each once.
+
+    Raises:
+        ValueError: one occurs twice, or there is no `<unk>`.
+
+    Example:
+        >>> vocabulary = WordVocabulary(("<eos>", "<unk>", "tick"))
+        >>> vocabulary.encode("tick tack\\ntick\\n")
+        array([2, 1, 0, 2, 0], dtype=uint16)
+        >>> vocabulary.decode([2, 1, 0, 2, 0])
+        'tick <unk>\\ntick\\n'
+    """
+
+    words: tuple[str, ...]
+
+    def __post_init__(self):
+        if len(set(self.words)) != len(self.words):
+            raise ValueError("a word occurs twice in the vocabulary; use Words().learn")
+        if UNKNOWN not in self.words:
+            raise ValueError(f"there is no {UNKNOWN} in the vocabulary; add it")
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.words)}
+
+    @property
+    def unknown(self) -> int:
+        """The id of `<unk>`."""
+        return self._ids[UNKNOWN]
+
+    @property
+    def dtype(self) -> str:
+        """Of its ids."""
+        return "uint16" if len(self) <= 1 << 16 else "uint32"
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of the words of `text` and of its line ends.
+
+        Args:
+            text: any; words not known become `<unk>`.
+
+        Returns:
+            [n] ids, uint16 where that holds the vocabulary.
+        """
+        parts = list(self.encode_source(text))
+        return np.concatenate(parts) if parts else np.zeros(0, self.dtype)
+
+    def encode_source(self, source: Source) -> Iterator[np.ndarray]:
+        """The ids of a text's words, some megabytes of text at a time.
+
+        Args:
+            source: the text.
+
+        Returns:
+            Arrays of ids.
+
+        Raises:
+            CorpusError: the text cannot be read, or has no white space between words.
+        """
+        for part in whole_lines(source):
+            yield self.encode_words(words_of(part))
+
+    def encode_words(self, words: Iterable[str]) -> np.ndarray:
+        """The ids of words.
+
+        Args:
+            words: n of them, `<eos>` for a line's end; those not known become `<unk>`.
+
+        Returns:
+            [n] ids.
+        """
+        ids = map(self._ids.get, words, repeat(self.unknown))
+        return np.fromiter(ids, self.dtype)
+
+    def decode(self, ids: Sequence[int] | np.ndarray | Tensor) -> str:
+        """The text of `ids`: words with a space between them, and lines.
+
+        Args:
+            ids: [n], each in 0..len - 1.
+
+        Returns:
+            The text.
+
+        Raises:
+            ValueError: an id is out of range.
+        """
+        words = (self.words[i] for i in checked_ids(ids, len(self)))
+        text = " ".join("\n" if word == END else word for word in words)
+        return text.replace(" \n", "\n").replace("\n ", "\n")
+
+    def to_json(self) -> dict[str, Any]:
+        """Primitives from which :func:`seqdni.corpora.vocabulary_from` makes it again."""
+        return {"tokens": "word", "words": list(self.words)}
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, `<eos>` for each line's end; that of a line that ends in `<eos>` is one.
+
+    Args:
+        text: any; a line's end is ``\\n``, ``\\r\\n`` or ``\\r``.
+
+    Returns:
+        The words.
+
+    Example:
+        >>> words_of("tick tock\\n\\ntick <eos>\\n")
+        ['tick', 'tock', '<eos>', '<eos>', 'tick', '<eos>']
+    """
+    text = newlines(text)
+    if END in text:
+        text = ENDED.sub("\n", text)
+    return text.replace("\n", f" {END} ").split()

@@ -1,0 +1,1 @@
+"""Recurrent cores, and models around them."""

@@ -1,0 +1,258 @@
+"""What a core is, and torch's recurrent networks as cores.
+
+Shapes: T steps, B rows, D input features, H output features, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from seqdni.cores.state_gradients import Trace, can_run_traced, join_traces, run_traced
+from seqdni.state import LSTMState, State, reset_rows
+
+
+@runtime_checkable
+class Core(Protocol):
+    """The contract: anything callable so, with an initial state, can be unrolled and trained.
+
+    A core takes a chunk and a state and gives outputs and the next state; all it carries from step
+    to step is in that state. A whole model (embedding, recurrent network, readout) is a core too.
+    A wrapper that must see a chunk whole also has ``unroll(x, state, should_reset)``, and
+    :func:`unroll` leaves the chunk to it.
+    """
+
+    def __call__(self, x_TBD: Tensor, state: State) -> tuple[Tensor, State]: ...
+
+    def initial_state(self, batch_size: int) -> State: ...
+
+
+@runtime_checkable
+class TraceableCore(Core, Protocol):
+    """A core that can also tell the gradient of every state inside a chunk.
+
+    Where ``can_trace`` is True, ``traced`` is the call with a :class:`Trace` beside its results.
+    """
+
+    @property
+    def can_trace(self) -> bool: ...
+
+    def traced(self, x_TBD: Tensor, state: State) -> tuple[Tensor, State, Trace]: ...
+
+
+class TorchCore(nn.Module):
+    """``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` under the core contract, starting from zeros.
+
+    Args:
+        rnn: the network; any number of layers, time-major, one direction.
+
+    Raises:
+        ValueError: it is bidirectional, or batch-first.
+        TypeError: it is something else.
+
+    Example:
+        >>> core = TorchCore(nn.LSTM(3, 4, num_layers=2))
+        >>> y, state = core(torch.zeros(5, 2, 3), core.initial_state(batch_size=2))
+        >>> y.shape, state.cell.shape
+        (torch.Size([5, 2, 4]), torch.Size([2, 2, 4]))
+    """
+
+    def __init__(self, rnn: nn.LSTM | nn.GRU | nn.RNN):
+        super().__init__()
+        if not isinstance(rnn, (nn.LSTM, nn.GRU, nn.RNN)):
+            raise TypeError(
+                f"expected nn.LSTM, nn.GRU or nn.RNN, got {type(rnn).__name__}; another core needs "
+                "no wrapper: give it forward(x_TBD, state) and initial_state(batch_size)"
+            )
+        if rnn.bidirectional:
+            raise ValueError(
+                "a bidirectional network cannot be trained chunk by chunk: its backward direction "
+                "starts at the end of the stream, which no chunk has seen; use bidirectional=False"
+            )
+        if rnn.batch_first:
+            raise ValueError("expected a time-major network [T, B, D]; use batch_first=False")
+        self.rnn = rnn
+
+    def initial_state(self, batch_size: int) -> State:
+        """Zeros for every layer.
+
+        Args:
+            batch_size: B.
+
+        Returns:
+            :class:`LSTMState` for an LSTM, a tensor ``[L, B, H]`` otherwise.
+        """
+        rnn = self.rnn
+        like = rnn.weight_hh_l0
+        assert isinstance(like, Tensor)
+        cell = like.new_zeros(rnn.num_layers, batch_size, rnn.hidden_size)
+        if not isinstance(rnn, nn.LSTM):
+            return cell
+        hidden_size = rnn.proj_size or rnn.hidden_size
+        return LSTMState(like.new_zeros(rnn.num_layers, batch_size, hidden_size), cell)
+
+    def forward(self, x_TBD: Float[Tensor, "T B D"], state: State) -> tuple[Tensor, State]:
+        """Run a chunk.
+
+        Args:
+            x_TBD: inputs.
+            state: where to start, from :meth:`initial_state` or the chunk before.
+
+        Returns:
+            Outputs ``[T, B, H]`` of the last layer, and the state after the last step.
+        """
+        if isinstance(self.rnn, nn.LSTM):
+            y_TBH, (hidden, cell) = self.rnn(x_TBD, state)
+            return y_TBH, LSTMState(hidden, cell)
+        return self.rnn(x_TBD, state)
+
+    @property
+    def can_trace(self) -> bool:
+        """Whether :meth:`traced` works: an LSTM or a GRU without dropout and projections."""
+        return can_run_traced(self.rnn)
+
+    def traced(self, x_TBD: Float[Tensor, "T B D"], state: State) -> tuple[Tensor, State, Trace]:
+        """Run a chunk and trace its states, with the same weights.
+
+        Args:
+            x_TBD: inputs.
+            state: where to start.
+
+        Returns:
+            What :meth:`forward` returns, to rounding, and the trace.
+
+        Raises:
+            ValueError: the network is none of those that :attr:`can_trace` speaks of.
+        """
+        return run_traced(self.rnn, x_TBD, state)
+
+
+def unroll(
+    core: Core, x: Tensor, state: State, should_reset: Bool[Tensor, "Tplus1 B"] | None = None
+) -> tuple[Tensor, State]:
+    r"""Run a core over a chunk, restarting rows where their episodes begin.
+
+    Before step t, ``state_b = initial_b if should_reset[t, b] else state_b``. The chunk is run in
+    as few pieces as it has restarts, so that a chunk without any keeps torch's fused loop. A core
+    with an ``unroll`` of its own gets the chunk and its restarts whole.
+
+    Args:
+        core: the core, or a whole model under the core's contract.
+        x: inputs ``[T, B, ...]``.
+        state: where to start.
+        should_reset: ``[T + 1, B]``, best kept on the CPU (asking a GPU for it waits for the GPU).
+            The last row speaks of the step after the chunk and is not applied here.
+
+    Returns:
+        Outputs ``[T, B, ...]`` and the state after step T.
+
+    Raises:
+        ValueError: ``should_reset`` is not ``[T + 1, B]``.
+
+    Example:
+        >>> core = TorchCore(nn.GRU(1, 1))
+        >>> x, reset = torch.ones(3, 1, 1), torch.tensor([[True], [False], [True], [False]])
+        >>> y, _ = unroll(core, x, core.initial_state(1), reset)
+        >>> bool(y[0] == y[2]), bool(y[0] == y[1])
+        (True, False)
+    """
+    steps, rows = x.shape[:2]
+    if should_reset is not None and should_reset.shape != (steps + 1, rows):
+        raise ValueError(
+            f"should_reset is {list(should_reset.shape)}, expected [T + 1, B] = "
+            f"[{steps + 1}, {rows}]: one row before each step and one for the step after the chunk"
+        )
+    own = getattr(type(core), "unroll", None)
+    if own is not None:
+        return own(core, x, state, should_reset)
+    if should_reset is None:
+        return core(x, state)
+    resets = should_reset[:steps].any(dim=1).nonzero().flatten().tolist()
+    if not resets:
+        return core(x, state)
+    initial = core.initial_state(rows)
+    pieces = [] if resets[0] == 0 else [0]
+    pieces += resets
+    outputs = []
+    for first, last in zip(pieces, [*pieces[1:], steps], strict=True):
+        if first in resets:
+            rows_B = should_reset[first].to(x.device, non_blocking=True)
+            state = reset_rows(state, rows_B, initial)
+        y, state = core(x[first:last], state)
+        outputs.append(y)
+    return torch.cat(outputs) if len(outputs) > 1 else outputs[0], state
+
+
+def pieces(
+    x: Tensor, should_reset: Tensor | None, steps: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """A chunk in pieces of ``steps``, each with its restarts; the last may be shorter.
+
+    Args:
+        x: inputs ``[T, B, ...]``.
+        should_reset: ``[T + 1, B]``, or None.
+        steps: of a piece.
+
+    Yields:
+        What :func:`unroll` takes, for each piece.
+
+    Example:
+        >>> [len(x) for x, _ in pieces(torch.zeros(5, 1), None, 2)]
+        [2, 2, 1]
+    """
+    for t in range(0, len(x), steps):
+        reset = None if should_reset is None else should_reset[t : t + steps + 1]
+        yield x[t : t + steps], reset
+
+
+def unroll_traced(
+    core: TraceableCore,
+    x: Tensor,
+    state: State,
+    should_reset: Bool[Tensor, "Tplus1 B"] | None = None,
+) -> tuple[Tensor, State, Trace]:
+    """:func:`unroll` with a trace: after the backward pass, the gradient of every state.
+
+    Args:
+        core: a core with ``traced``, or a whole model with one.
+        x: inputs ``[T, B, ...]``.
+        state: where to start.
+        should_reset: as for :func:`unroll`. What the trace says of a row that restarts before step
+            t belongs to the state it restarts from, and is no target for the state before.
+
+    Returns:
+        Outputs, the state after step T, and the trace of all T steps.
+
+    Raises:
+        ValueError: ``should_reset`` is not ``[T + 1, B]``, or the core cannot be traced.
+
+    Example:
+        >>> core = TorchCore(nn.GRU(1, 1))
+        >>> y, _, trace = unroll_traced(core, torch.ones(3, 2, 1), core.initial_state(2))
+        >>> y.sum().backward()
+        >>> trace.states_TBS.shape == trace.grads().shape == (3, 2, 1)
+        True
+    """
+    tracing = _Tracing(core)
+    y, state = unroll(tracing, x, state, should_reset)
+    return y, state, join_traces(tracing.traces)
+
+
+class _Tracing:
+    """A core that keeps the traces of its calls."""
+
+    def __init__(self, core: TraceableCore):
+        self.core = core
+        self.traces: list[Trace] = []
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.core.initial_state(batch_size)
+
+    def __call__(self, x_TBD: Tensor, state: State) -> tuple[Tensor, State]:
+        y, state, trace = self.core.traced(x_TBD, state)
+        self.traces.append(trace)
+        return y, state

@@ -1,0 +1,128 @@
+r"""``nn.LSTM`` and ``nn.GRU`` with the gradient of every state in the chunk, not its start alone.
+
+Shapes: T steps, B rows, D input features, H features of a layer, S features of a packed state.
+
+The state that enters step t gets a probe added that is zero, :math:`\tilde s_t = s_t + p_t`; its
+gradient :math:`\partial L / \partial p_t` is what a chunk started at t would find at its start. The
+backward pass computes it anyway, so it costs no second pass: no zero is really added, the
+layers in :mod:`seqdni.cores.kernels` take the probe, ignore its value and return its gradient.
+The weights stay those of the torch module.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from seqdni.cores.kernels import GRULayer, LSTMLayer
+from seqdni.state import LSTMState, State, leaves, state_size
+
+
+class Trace(NamedTuple):
+    """The states that a chunk passed through and, after its backward pass, their gradients.
+
+    Args:
+        states_TBS: the packed state that enters each step, without a graph.
+        probes: zeros ``[steps, B, S]`` added to those states, one for each piece of the chunk.
+    """
+
+    states_TBS: Tensor
+    probes: tuple[Tensor, ...]
+
+    def grads(self) -> Tensor:
+        r"""The gradient of all loss at steps :math:`\ge t` with respect to the state entering t.
+
+        Returns:
+            ``d objective / d state`` as ``[T, B, S]``, through the recurrent path only (the readout
+            of that state belongs to the step before); zero where nothing arrived. Step 0 is what
+            :func:`seqdni.target_grad` reads at the chunk's start, but for rows that restart there.
+
+        Example:
+            >>> state = torch.zeros(1, 2, 3)
+            >>> y, _, trace = run_traced(nn.GRU(1, 3), torch.ones(4, 2, 1), state)
+            >>> y[1].sum().backward()
+            >>> trace.grads().shape, trace.grads().flatten(1).any(dim=1)
+            (torch.Size([4, 2, 3]), tensor([ True,  True, False, False]))
+        """
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.probes]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def join_traces(traces: list[Trace]) -> Trace:
+    """One trace of the consecutive pieces of a chunk."""
+    if len(traces) == 1:
+        return traces[0]
+    probes = tuple(probe for trace in traces for probe in trace.probes)
+    return Trace(torch.cat([trace.states_TBS for trace in traces]), probes)
+
+
+def can_run_traced(rnn: nn.Module) -> bool:
+    """Whether :func:`run_traced` knows the network: an LSTM or a GRU without extras.
+
+    Args:
+        rnn: any module.
+
+    Returns:
+        True for time-major ``nn.LSTM`` and ``nn.GRU`` in one direction, without dropout and
+        projections.
+
+    Example:
+        >>> can_run_traced(nn.GRU(1, 1, num_layers=2)), can_run_traced(nn.RNN(1, 1))
+        (True, False)
+    """
+    return isinstance(rnn, (nn.LSTM, nn.GRU)) and not (
+        rnn.bidirectional or rnn.batch_first or rnn.dropout or rnn.proj_size
+    )
+
+
+def run_traced(rnn: nn.Module, x_TBD: Tensor, state: State) -> tuple[Tensor, State, Trace]:
+    """Run a chunk like ``rnn(x_TBD, state)``, and trace its states.
+
+    It computes in the type of the weights, under autocast too. It has no second derivative.
+
+    Args:
+        rnn: ``nn.LSTM`` or ``nn.GRU``, any number of layers.
+        x_TBD: inputs.
+        state: where to start, :class:`LSTMState` or ``[L, B, H]``.
+
+    Returns:
+        Outputs ``[T, B, H]`` of the last layer, the state after the last step, and the trace.
+
+    Raises:
+        ValueError: the network has something that is not known here.
+
+    Example:
+        >>> lstm, x = nn.LSTM(2, 3), torch.ones(4, 1, 2)
+        >>> start = LSTMState(torch.zeros(1, 1, 3), torch.zeros(1, 1, 3))
+        >>> y, end, trace = run_traced(lstm, x, start)
+        >>> torch.allclose(y, lstm(x, start)[0], atol=1e-6), trace.states_TBS.shape
+        (True, torch.Size([4, 1, 6]))
+    """
+    if not can_run_traced(rnn):
+        raise ValueError(
+            f"dense targets need a plain nn.LSTM or nn.GRU, got {rnn}; use one direction, "
+            "time-major, dropout=0 and proj_size=0, or boundary targets"
+        )
+    assert isinstance(rnn, (nn.LSTM, nn.GRU))
+    run_layer: Any = (LSTMLayer if isinstance(rnn, nn.LSTM) else GRULayer).apply
+    dtype = rnn.all_weights[0][0].dtype
+    with torch.autocast(x_TBD.device.type, enabled=False):
+        y_TBH = x_TBD.to(dtype)
+        starts = [leaf.to(dtype).unbind(0) for leaf in leaves(state)]
+        shape = (*x_TBD.shape[:2], state_size(state))
+        probe = y_TBH.new_zeros(()).expand(shape).requires_grad_()
+        probes = probe.split(rnn.hidden_size, dim=2)
+        ends, entered = [], []
+        for layer, weights in enumerate(rnn.all_weights):
+            start = [leaf[layer] for leaf in starts]
+            probes_of_layer = probes[layer :: rnn.num_layers]
+            biases = () if rnn.bias else (None, None)
+            y_TBH, *states = run_layer(y_TBH, *start, *probes_of_layer, *weights, *biases)
+            ends.append(states[: len(start)])
+            entered.append(states[len(start) :])
+        end = [torch.stack(leaf) for leaf in zip(*ends, strict=True)]
+        packed = [layer for leaf in zip(*entered, strict=True) for layer in leaf]
+        trace = Trace(torch.cat(packed, dim=2), (probe,))
+    return y_TBH, LSTMState(*end) if isinstance(rnn, nn.LSTM) else end[0], trace

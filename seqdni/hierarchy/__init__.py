@@ -1,0 +1,1 @@
+"""Cores at several rates, one above the other."""

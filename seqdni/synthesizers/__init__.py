@@ -1,0 +1,1 @@
+"""What predicts synthetic gradients, and controls for experiments."""

@@ -1,0 +1,85 @@
+"""How large the gradients that arrive at a boundary usually are, predictions left out.
+
+Shapes: B rows, S features of a packed state.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class GradientScale(nn.Module):
+    r"""Running root mean square of the targets, and the bound on a prediction that follows from it.
+
+    A target contains a prediction (the bootstrap) unless its row's episode ended within the chunk.
+    As soon as the stream has targets without one, only those count: predictions cannot raise the
+    level that bounds them.
+
+    Example:
+        >>> level = GradientScale()
+        >>> level.update(torch.full((2, 4), 2.0))
+        >>> level.bounded(torch.tensor([[1.0, 1.0, 1.0, 1.0], [12.0, 12.0, 12.0, 12.0]]), bound=3.0)
+        tensor([[1., 1., 1., 1.],
+                [6., 6., 6., 6.]])
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.seen = [0, 0]  # updates with targets that contain a bootstrap, and without
+        self.square: Tensor
+        self.register_buffer("square", torch.zeros(()))
+
+    @torch.no_grad()
+    def bounded(self, predicted_BS: Float[Tensor, "B S"], bound: float) -> Float[Tensor, "B S"]:
+        r"""Rows scaled down to at most ``bound`` times the level.
+
+        .. math:: g_b \cdot \min(1, bound \cdot level / \mathrm{rms}(g_b))
+
+        Args:
+            predicted_BS: predictions.
+            bound: largest multiple of the level.
+
+        Returns:
+            The same directions.
+        """
+        norm_B1 = torch.linalg.vector_norm(predicted_BS, dim=1, keepdim=True)
+        largest = self.square.sqrt() * (bound * predicted_BS.shape[1] ** 0.5)
+        return predicted_BS * (largest / norm_B1.clamp_min_(1e-30)).clamp_max_(1.0)
+
+    @torch.no_grad()
+    def update(
+        self,
+        target_BS: Float[Tensor, "B S"],
+        valid_B: Bool[Tensor, " B"] | None = None,
+        final_B: Bool[Tensor, " B"] | None = None,
+    ) -> None:
+        """Learn from what arrived. Nothing here waits for the device.
+
+        Args:
+            target_BS: gradients that arrived at a boundary.
+            valid_B: rows that count; None counts all.
+            final_B: rows whose target contains no bootstrap; None if there is none.
+        """
+        kind = int(final_B is not None)
+        if kind == 0 and self.seen[1]:
+            return
+        self.seen[kind] += 1
+        rate = max(0.02, 1 / self.seen[kind])
+        square_B = torch.linalg.vector_norm(target_BS, dim=1).square() / target_BS.shape[1]
+        given = [rows_B for rows_B in (valid_B, final_B) if rows_B is not None]
+        if not given:
+            self.square += rate * (square_B.mean() - self.square)
+            return
+        rows_B = given[0] & given[-1]
+        now = square_B.masked_fill(~rows_B, 0.0).sum() / rows_B.sum().clamp_min(1)
+        self.square += rate * rows_B.any() * (now - self.square)
+
+    def get_extra_state(self) -> dict[str, list[int]]:
+        """How many updates it has seen, for the state_dict."""
+        return {"seen": list(self.seen)}
+
+    def set_extra_state(self, state: dict[str, list[int]]) -> None:
+        """Take up what :meth:`get_extra_state` gave."""
+        self.seen = list(state["seen"])

@@ -1,0 +1,293 @@
+r"""The synthesizer: predicts the gradient of all future loss from the state at a boundary.
+
+Shapes: B rows, S features of a packed state (see :func:`seqdni.pack`), K features of condition.
+
+Source: Jaderberg et al., Decoupled Neural Interfaces using Synthetic Gradients, arXiv 1608.05343.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seqdni.synthesizers.whitening import Whitening
+
+_TINY = 1e-24  # keeps a division by a mean square that is still zero finite
+
+
+class MLPSynthesizer(nn.Module):
+    r"""A network from a packed state to the gradient of the future loss with respect to it.
+
+    .. math:: M(s) = \sigma \, net(s), \qquad
+              \sigma^2 = \text{running mean of } target^2
+
+    The running scale :math:`\sigma` keeps the network's own output of order one, so that the
+    regression is equally well conditioned whatever the units of the loss; when it moves, the output
+    layer is rescaled, so that what is predicted stays the same. The output layer starts at zero,
+    weight and bias: training starts exactly as plain TBPTT.
+
+    Args:
+        state_size: S, the width of a packed state.
+        hidden_sizes: widths of the hidden layers. One layer as wide as the core is the
+            paper's choice; none makes the synthesizer linear.
+        condition_size: K, the width of an optional condition (cDNI); 0 for none.
+        aux: also learn to predict the synthetic gradient at the *next* boundary, from the same
+            hidden layers (DNI+Aux). That second prediction shapes the features, and nothing else.
+        activation: of the hidden layers; ``nn.Tanh`` bounds what a far-off state can cause.
+        whitening: coordinates in which the state is read; None reads it raw. When they change, the
+            first layer is changed with them, so that what is predicted stays the same.
+        scale_decay: decay a regression step of that running mean, once it has seen 1 / (1 - decay).
+
+    Raises:
+        ValueError: ``aux`` without a hidden layer to shape, or a size below one.
+
+    Example:
+        >>> synthesizer = MLPSynthesizer(state_size=6, hidden_sizes=(8,))
+        >>> synthesizer(torch.randn(4, 6)).abs().sum()
+        tensor(0., grad_fn=<SumBackward0>)
+    """
+
+    def __init__(
+        self,
+        state_size: int,
+        hidden_sizes: Sequence[int] = (256,),
+        *,
+        condition_size: int = 0,
+        aux: bool = False,
+        activation: type[nn.Module] = nn.ReLU,
+        whitening: Whitening | None = None,
+        scale_decay: float = 0.99,
+    ):
+        super().__init__()
+        if state_size < 1 or condition_size < 0 or any(width < 1 for width in hidden_sizes):
+            raise ValueError(
+                "expected state_size >= 1, condition_size >= 0 and hidden widths >= 1, got "
+                f"{state_size}, {condition_size} and {list(hidden_sizes)}"
+            )
+        if aux and not hidden_sizes:
+            raise ValueError(
+                "aux=True shapes the synthesizer's hidden layers, and there are none; "
+                "give hidden_sizes or leave aux out"
+            )
+        self.state_size = state_size
+        self.condition_size = condition_size
+        self.whitening = whitening
+        self.scale_decay = scale_decay
+        layers: list[nn.Module] = []
+        width = state_size + condition_size
+        for hidden in hidden_sizes:
+            layers += [nn.Linear(width, hidden), activation()]
+            width = hidden
+        self.trunk = nn.Sequential(*layers)
+        self.head = _zero_linear(width, state_size)
+        self.aux_head = _zero_linear(width, state_size) if aux else None
+        self.targets_seen = 0
+        self.mean_square: Tensor
+        self.register_buffer("mean_square", torch.zeros(()))
+
+    @property
+    def scale(self) -> Tensor:
+        """Root mean square of the targets seen, recent ones most; 0 before the first."""
+        return self.mean_square.sqrt()
+
+    def get_extra_state(self) -> dict[str, int]:
+        """How many regression steps the running scale has seen, for the state_dict."""
+        return {"targets_seen": self.targets_seen}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Take up what :meth:`get_extra_state` gave."""
+        self.targets_seen = state["targets_seen"]
+
+    def forward(
+        self, state_BS: Float[Tensor, "B S"], condition_BK: Float[Tensor, "B K"] | None = None
+    ) -> Float[Tensor, "B S"]:
+        """The synthetic gradient at a boundary.
+
+        Args:
+            state_BS: the packed state; no gradient flows back into it if it was detached.
+            condition_BK: privileged information, if ``condition_size`` asks for it.
+
+        Returns:
+            The predicted gradient, per-example-sum units.
+        """
+        return self.head(self.features(state_BS, condition_BK)) * self.scale
+
+    def features(self, state_BS: Tensor, condition_BK: Tensor | None) -> Tensor:
+        """The last hidden layer, which both heads read.
+
+        Args:
+            state_BS: the packed state.
+            condition_BK: the condition, ``[B, K]``, or None.
+
+        Returns:
+            Features ``[B, F]``.
+
+        Raises:
+            ValueError: the state is of another width, or the condition is missing, unwanted or of
+                another width.
+        """
+        check_width(state_BS, self.state_size)
+        state_BS = state_BS.to(self.head.weight.dtype)
+        state_BS = state_BS if self.whitening is None else self.whitening(state_BS)
+        x = with_condition(state_BS, condition_BK, self.condition_size)
+        return self.trunk(x.to(self.head.weight.dtype))
+
+    def loss(
+        self,
+        state_BS: Float[Tensor, "B S"],
+        target_BS: Float[Tensor, "B S"],
+        *,
+        valid_B: Bool[Tensor, " B"] | None = None,
+        condition_BK: Float[Tensor, "B K"] | None = None,
+        next_predicted_BS: Float[Tensor, "B S"] | None = None,
+        next_valid_B: Bool[Tensor, " B"] | None = None,
+    ) -> Float[Tensor, ""]:
+        r"""Regression loss, and one step of the running scale.
+
+        .. math:: \frac{1}{|valid|\,S} \sum_{b \in valid} \| M(s_b) - target_b \|^2 / \sigma^2
+
+        About 1 means: no better than predicting zero. With ``next_predicted_BS`` the same error of
+        the Aux head is added. While training, this rescales the output layer in place: run a loss's
+        backward pass before asking for the next loss.
+
+        Args:
+            state_BS: packed state at the boundary, a constant.
+            target_BS: gradient that arrived there, a constant, per-example-sum units.
+            valid_B: rows that count; None counts all.
+            condition_BK: the condition at that boundary.
+            next_predicted_BS: what this synthesizer says at the next boundary, a constant: the Aux
+                head's target.
+            next_valid_B: rows that count there; None counts all.
+
+        Returns:
+            A scalar; its backward pass reaches only the synthesizer.
+
+        Raises:
+            ValueError: an Aux target for a synthesizer without an Aux head.
+        """
+        if self.training:
+            self._update_whitening(state_BS, valid_B)
+        features = self.features(state_BS, condition_BK)
+        target_BS = target_BS.to(features.dtype)
+        if self.training:
+            self._update_scale(target_BS, valid_B)
+        inverse = self.mean_square.clamp_min(_TINY).rsqrt()
+        loss = _mean_square_error(self.head(features), target_BS * inverse, valid_B)
+        if next_predicted_BS is not None:
+            if self.aux_head is None:
+                raise ValueError("this synthesizer has no Aux head; build it with aux=True")
+            aux_BS = self.aux_head(features)
+            loss = loss + _mean_square_error(aux_BS, next_predicted_BS * inverse, next_valid_B)
+        return loss
+
+    @torch.no_grad()
+    def _update_whitening(self, state_BS: Tensor, valid_B: Tensor | None) -> None:
+        """Move the coordinates; change the first layer so that what it computes stays the same."""
+        if self.whitening is None:
+            return
+        first = self.trunk[0] if len(self.trunk) else self.head
+        assert isinstance(first, nn.Linear)
+        change = self.whitening.update(state_BS.to(first.weight.dtype), valid_B)
+        if change is not None:
+            turn, shift = change
+            reads_state = first.weight[:, : len(shift)]
+            first.bias.add_(reads_state @ shift)
+            reads_state.copy_(reads_state @ turn)
+
+    @torch.no_grad()
+    def _update_scale(self, target_BS: Tensor, valid_B: Tensor | None) -> None:
+        """Move the running scale; rescale the heads so that what they predict stays the same."""
+        before = self.mean_square.clone()
+        self.targets_seen += 1
+        rate: float | Tensor = max(1 - self.scale_decay, 1 / self.targets_seen)
+        if valid_B is not None:
+            rate = rate * valid_B.any()  # no valid row, no news
+        now = _mean_square_error(target_BS, torch.zeros_like(target_BS), valid_B)
+        self.mean_square += rate * (now - self.mean_square)
+        ratio = (before / self.mean_square.clamp_min(_TINY)).sqrt()
+        for head in (self.head, self.aux_head):
+            if head is not None:
+                head.weight.mul_(ratio)
+                head.bias.mul_(ratio)
+
+
+def check_width(state_BS: Float[Tensor, "B S"], state_size: int) -> None:
+    """Refuse states of another width than a synthesizer was built for.
+
+    Args:
+        state_BS: the packed state.
+        state_size: S that the synthesizer was built with.
+
+    Raises:
+        ValueError: naming both widths.
+    """
+    _refuse_width(state_size, state_BS.shape[1])
+
+
+def check_state_size(synthesizer: object, size: int) -> None:
+    """Refuse a synthesizer that was built for states of another width.
+
+    Args:
+        synthesizer: one with an attribute ``state_size``; any other passes.
+        size: S of the states it will see.
+
+    Raises:
+        ValueError: naming both widths.
+    """
+    _refuse_width(getattr(synthesizer, "state_size", size), size)
+
+
+def _refuse_width(built_for: int, got: int) -> None:
+    if got != built_for:
+        raise ValueError(
+            f"the synthesizer was built with state_size={built_for}, and the state has {got} "
+            f"features a row; build it with state_size={got}, which is seqdni.state_size(state)"
+        )
+
+
+def with_condition(
+    state_BS: Float[Tensor, "B S"], condition_BK: Float[Tensor, "B K"] | None, condition_size: int
+) -> Float[Tensor, "B features"]:
+    """What a synthesizer reads: the state and, if it was built for one, the condition.
+
+    Args:
+        state_BS: the packed state.
+        condition_BK: the condition, or None.
+        condition_size: K that the synthesizer was built with; 0 for none.
+
+    Returns:
+        ``[B, S + K]``.
+
+    Raises:
+        ValueError: the condition is missing, unwanted or of another width.
+
+    Example:
+        >>> with_condition(torch.zeros(2, 3), torch.ones(2, 1), condition_size=1).shape
+        torch.Size([2, 4])
+    """
+    got = 0 if condition_BK is None else condition_BK.shape[1]
+    if got != condition_size:
+        raise ValueError(
+            f"the synthesizer was built with condition_size={condition_size}, got "
+            f"{got or 'no'} condition features"
+        )
+    return state_BS if condition_BK is None else torch.cat([state_BS, condition_BK], dim=1)
+
+
+def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _mean_square_error(x_BS: Tensor, y_BS: Tensor, valid_B: Tensor | None) -> Tensor:
+    """Mean of ``(x - y)^2`` over the valid rows; 0 if there is none."""
+    if valid_B is None:
+        return functional.mse_loss(x_BS, y_BS)
+    rows_B = (x_BS - y_BS).square().mean(dim=1).masked_fill(~valid_B, 0.0)
+    return rows_B.sum() / valid_B.sum().clamp_min(1)

@@ -1,0 +1,1 @@
+"""Other ways to treat the ends of a chunk."""
