@@ -369,7 +369,9 @@ def test_the_synthesizers_of_text_stop_and_go_on(options, verse, tmp_path, capsy
     run(*words, "--updates", 40, "--out", tmp_path / "whole")
     run(*words, "--updates", 20, "--out", tmp_path / "parts")
     run("lm", "--resume", tmp_path / "parts", "--updates", 40)
-    whole, parts = (torch.load(tmp_path / name / "last.pt") for name in ("whole", "parts"))
+    whole, parts = (
+        torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "parts")
+    )
     assert_same(whole["trainer"], parts["trainer"])
     rows = rows_of(tmp_path / "whole")
     assert all(-1 <= row["horizon_cosine"] <= 1 and row["horizon_steps"] >= 8 for row in rows)
