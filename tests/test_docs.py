@@ -77,3 +77,34 @@ def test_no_docstring_keeps_a_role_that_the_docs_do_not_know():
                 text = converted(ast.get_docstring(node) or "")
                 assert ":`" not in text, f"{path}, line {getattr(node, 'lineno', 1)}"
                 assert not re.search(r"^ *\.\. \w+::", text, re.MULTILINE), path
+
+
+def test_formulas_are_drawn_in_the_page():
+    page = r'<p>As <span class="arithmatex">\(s_0 &lt; 1\)</span> and \(kept\).</p>'
+    drawn = hook("formulas").with_formulas(page)
+    assert 'aria-label="s_0 &lt; 1"' in drawn
+    assert "<path" in drawn
+    assert r"\(kept\)" in drawn
+    assert "arithmatex" not in drawn
+    two = r'<div class="arithmatex">\[a\]</div><div class="arithmatex">\[b\]</div>'
+    assert hook("formulas").with_formulas(two).count("<svg") == 2
+
+
+def test_what_asks_another_host_is_found_and_links_are_not():
+    found = hook("offline").asked_of_other_hosts
+    for text in (
+        '<script async src="https://cdn.example/a.js"></script>',
+        '<link rel="stylesheet" href="//cdn.example/a.css">',
+        '<link href="http://fonts.example" rel="preconnect">',
+        "<img alt=x src=https://pictures.example/a.png>",
+        '@import "https://fonts.example/a.css";',
+        "src: url('https://fonts.example/a.woff2')",
+    ):
+        assert len(found(text)) == 1, text
+    for text in (
+        '<a href="https://arxiv.org/abs/1608.05343">paper</a>',
+        '<link rel="canonical" href="https://site.example/">',
+        '<script src="../assets/a.js"></script>',
+        "src: url(../fonts/a.woff2)",
+    ):
+        assert not found(text), text
