@@ -8,7 +8,11 @@ import re
 
 import pytest
 import torch
+from mkdocs.exceptions import PluginError
 from pages import ROOT, check_command, commands, python_blocks
+
+import corpora
+import seqdni
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 SHOWN = {page: page.read_text() for page in PAGES}
@@ -49,22 +53,30 @@ def hook(name):
     return module
 
 
-def test_every_public_module_has_an_api_page():
-    pages = hook("api_pages").pages()
-    assert pages["api/seqdni/boundary.md"] == "seqdni.boundary"
-    assert pages["api/corpora/index.md"] == "corpora"
-    files = [path for package in ("seqdni", "corpora") for path in (ROOT / package).glob("*.py")]
-    files = [path for path in files if path.name != "__main__.py"]  # a program, not a module
-    assert len(pages) == len(files)
+def test_every_public_name_has_a_place_in_the_api_pages():
+    api = hook("api_pages")
+    pages = api.pages()
+    assert "::: seqdni.Boundary\n" in pages["api/seqdni/synthetic-gradients.md"]
+    overview = pages[api.OVERVIEW]
+    for package in (seqdni, corpora):
+        for name in package.__all__:
+            assert overview.count(f"#{package.__name__}.{name})") == 1, name
+
+
+def test_a_public_name_without_a_place_stops_the_build(monkeypatch):
+    api = hook("api_pages")
+    monkeypatch.setitem(api.GROUPS["seqdni"], "Finished runs", "")
+    with pytest.raises(PluginError, match="seqdni exports load, expected each name in one group"):
+        api.pages()
 
 
 def test_roles_and_maths_become_markdown():
     text = (
-        "See :class:`seqdni.Chunk` and :meth:`loss` with :math:`x_t \\cdot\ny`.\n\n"
+        "In :mod:`seqdni.chunk`, :class:`seqdni.Chunk` and :meth:`loss` with :math:`x_t \\cdot\ny`.\n\n"
         ".. math:: a \\big(\n          + b \\big)\n\nMore.\n\nExample:\n    >>> 1\n    1"
     )
     assert hook("sphinx_roles").converted(text) == (
-        "See [`seqdni.Chunk`][seqdni.Chunk] and [`loss`][loss] with \\(x_t \\cdot\ny\\).\n\n"
+        "In `seqdni.chunk`, [`seqdni.Chunk`][seqdni.Chunk] and [`loss`][loss] with \\(x_t \\cdot\ny\\).\n\n"
         "\\[\na \\big(\n+ b \\big)\n\\]\n\nMore.\n\nExamples:\n    >>> 1\n    1"
     )
 

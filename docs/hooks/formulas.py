@@ -8,12 +8,13 @@ import html
 import re
 from xml.etree import ElementTree
 
-import ziamath
+from ziamath.config import config
+from ziamath.zmath import Latex
 
 MARKED = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 POINTS = 16.0  # what one em is while a formula is drawn
 
-ziamath.config.precision = 2
+config.precision = 2
 
 
 def drawn(tex: str, inline: bool) -> str:
@@ -26,7 +27,7 @@ def drawn(tex: str, inline: bool) -> str:
     Returns:
         An ``<svg>`` in the colour of the text around it.
     """
-    formula = ziamath.Latex(tex, size=POINTS, color="currentColor", inline=inline)
+    formula = Latex(tex, size=POINTS, color="currentColor", inline=inline)
     svg = formula.svgxml()
     for side in ("width", "height"):
         svg.set(side, f"{float(svg.get(side, 0)) / POINTS:.3f}em")
