@@ -72,11 +72,13 @@ def test_a_public_name_without_a_place_stops_the_build(monkeypatch):
 
 def test_roles_and_maths_become_markdown():
     text = (
-        "In :mod:`seqdni.chunk`, :class:`seqdni.Chunk` and :meth:`loss` with :math:`x_t \\cdot\ny`.\n\n"
+        "In :mod:`seqdni.chunk`, :class:`seqdni.Chunk` and :meth:`loss` "
+        "with :math:`x_t \\cdot\ny`.\n\n"
         ".. math:: a \\big(\n          + b \\big)\n\nMore.\n\nExample:\n    >>> 1\n    1"
     )
     assert hook("sphinx_roles").converted(text) == (
-        "In `seqdni.chunk`, [`seqdni.Chunk`][seqdni.Chunk] and [`loss`][loss] with \\(x_t \\cdot\ny\\).\n\n"
+        "In `seqdni.chunk`, [`seqdni.Chunk`][seqdni.Chunk] and [`loss`][loss] "
+        "with \\(x_t \\cdot\ny\\).\n\n"
         "\\[\na \\big(\n+ b \\big)\n\\]\n\nMore.\n\nExamples:\n    >>> 1\n    1"
     )
 

@@ -3,6 +3,7 @@
 A name that a package exports and that stands in no group stops the build.
 """
 
+import re
 from pathlib import Path
 
 import griffe
@@ -66,7 +67,7 @@ def pages() -> dict[str, str]:
         for title, names in groups.items():
             path = page_of(package, title)
             link = path.removeprefix("api/")
-            overview += [f"### [{title}]({link})", "", "| name | |", "|---|---|"]
+            overview += [f"### [{title}]({link})", "", "| name | what it is |", "|---|---|"]
             for name in names.split():
                 where = f"[`{name}`]({link}#{package}.{name})"
                 overview.append(f"| {where} | {first_line(module[name])} |")
@@ -82,9 +83,9 @@ def page_of(package: str, title: str) -> str:
 
 
 def first_line(thing: griffe.Object | griffe.Alias) -> str:
-    """The first line of a docstring, for a cell of a table."""
+    """The first line of a docstring, with names as code, for a cell of a table."""
     line = thing.docstring.value.splitlines()[0] if thing.docstring else ""
-    return line.replace("|", r"\|")
+    return re.sub(r":\w+:(`[^`]+`)", r"\1", line).replace("|", r"\|")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
