@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 
+import matplotlib
 import pytest
 import torch
 from mkdocs.exceptions import PluginError
@@ -13,6 +15,9 @@ from pages import ROOT, check_command, commands, python_blocks
 
 import corpora
 import seqdni
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 SHOWN = {page: page.read_text() for page in PAGES}
@@ -33,6 +38,20 @@ def test_the_code_of_a_page_runs_in_order(page):
     names = {"__name__": page.stem}
     for number, block in enumerate(python_blocks(SHOWN[page]), 1):
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+
+
+def test_the_notebook_runs_and_shows_what_it_says():
+    notebook = json.loads((ROOT / "docs/synthetic_gradient.ipynb").read_text())
+    names = {}
+    with plt.rc_context():
+        for cell in notebook["cells"]:
+            assert not cell.get("outputs"), "commit it without outputs"
+            if cell["cell_type"] == "code":
+                exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+    plt.close("all")
+    assert names["solved"][0] == 0.0 < 0.9 < names["solved"][-1]
+    assert names["shuffled"][-1] < names["trained"][1] < names["trained"][-1]
+    assert names["shuffled"][-1] < 0.5
 
 
 @pytest.mark.parametrize("command", [c for text in SHOWN.values() for c in commands(text)])
