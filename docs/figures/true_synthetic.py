@@ -1,7 +1,7 @@
 """Draw true and synthetic gradients while a model learns to copy.
 
-The command is ``python docs/figures/true_synthetic.py`` (about a minute on one thread). The model and
-the settings are those of ``seqdni run copy``, at one length from the beginning. After every ten
+The command is ``python docs/figures/true_synthetic.py`` (about a minute on one thread). The model
+has the size of ``seqdni run copy`` and learns one length from the beginning. After every ten
 updates the two gradients are compared on the same held-out episodes.
 """
 
