@@ -2,7 +2,7 @@
 
 The command is ``python docs/figures/copy_curves.py`` (nine runs of 10 to 60 seconds on one thread).
 It calls ``seqdni run copy`` for three trainers and three seeds, each trainer with the best learning
-rate of its search, and keeps the runs in ``runs/copy-curves``: a run that is there is not run again.
+rate of its search. A run that is already in ``runs/copy-curves`` is not run again.
 """
 
 import json
