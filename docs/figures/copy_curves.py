@@ -48,7 +48,7 @@ def run(trainer: str, options: tuple[str, ...], seed: int) -> list[tuple[int, in
 def main() -> None:
     """Run what is missing, and draw."""
     plt.rcParams.update({"font.size": 13, "svg.fonttype": "path", "svg.hashsalt": "seqdni"})
-    figure, axes = plt.subplots(figsize=(5.2, 4))
+    figure, axes = plt.subplots(figsize=(5.2, 4.6), layout="constrained")
     for name, colour, trainer, options in ARMS:
         for seed in SEEDS:
             updates, lengths = zip(*run(trainer, options, seed), strict=True)
@@ -58,8 +58,7 @@ def main() -> None:
             print(f"{name}, seed {seed}: {solved[-1]}")
         axes.plot([], [], color=colour, label=name)
     axes.set(xlabel="updates", ylabel="longest length solved", xlim=(0, UPDATES), ylim=(0, None))
-    axes.legend(frameon=False, fontsize=12)
-    figure.tight_layout()
+    figure.legend(frameon=False, fontsize=12, loc="outside upper left")
     figure.savefig(HERE / "copy-curves.svg", metadata={"Date": None})
 
 
