@@ -189,7 +189,7 @@ def write_page(page: Path, preset: str, experiments: Sequence[Experiment], rows:
 
 
 def draw(experiment: Experiment, rows: Rows, path: Path) -> bool:
-    """A point for each seed and a bar at their mean, by arm and column; the same bytes each time.
+    """A point for each seed and a bar at their mean, a panel a column; the same bytes each time.
 
     Args:
         experiment: one of the study's.
@@ -206,37 +206,27 @@ def draw(experiment: Experiment, rows: Rows, path: Path) -> bool:
         return False
     metric = metrics(experiment)[-1]
     found = values(experiment, rows, metric)
-    with matplotlib.rc_context({"svg.hashsalt": "seqdni", "svg.fonttype": "none"}):
-        figure = figures.Figure(figsize=(8, 4), layout="constrained")
-        axes = figure.subplots()
-        step = 0.8 / len(experiment.arms)
-        for i, arm in enumerate(experiment.arms):
-            points: list[tuple[float, float]] = []
-            color = f"C{i}"
-            for k, column in enumerate(experiment.columns):
-                at = k - 0.4 + (i + 0.5) * step
+    panels = {
+        column: [arm for arm in experiment.arms if found[arm, column]]
+        for column in experiment.columns
+    }
+    heights = [max(1, len(arms)) for arms in panels.values()]
+    with matplotlib.rc_context({"svg.hashsalt": "seqdni", "svg.fonttype": "none", "font.size": 11}):
+        figure = figures.Figure(figsize=(5.2, 1 + 0.28 * sum(heights) + 0.4 * len(panels)))
+        figure.set_layout_engine("constrained")
+        ratios = {"height_ratios": heights}
+        below = figure.subplots(len(panels), sharex=True, squeeze=False, gridspec_kw=ratios)[:, 0]
+        for axes, (column, arms) in zip(below, panels.items(), strict=True):
+            for k, arm in enumerate(arms):
                 here = [float(value) for _, value in sorted(found[arm, column].items())]
-                spread = 0.5 * step / max(len(here) - 1, 1)
-                points += [
-                    (at + (j - (len(here) - 1) / 2) * spread, value) for j, value in enumerate(here)
-                ]
-                if here:
-                    mean = statistics.fmean(here)
-                    axes.plot([at - 0.4 * step, at + 0.4 * step], [mean, mean], color=color)
-            axes.plot(
-                *zip(*points, strict=True) if points else ([], []),
-                "o",
-                color=color,
-                label=arm,
-                markersize=4,
-            )
-        axes.set_xticks(range(len(experiment.columns)), list(experiment.columns))
-        for k in range(1, len(experiment.columns)):
-            axes.axvline(k - 0.5, color="0.9")
-        axes.set_xlim(-0.5, len(experiment.columns) - 0.5)
-        axes.set_ylabel(NAMES[metric].split(" (")[0])
-        axes.grid(axis="y", alpha=0.3)
-        figure.legend(loc="outside right upper", fontsize="small", frameon=False)
+                spread = [k + 0.25 * (j / max(len(here) - 1, 1) - 0.5) for j in range(len(here))]
+                axes.plot(here, spread, "o", color="C0", markersize=4)
+                axes.plot([statistics.fmean(here)] * 2, [k - 0.3, k + 0.3], color="C1")
+            axes.set_yticks(range(len(arms)), arms, fontsize=10)
+            axes.set_ylim(len(arms) - 0.5, -0.5)
+            axes.set_title(column, fontsize=11)
+            axes.grid(axis="x", alpha=0.3)
+        below[-1].set_xlabel(NAMES[metric].split(" (")[0])
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None, "Creator": None})
     return True

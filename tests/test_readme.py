@@ -41,6 +41,10 @@ def test_at_most_six_lines_make_the_loop_a_dni_loop():
     assert len(added) <= 6
 
 
+def test_the_readme_is_read_in_two_minutes():
+    assert len(README.splitlines()) <= 120
+
+
 def test_both_loops_run_and_learn():
     first = torch.log(torch.tensor(50.0))
     before, after = execute("before"), execute("after")
@@ -63,7 +67,7 @@ def test_the_commands_parse(command):
 
 
 def test_the_set_up_commands_are_the_ones_that_the_gate_reads():
-    assert len(COMMANDS) >= 8
+    assert len(COMMANDS) >= 3
     for name in ("run", "tests"):
         found = re.search(rf"<!-- {name} -->\n\n    (.+)\n", README)
         assert found

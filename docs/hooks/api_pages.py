@@ -1,48 +1,109 @@
-"""MkDocs hook: an API page for every public module, so that a new module has one by being there."""
+"""MkDocs hook: the API pages, one for each purpose, with the public names of each package.
 
+A name that a package exports and that stands in no group stops the build.
+"""
+
+import re
+import subprocess
 from pathlib import Path
 
+import griffe
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("seqdni", "corpora")
+LINKS = ROOT / "build/types"  # seqdni with corpora/ and recipes/ inside, as it is installed
+GROUPS = {
+    "seqdni": {
+        "Training": "Trainer Learner SyntheticGradients Chunk ChunkLike whole_episodes Model "
+        "RunningSums",
+        "Synthetic gradients": "Boundary cut target_grad bootstrap_term controls",
+        "Synthesizers": "LeastSquares MLPSynthesizer Whitening Synthesizer",
+        "Other ways past a boundary": "Overlap look_ahead RandomTruncation Reweighted Checkpointed",
+        "Models": "SequenceModel OneHot TorchCore Stack LockedDropout without_dropout "
+        "AdaptiveReadout Core unroll TraceableCore unroll_traced Trace",
+        "State": "State LSTMState state_size pack unpack detach leaves map_state reset_rows",
+        "Losses": "cross_entropy squared_error masked_sum to_bits to_perplexity",
+        "Measuring the horizon": "measure_horizon Horizon Agreement Lag",
+        "Hierarchies": "Hierarchy Level HierarchyTrainer LevelTraining HierarchyChunk",
+        "Finished runs": "load",
+    },
+    "seqdni.corpora": {
+        "Streams": "TokenStream evaluation_chunks LockstepEpisodes BackToBackEpisodes "
+        "ShuffledImages Batch",
+        "Tasks": "CopyTask RepeatCopyTask AddingTask RecallTask MnistTask CountDigits Difficulty "
+        "next_difficulty Episode EpisodicTask",
+        "Digits": "read_mnist Mnist Images pixel_order read_small_digits Digits COUNTED "
+        "render_digits",
+        "Texts": "Text pydoc_text ptb_text ptb_lines wikitext_text enwik8_text text8_text "
+        "own_text own_splits Source Stretch blocks remarks CorpusError",
+        "Tokens": "encode_splits Encoded Characters Words Subwords Tokens Vocabulary "
+        "CharVocabulary WordVocabulary SubwordVocabulary KnownVocabulary vocabulary_from Size "
+        "scored_size size_of",
+        "torchtext": "from_torchtext import_torchtext torchtext_vocabulary",
+    },
+}
+OVERVIEW = "api/index.md"
 
 
 def pages() -> dict[str, str]:
-    """Modules by the path of their page, packages first."""
+    """The text of every page, by its path.
+
+    Returns:
+        The overview, with one line for each name, and a page for each group.
+
+    Raises:
+        PluginError: a package exports a name that is in no group.
+    """
+    overview = ["# API", "", "**These are the public names, by what they are for.**", ""]
     found = {}
-    for package in PACKAGES:
-        found[f"api/{package}/index.md"] = package
-        for path in sorted((ROOT / package).glob("[!_]*.py")):
-            found[f"api/{package}/{path.stem}.md"] = f"{package}.{path.stem}"
-    return found
+    for package, groups in GROUPS.items():
+        module = griffe.load(package, search_paths=[LINKS])
+        grouped = [name for names in groups.values() for name in names.split()]
+        if missing := sorted({str(name) for name in module.exports or ()} - set(grouped)):
+            raise PluginError(
+                f"{package} exports {', '.join(missing)}, expected each name in one group of "
+                "docs/hooks/api_pages.py; add it there"
+            )
+        overview += [f"## {package}", "", first_line(module), ""]
+        for title, names in groups.items():
+            path = page_of(package, title)
+            link = path.removeprefix("api/")
+            overview += [f"### [{title}]({link})", "", "| name | what it is |", "|---|---|"]
+            for name in names.split():
+                where = f"[`{name}`]({link}#{package}.{name})"
+                overview.append(f"| {where} | {first_line(module[name])} |")
+            overview.append("")
+            shown = "\n\n".join(f"::: {package}.{name}" for name in names.split())
+            found[path] = f"# {title}\n\n{shown}\n"
+    return {OVERVIEW: "\n".join(overview), **found}
+
+
+def page_of(package: str, title: str) -> str:
+    """Where the page of a group lies."""
+    return f"api/{package.split('.')[-1]}/{title.lower().replace(' ', '-')}.md"
+
+
+def first_line(thing: griffe.Object | griffe.Alias) -> str:
+    """The first line of a docstring, with names as code, for a cell of a table."""
+    line = thing.docstring.value.splitlines()[0] if thing.docstring else ""
+    return re.sub(r":\w+:(`[^`]+`)", r"\1", line).replace("|", r"\|")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """List the pages in the navigation, after those of mkdocs.yml."""
+    subprocess.run([ROOT / ".ci/links"], check=True)
     assert config.nav is not None
-    for package in PACKAGES:
-        here = [{name: path} for path, name in pages().items() if name.split(".")[0] == package]
-        config.nav.append({f"API: {package}": here})
+    nav: list = [{"Overview": OVERVIEW}]
+    for package, groups in GROUPS.items():
+        nav.append({package: [{title: page_of(package, title)} for title in groups]})
+    config.nav.append({"API": nav})
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Make the pages, from what mkdocstrings finds in the docstrings."""
-    for path, name in pages().items():
-        # A package's page lists its names with links; what they are is on their modules' pages.
-        members = "      members: false\n      show_submodules: false\n" * (name in PACKAGES)
-        text = f"# {name}\n\n::: {name}\n    options:\n      show_root_heading: false\n{members}"
-        if name in PACKAGES:
-            text += "\n" + names(name)
+    """Make the pages; mkdocstrings fills them from the docstrings."""
+    for path, text in pages().items():
         files.append(File.generated(config, path, content=text))
     return files
-
-
-def names(package: str) -> str:
-    """What a package exports, from its ``__all__``, as links to the modules' pages."""
-    scope: dict = {}
-    text = (ROOT / package / "__init__.py").read_text()
-    exec(text[text.index("__all__") :], scope)
-    return "\n".join(f"- [`{package}.{name}`][{package}.{name}]" for name in scope["__all__"])

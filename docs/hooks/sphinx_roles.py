@@ -8,7 +8,8 @@ from typing import Any
 
 import griffe
 
-ROLE = re.compile(r":(?:class|func|meth|mod|attr):`([^`]+)`")
+ROLE = re.compile(r":(?:class|func|meth|attr):`([^`]+)`")
+MODULE = re.compile(r":mod:`([^`]+)`")  # the pages are of names, not of modules: no link
 MATHS = re.compile(r":math:`([^`]+)`", re.DOTALL)
 BLOCK = re.compile(r"^( *)\.\. math:: (.*(?:\n\1 +.*)*)", re.MULTILINE)
 EXAMPLE = re.compile(r"^( *)Example:$", re.MULTILINE)  # griffe's section has a plural
@@ -21,9 +22,11 @@ def converted(docstring: str) -> str:
         docstring: without common indentation.
 
     Returns:
-        ``:class:`X``` as a link, ``:math:`x``` as \(x\), ``.. math::`` as a block.
+        ``:class:`X``` as a link, ``:mod:`x``` as code,
+        ``:math:`x``` as \(x\), ``.. math::`` as a block.
     """
     text = ROLE.sub(r"[`\1`][\1]", docstring)
+    text = MODULE.sub(r"`\1`", text)
     text = MATHS.sub(r"\\(\1\\)", text)
     text = BLOCK.sub(lambda found: _block(found[1], found[2]), text)
     return EXAMPLE.sub(r"\1Examples:", text)
