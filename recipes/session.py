@@ -21,6 +21,7 @@ from seqdni.recipes.options import DNI
 from tqdm import tqdm
 
 from seqdni import to_bits
+from seqdni.checkpoint import check_format
 
 FIRST_LINE, EVERY_LINE = 2.0, 30.0  # seconds of training, off a terminal
 # What a checkpoint with edited values makes of whatever takes it up.
@@ -188,6 +189,7 @@ class Session:
         if saved.get("recipe", self.options.recipe) != self.options.recipe:
             raise Damaged(f"it is of a run of {saved['recipe']}")
         check_weights(saved["trainer"].get("model"), self.trainer.model.state_dict())
+        check_format(saved["trainer"])
         check_fits(saved["trainer"], self.trainer.state_dict(), "trainer")
         check_fits(saved["stream"], self.stream.state_dict(), "stream")
         check_fits(saved["progress"], self.progress, "progress")

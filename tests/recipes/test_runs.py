@@ -237,7 +237,7 @@ def test_resumed_is_never_stopped(kind, at, tmp_path, verse, monkeypatch):
             with pytest.raises(Crash):
                 run(*words, "--updates", "60", *every)
         saved = torch.load(tmp_path / "stopped" / "last.pt", weights_only=True)
-        assert saved["trainer"]["counts"][1] == 47
+        assert saved["trainer"]["steps"]["chunks"] == 47
     run(words[0], "--resume", tmp_path / "stopped", "--updates", "60")
     straight, resumed = (
         torch.load(tmp_path / name / "last.pt", weights_only=True)
@@ -298,7 +298,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(number, tmp_path):
     assert f"seqdni run copy --resume {out}" in printed
     assert "Traceback" not in errors
     saved = torch.load(out / "last.pt", weights_only=True)
-    updates = saved["trainer"]["counts"][0]
+    updates = saved["trainer"]["steps"]["updates"]
     assert updates >= 10
     run("copy", "--resume", out, "--updates", updates + 15)
     assert result_of(out)["updates"] == updates + 15
