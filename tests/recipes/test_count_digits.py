@@ -71,8 +71,8 @@ def test_every_synthesizer_runs(synthesizer):
 @pytest.mark.parametrize(("hint", "features"), [("true", 8 + 4 + 1), ("false", 8 + 1)])
 def test_the_synthesizer_from_b_to_a_is_told_the_3s_or_not(hint, features):
     count_digits("--hint", hint, "--max-tokens", 36, "--out", "out")
-    boundaries = torch.load("out/last.pt", weights_only=True)["trainer"]["boundary"]
-    assert boundaries["0.synthesizer.weight"].shape == (features, 8)
+    _, of_messages, *_ = torch.load("out/last.pt", weights_only=True)["trainer"]["synthetic"]
+    assert of_messages["boundary"]["synthesizer.weight"].shape == (features, 8)
 
 
 def test_the_small_digits_are_the_default():

@@ -276,7 +276,7 @@ def learning_rates(monkeypatch):
     step, rates = Trainer.step, []
 
     def noting(self, *args, **named):
-        rates.append(self.optimizer.param_groups[0]["lr"])
+        rates.append(self.learner.optimizer.param_groups[0]["lr"])
         step(self, *args, **named)
 
     monkeypatch.setattr(Trainer, "step", noting)

@@ -13,7 +13,7 @@ from seqdni.recipes.cli import main
 from seqdni.recipes.lm_model import build, loss_of, score
 from seqdni.recipes.lm_options import Options, prepare
 
-from runs import TINY, VERSE, result_of, rows_of, run
+from runs import TINY, VERSE, assert_same, result_of, rows_of, run
 from seqdni import LeastSquares, controls, cross_entropy, unroll
 
 LEVELS = ["--hierarchy", "2", "--period", "4", "--chunk-len", "4", "--slow-chunk-len", "2"]
@@ -103,18 +103,20 @@ def test_the_trainer_is_as_the_options_say():
     for look_ahead in (0, 4):
         options, model = made(7, **settings, look_ahead=look_ahead)
         trainer = lm_hierarchy.build_trainer(options, model, loss_of(model))
-        fast, slow = trainer.learners
+        fast, slow = trainer.trainings
         assert (fast.chunk_len, slow.chunk_len) == (None, 5)
-        for learner in (fast, slow):
-            assert (learner.loss_scale, learner.clip, learner.warmup_chunks) == (1 / 4, 0.7, 3)
+        for learner in trainer.learners:
+            assert (learner.loss_scale, learner.clip) == (1 / 4, 0.7)
             assert learner.optimizer.param_groups[0]["lr"] == 0.02
-        guessed = [fast.boundary, slow.boundary, *([] if look_ahead else [fast.message_boundary])]
-        for boundary in guessed:
+        guessed = [fast.credit, slow.credit, *([] if look_ahead else [fast.message_credit])]
+        for synthetic in guessed:
+            boundary = synthetic.boundary
+            assert synthetic.warmup_chunks == 3
             assert (boundary.grad_scale, boundary.bound) == (0.3, 2.0)
             assert boundary.control is controls.shuffled
             assert isinstance(boundary.synthesizer, LeastSquares)
         if look_ahead:
-            assert fast.message_boundary.synthesizer is None
+            assert fast.message_credit.boundary.synthesizer is None
     options, model = made(7, trainer="joint", period=4, slow_chunk_len=3)
     trainer = lm_hierarchy.build_trainer(options, model, loss_of(model))
     assert [learner.loss_scale for learner in trainer.learners] == [1 / 12, 1 / 12]
@@ -133,7 +135,7 @@ def test_dni_looks_ahead_and_every_level_follows_the_schedule(verse, tmp_path):
         told[name] = rows_of(tmp_path / name)[0]["train_bits"]
     assert len(set(told.values())) == 3
     saved = torch.load(tmp_path / "ahead-4" / "last.pt", weights_only=True)["trainer"]
-    rates = [steps["param_groups"][0]["lr"] for steps, _ in saved["optimizers"]]
+    rates = [steps["param_groups"][0]["lr"] for steps in saved["optimizers"]]
     assert rates[0] == rates[1] < 1e-3
 
 
@@ -152,7 +154,7 @@ def test_parameters_are_those_of_two_cores():
         (["--trainer", "joint"], "--trainer joint is for several levels; add --hierarchy 2"),
         (["--period", "4"], "--period has no effect here; it needs --hierarchy 2"),
         (["--hierarchy", "2", "--trainer", "overlap"], "with --hierarchy: dni, tbptt or joint"),
-        (["--hierarchy", "2", "--update-every", "2"], "--update-every has no effect here"),
+        (["--hierarchy", "2", "--horizon-every", "2"], "--horizon-every has no effect here"),
         (["--hierarchy", "0"], "--hierarchy is 0, expected at least 1"),
         (["--hierarchy", "2", "--period", "0"], "--period is 0, expected at least 1"),
         (["--hierarchy", "2", "--chunk-len", "16"], "--period 8 is no multiple of --chunk-len 16"),
@@ -174,3 +176,24 @@ def test_parameters_are_those_of_two_cores():
 def test_options_that_do_not_go_together(words, message, verse, capsys):
     assert main(["run", "lm", "--corpus", verse, *words]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--update-every", "2", "--precision", "bfloat16"],
+        ["--synthesizer", "mlp", "--look-ahead", "0", "--synth-steps", "2", "--targets", "dense"],
+        ["--synthesizer", "rls", "--lessons", "0.5"],
+    ],
+    ids=["windows", "dense targets", "half of the chunks"],
+)
+def test_what_one_level_can_levels_can_too(words, verse, tmp_path):
+    words = ["--corpus", verse, *LEVELS, *words, *TINY]
+    run("lm", *words, "--updates", 20, "--out", tmp_path / "straight")
+    run("lm", *words, "--updates", 9, "--out", tmp_path / "stopped")
+    run("lm", "--resume", tmp_path / "stopped", "--updates", 20)
+    a, b = (
+        torch.load(tmp_path / name / "last.pt", weights_only=True)["trainer"]
+        for name in ("straight", "stopped")
+    )
+    assert_same(a, b)

@@ -115,8 +115,8 @@ WORDS = {
     "run lm --period 8": "--period has no effect here",
     "run lm --subword-size 4000": "--subword-size has no effect here",
     "run mnist --data-dir . --permute-seed 0": "--permute-seed has no effect here",
-    "run lm --hierarchy 2 --update-every 1": "--update-every has no effect here; it needs --hier",
-    "run lm --hierarchy 2 --precision float32": "--precision has no effect here",
+    "run lm --hierarchy 2 --horizon-every 9": "--horizon-every has no effect here; it needs --hier",
+    "run lm --hierarchy 2 --update-every episode": "--update-every episode: a text has no episodes",
     "run count-digits --trainer joint --hint true": "--hint has no effect here",
 }
 CONFIGS = {
