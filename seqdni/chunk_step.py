@@ -1,4 +1,4 @@
-r"""One step of training, for a network, for a level of a hierarchy: what happens in one chunk.
+r"""The update of one model, or of one level of a hierarchy, from one chunk.
 
 .. code-block:: text
 
@@ -30,9 +30,10 @@ from seqdni.state import State, detach, leaves, reset_rows
 from seqdni.synthetic_gradients import SyntheticGradients
 from seqdni.targets import boundary_pairs, dense_pairs
 
-Known: TypeAlias = Callable[[State, Tensor | None], Tensor]
-"""Looks ahead: a state without a graph, and the rows that continue (None: all) -> the gradient of
-what follows, packed, in units of the loss summed over the steps of a row."""
+FutureGrad: TypeAlias = Callable[[State, Tensor | None], Tensor]
+"""Computes the gradient of what follows from steps that are known: a state without a graph, and
+the rows that continue (None: all) -> the gradient, packed, in units of the loss summed over the
+steps of a row."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class ChunkPlan:
         steps: T.
         scored: scored steps of all rows.
         factor: on the summed loss, ``loss_scale / B``.
-        restarts: which rows begin or end an episode.
+        restarts: which rows begin, end or go on with an episode, as five masks.
         taught_B: rows whose state at the chunk's start is taught; None: all of them.
         episode_over: whether an update is due because an episode of all rows ends.
         continues_stream: whether the chunk follows another one.
@@ -138,15 +139,15 @@ class BackwardPass:
             torch.autograd.backward(self.roots, self.grads)
 
 
-class ChunkStep:
-    """How one model learns from one chunk after another.
+class ChunkUpdater:
+    """Updates one model, or one level of a hierarchy, chunk by chunk.
 
     Args:
         parameters: of the model.
         learner: how the model learns from its gradient.
         synthetic: bridges the ends of the chunks; None truncates there.
         meter: where the losses of the synthesizer are added up.
-        of: names the model in an error, `` of level 1``.
+        error_suffix: names the model in an error, `` of level 1``.
     """
 
     def __init__(
@@ -155,14 +156,14 @@ class ChunkStep:
         learner: Learner,
         synthetic: SyntheticGradients | None,
         meter: RunningSums,
-        of: str = "",
+        error_suffix: str = "",
     ):
         self.parameters = list(parameters)
         self.device = self.parameters[0].device
         self.learner = learner
         self.synthetic = synthetic
         self.meter = meter
-        self.of = of
+        self.error_suffix = error_suffix
         self.chunks = 0
         self.updates = 0
         self.window = 0  # chunks since the last update was due
@@ -212,8 +213,10 @@ class ChunkStep:
             dense_targets=trains and synthetic is not None and synthetic.targets == "dense",
         )
 
-    def is_finite(self, run: ForwardRun) -> bool:
-        """Whether the loss of a chunk is finite; on a GPU, where asking would wait, always True.
+    def check_loss(self, run: ForwardRun) -> bool:
+        """Whether the loss of a chunk is finite; what is not is counted, or raises an error.
+
+        On a GPU, where asking would wait, the answer is always True.
 
         Args:
             run: of the chunk.
@@ -225,8 +228,8 @@ class ChunkStep:
             return True
         if self.learner.non_finite == "raise":
             raise FloatingPointError(
-                f"the loss of chunk {self.chunks}{self.of} is {run.loss.item()}, which is not "
-                f"finite; {GO_ON}"
+                f"the loss of chunk {self.chunks}{self.error_suffix} is {run.loss.item()}, "
+                f"which is not finite; {GO_ON}"
             )
         self.meter.add(skipped=1)
         return False
@@ -235,7 +238,7 @@ class ChunkStep:
         self,
         plan: ChunkPlan,
         run: ForwardRun,
-        known: Known | None = None,
+        known: FutureGrad | None = None,
         condition_BK: Tensor | None = None,
     ) -> BackwardPass:
         """Where the backward pass of a chunk begins: in its loss, and in the state at its end.
@@ -258,7 +261,7 @@ class ChunkStep:
         if run.loss is not None and plan.has_gradient:
             backward.add(run.loss * plan.factor)
         if synthetic is not None and plan.bridges_end:
-            bridged, continues_B = run.bridged or run.end, self.here(plan.restarts.continues)
+            bridged, continues_B = run.bridged or run.end, self.to_device(plan.restarts.continues)
             if known is not None:
                 grad_BS = known(detach(bridged), continues_B)
             else:
@@ -299,14 +302,32 @@ class ChunkStep:
             plan.factor,
             condition_BK=condition_BK,
             next_predicted_BS=run.predicted_BS if aux else None,
-            next_valid_B=self.here(plan.restarts.spans) if aux else None,
+            next_valid_B=self.to_device(plan.restarts.spans) if aux else None,
         ):
             self.meter.add(synth_loss=synth_loss, synth_steps=1)
 
-    def close(self, has_gradient: bool, episode_over: bool = False) -> None:
+    def next_carry(self, run: ForwardRun, initial_state: Callable[[int], State]) -> State:
+        """The state that the next chunk goes on from, without a graph.
+
+        With ``non_finite="skip"`` the rows that are not finite begin anew.
+
+        Args:
+            run: of the chunk.
+            initial_state: of the model, by the number of rows.
+        """
+        if self.learner.non_finite == "raise" or (
+            self.device.type == "cpu" and (run.loss is None or run.loss.isfinite())
+        ):
+            return detach(run.end)
+        finite_B = torch.stack([_finite_rows(leaf) for leaf in leaves(run.end)]).all(0)
+        initial = detach(initial_state(len(finite_B)))
+        return reset_rows(detach(run.end), ~finite_B, initial)
+
+    def count_and_update(self, has_gradient: bool, episode_over: bool = False) -> None:
         """Count a chunk, and update the model if that is due and there is a gradient.
 
-        Without one there is no update: an optimiser with momentum would move the model on nothing.
+        Without one there is no update: an optimiser with momentum would go on with old gradients.
+        (On a GPU, gradients that are not finite become zero, and this is not asked.)
 
         Args:
             has_gradient: whether its backward pass began anywhere.
@@ -318,15 +339,16 @@ class ChunkStep:
         self.chunks += 1
         self.window += 1
         self.window_has_gradient |= has_gradient
+        # update_every may be "episode", which no window equals: then episode_over decides.
         if not (episode_over or self.window == self.learner.update_every):
             return
         first, last = self.chunks - self.window, self.chunks - 1
         due, self.window, self.window_has_gradient = self.window_has_gradient, 0, False
         if due:
             where = f"chunk {last}" if first == last else f"chunks {first} to {last}"
-            self.updates += self.learner.update(self.parameters, where + self.of)
+            self.updates += self.learner.update(self.parameters, where + self.error_suffix)
 
-    def here(self, x: Tensor | None) -> Tensor | None:
+    def to_device(self, x: Tensor | None) -> Tensor | None:
         """A tensor on the model's device, without waiting for it.
 
         Args:
@@ -360,17 +382,6 @@ class ChunkStep:
         grads = saved["grads"] or [None] * len(self.parameters)
         for parameter, grad in zip(self.parameters, grads, strict=True):
             parameter.grad = None if grad is None else grad.to(self.device)
-
-
-def restarted_where_broken(end: State, initial: State) -> State:
-    """A state without a graph, in which the rows that are not finite begin anew.
-
-    Args:
-        end: of a chunk whose loss is not finite.
-        initial: the initial state of as many rows.
-    """
-    finite_B = torch.stack([_finite_rows(leaf) for leaf in leaves(end)]).all(0)
-    return reset_rows(detach(end), ~finite_B, detach(initial))
 
 
 def _finite_rows(leaf: Tensor) -> Tensor:

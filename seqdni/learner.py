@@ -29,8 +29,8 @@ class Learner:
         loss_scale: factor on the batch mean of the summed loss: 1 / T makes it a mean over steps.
         clip: largest norm of the model's gradient; None leaves it alone.
         update_every: chunks whose gradients are summed for one update of the model, or
-            ``"episode"`` for all chunks of an episode that all rows begin and end together. A
-            synthesizer learns in every chunk.
+            ``"episode"`` for all chunks of an episode that all rows begin and end together. (A
+            synthesizer does not wait for these updates.)
         autocast: compute the model in this type where that is safe, e.g. ``torch.bfloat16``.
         non_finite: what to do about a loss or a gradient that is not finite. ``"raise"`` stops with
             an error that names the chunk; ``"skip"`` makes no update with it, restarts the rows

@@ -5,7 +5,7 @@ Shapes: N pairs of a state and a gradient, S features of a packed state, K of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from seqdni.cores.base import TraceableCore
 from seqdni.learner import check_clip, check_count, check_optimizer, clipped
 from seqdni.targets import Pairs
 
-GOLDEN = 0.6180339887498949  # multiples of it, modulo 1, fall evenly and never in step
+GOLDEN = 0.6180339887498949  # its multiples, modulo 1, are spread evenly without a period
 
 
 @dataclass
@@ -37,10 +37,10 @@ class SyntheticGradients:
         targets: what the synthesizer learns from: the gradient at the chunk's start, or,
             ``"dense"``, at every state inside the chunk, from the same backward pass. That needs a
             model that can tell them (``traced``, and ``can_trace`` is True).
-        updates_per_chunk: what is learned from in a chunk is dealt into this many parts, with a
+        updates_per_chunk: what is learned from in a chunk is split into this many parts, with a
             step of the optimiser for each. Running averages of the boundary count these steps.
         train_fraction: share of the chunks that the synthesizer learns from, 0 < share <= 1. They
-            are spread evenly, and never in step with a period of the data. Most of the cost of a
+            are spread evenly, without a fixed period. Most of the cost of a
             synthesizer is its learning: 0.5 halves that.
 
     Raises:
@@ -107,7 +107,7 @@ class SyntheticGradients:
         condition_BK: Tensor | None = None,
         next_predicted_BS: Tensor | None = None,
         next_valid_B: Tensor | None = None,
-    ) -> Iterator[Tensor]:
+    ) -> list[Tensor]:
         """Let the synthesizer learn. A loss that is not finite is passed over.
 
         Args:
@@ -117,13 +117,15 @@ class SyntheticGradients:
             next_predicted_BS: the target of an Aux head.
             next_valid_B: the rows that have such a target; None: all.
 
-        Yields:
+        Returns:
             The loss of each part.
         """
+        losses = []
         for part in pairs.dealt(self.updates_per_chunk):
             device = part.state_NS.device
             valid_N, final_N = (
-                None if mask is None else mask.to(device, non_blocking=True) for mask in part[2:]
+                None if mask is None else mask.to(device, non_blocking=True)
+                for mask in (part.valid_N, part.final_N)
             )
             loss = self.boundary.regression(
                 part.state_NS,
@@ -140,7 +142,8 @@ class SyntheticGradients:
                 if not clipped(list(self.boundary.parameters()), self.clip):
                     self.optimizer.step()
                 self.optimizer.zero_grad()
-            yield loss
+            losses.append(loss.detach())
+        return losses
 
     def state_dict(self) -> dict[str, Any]:
         """The boundary's and the optimiser's state.

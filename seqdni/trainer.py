@@ -1,7 +1,7 @@
 r"""The trainer: truncated BPTT, with synthetic gradients if it is given any.
 
-Only the trainer runs a backward pass through the model. One step of it reads from top to bottom in
-:meth:`Trainer.step`; what its parts do is in ``chunk_step.py``.
+One step of training reads from top to bottom in :meth:`Trainer.step`; what its parts do is in
+``chunk_step.py``.
 
 Shapes: T steps, B rows, K features of a condition.
 """
@@ -17,12 +17,12 @@ from torch import Tensor
 from seqdni.boundary import Boundary
 from seqdni.checkpoint import check_format, new_checkpoint, restored_state
 from seqdni.chunk import Chunk, ChunkLike, as_chunk, check_ahead, check_shapes, run_chunk
-from seqdni.chunk_step import ChunkPlan, ChunkStep, ForwardRun, Known, restarted_where_broken
+from seqdni.chunk_step import ChunkPlan, ChunkUpdater, ForwardRun, FutureGrad
 from seqdni.cores.base import Core
 from seqdni.learner import Learner, check_optimizer
 from seqdni.losses import IGNORE
 from seqdni.metrics import RunningSums
-from seqdni.state import State, cut, detach, leaves, state_size
+from seqdni.state import State, cut, leaves, state_size
 from seqdni.synthesizers.mlp import check_state_size
 from seqdni.synthetic_gradients import SyntheticGradients, check_dense
 from seqdni.truncation.look_ahead import ahead_grad
@@ -46,9 +46,11 @@ class Trainer:
     For a chunk started from :math:`s_0`, one backward pass of
 
     .. math:: \frac{loss\_scale}{B} \Big( \sum_{t,b} \ell_{t,b}
-              + \langle scale \cdot M(s_T), s_T \rangle \Big)
+              + \langle \hat g(s_T), s_T \rangle \Big)
 
-    gives the model's gradient and, at :math:`s_0`, the synthesizer's target. Full BPTT is this
+    gives the model's gradient and, at :math:`s_0`, the synthesizer's target. The sum is over the
+    steps that are scored; :math:`\hat g` is a constant, the synthetic gradient of the state at the
+    end (or what known steps tell of it), and 0 in rows whose episode ended. Full BPTT is this
     trainer without ``credit`` over :func:`whole_episodes`.
 
     Args:
@@ -97,11 +99,11 @@ class Trainer:
         self.meter = RunningSums(self.device)
         self.carry: State | None = None
         self.tokens = 0
-        self._steps = ChunkStep(model.parameters(), learner, self.synthetic, self.meter)
+        self._updater = ChunkUpdater(model.parameters(), learner, self.synthetic, self.meter)
 
     @property
     def boundary(self) -> Boundary | None:
-        """That of the synthetic gradients."""
+        """The boundary of ``credit``, or None where it has none."""
         return None if self.synthetic is None else self.synthetic.boundary
 
     @property
@@ -117,12 +119,12 @@ class Trainer:
     @property
     def updates(self) -> int:
         """Weight updates of the model."""
-        return self._steps.updates
+        return self._updater.updates
 
     @property
     def chunks(self) -> int:
         """Chunks so far."""
-        return self._steps.chunks
+        return self._updater.chunks
 
     def step(
         self,
@@ -143,29 +145,30 @@ class Trainer:
 
         Raises:
             ValueError: shapes that do not fit, ``update_every="episode"`` on a stream without
-                lock-step episodes, or ``ahead`` without a boundary to carry its gradient over.
+                lock-step episodes, ``ahead`` without a boundary to carry its gradient over, or
+                ``ahead`` together with a condition.
             FloatingPointError: the loss or the gradient is not finite (see ``non_finite``).
         """
         chunk = as_chunk(chunk)
         steps, rows = check_shapes(chunk, self.carry)
         ahead = self._checked_ahead(ahead, rows, condition)
-        at_start, at_end = map(self._steps.here, condition or (None, None))
+        at_start, at_end = map(self._updater.to_device, condition or (None, None))
 
         scored = steps * rows if chunk.mask is None else int(chunk.mask.sum())
         carried, looks_ahead = self.carry is not None, ahead is not None
-        plan = self._steps.plan(rows, steps, scored, chunk.should_reset, carried, looks_ahead)
+        plan = self._updater.plan(rows, steps, scored, chunk.should_reset, carried, looks_ahead)
         run = self._forward(chunk, plan)
-        finite = self._steps.is_finite(run)
         assert run.loss is not None
-        if finite:
-            self._steps.roots(plan, run, self._known(ahead, plan), at_end).run()
-            self._steps.teach(plan, run, chunk.should_reset, at_start)
+        if finite := self._updater.check_loss(run):
+            backward = self._updater.roots(plan, run, self._future_grad(ahead, plan), at_end)
+            backward.run()
+            self._updater.teach(plan, run, chunk.should_reset, at_start)
             self.meter.add(nats=run.loss, scored=_counted(chunk, scored))
         if self.overlap is not None:
             self.overlap.keep(self.carry, chunk.inputs, chunk.should_reset)
-        self.carry = detach(run.end) if finite else self._restarted(run.end, rows)
+        self.carry = self._updater.next_carry(run, self.model.initial_state)
         self.tokens += steps * rows
-        self._steps.close(finite and plan.has_gradient, plan.episode_over)
+        self._updater.count_and_update(finite and plan.has_gradient, plan.episode_over)
 
     def _forward(self, chunk: Chunk, plan: ChunkPlan) -> ForwardRun:
         """Run a chunk; with overlapping chunks, from further back."""
@@ -184,7 +187,7 @@ class Trainer:
             )
         return ForwardRun(start, nats, end, trace)
 
-    def _known(self, ahead: Chunk | None, plan: ChunkPlan) -> Known | None:
+    def _future_grad(self, ahead: Chunk | None, plan: ChunkPlan) -> FutureGrad | None:
         """What the steps ahead tell of the gradient at the chunk's end."""
         if ahead is None:
             return None
@@ -200,9 +203,6 @@ class Trainer:
             learner.autocast,
             synthesizer_ready=plan.synthesizer_ready,
         )
-
-    def _restarted(self, end: State, rows: int) -> State:
-        return restarted_where_broken(end, self.model.initial_state(rows))
 
     def _checked_ahead(
         self, ahead: ChunkLike | None, rows: int, condition: tuple[Tensor, Tensor] | None
@@ -230,7 +230,7 @@ class Trainer:
             synthetic=None if self.synthetic is None else self.synthetic.state_dict(),
             overlap=None if self.overlap is None else self.overlap.state_dict(),
             carry=None if self.carry is None else leaves(self.carry),
-            steps=self._steps.state_dict(),
+            steps=self._updater.state_dict(),
             tokens=self.tokens,
             meter=self.meter.state_dict(),
         )
@@ -256,7 +256,7 @@ class Trainer:
         if self.overlap is not None:
             self.overlap.load_state_dict(saved["overlap"], self._restored)
         self.carry = self._restored(saved["carry"])
-        self._steps.load_state_dict(saved["steps"])
+        self._updater.load_state_dict(saved["steps"])
         self.tokens = saved["tokens"]
         self.meter.load_state_dict(saved["meter"])
 

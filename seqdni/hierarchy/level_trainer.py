@@ -25,10 +25,9 @@ from seqdni.checkpoint import restored_state
 from seqdni.chunk_step import (
     BackwardPass,
     ChunkPlan,
-    ChunkStep,
+    ChunkUpdater,
     ForwardRun,
-    Known,
-    restarted_where_broken,
+    FutureGrad,
 )
 from seqdni.hierarchy.chunk import Ticks, joined
 from seqdni.hierarchy.clock import Above, clock_above
@@ -42,9 +41,10 @@ from seqdni.state import cut, in_full_precision, leaves
 from seqdni.synthetic_gradients import SyntheticGradients
 from seqdni.targets import Pairs
 
-Ahead: TypeAlias = Callable[[LevelCarry, Tensor | None], Known]
+Ahead: TypeAlias = Callable[[LevelCarry, Tensor | None], FutureGrad]
 """Looks ahead: the carry after a chunk, and the restarts of the level above around its tick on the
-message of the chunk's last step (None: that message is not told its gradient) -> what is known."""
+message of the chunk's last step (None: nothing is computed for that message) -> what computes the
+gradient of what follows."""
 
 
 @dataclass
@@ -110,8 +110,7 @@ class LevelTrainer:
         training: how.
         above: the level above, or whatever answers like one; None at the top.
         above_level: the model of that level, for its period and the size of its context.
-        feedback: whether predicted message gradients are listened to.
-        carry: where the stream begins.
+        feedback: whether gradients of messages are predicted and used.
         meter: where losses are added up.
         k: its number, for the meter.
     """
@@ -133,7 +132,7 @@ class LevelTrainer:
         self.way_up = Messages(training.message_credit if feedback else None)
         self.meter = meter
         self.k = k
-        self._steps = ChunkStep(
+        self._updater = ChunkUpdater(
             level.parameters(), training.learner, training.credit, meter, f" of level {k}"
         )
         self.begin(None)
@@ -144,23 +143,27 @@ class LevelTrainer:
         Args:
             carry: from :meth:`seqdni.hierarchy.Hierarchy.initial_carry`.
         """
-        self.learned = self.live = carry  # up to the last backward pass; up to the last message
+        # Above the lowest level there are two places in the stream: up to where the level has been
+        # trained, and up to where it has run, without a graph, because the level below needs its
+        # context or the level above its messages. A level that no other needs runs when
+        # it is trained.
+        self.trained_carry = self.running_carry = carry
         self.carried = False  # whether the next chunk continues another one
         self.ended_B: Tensor | None = None  # rows that the last chunk's end was not bridged for
-        self.told: list[Ticks] = []  # by the stream, one tick each, not yet learned from
+        self.pending_ticks: list[Ticks] = []  # by the stream, one tick each, not yet learned from
         self.messages: list[Tensor] = []  # [B, M] each, not yet learned from
         self.seen: list[Tensor] = []  # [B, C] each, the contexts that were in force then
         self.way_up.begin()
         self.context_grads: dict[int, Tensor] = {}  # [B, C] by the tick that gave the context
-        self.used = 0  # ticks that gave a context which is no longer in force
+        self.expired_contexts = 0  # ticks that gave a context which is no longer in force
 
     # What the level below sees
 
     @property
     def context(self) -> Tensor | None:
         """What the level below gets now, ``[B, C]``, a constant."""
-        assert self.live is not None
-        return self.live.context_BC
+        assert self.running_carry is not None
+        return self.running_carry.context_BC
 
     def receive(self, messages_mBM: Tensor) -> None:
         """Take messages, a tick each; contexts and messages that follow from them are out at once.
@@ -168,24 +171,24 @@ class LevelTrainer:
         Args:
             messages_mBM: constants.
         """
-        assert self.live is not None
+        assert self.running_carry is not None
         first = len(self.messages)
         self.messages += list(messages_mBM.unbind(0))
         if self.above is not None or self.level.context_size:
-            told = joined(self.told[first : len(self.messages)])
-            self.seen += list(self._walk(messages_mBM, told.should_reset))
+            ticks = joined(self.pending_ticks[first : len(self.messages)])
+            self.seen += self._walk(messages_mBM, ticks.should_reset)
 
-    def hand_up(self, grads: dict[int, Tensor], used: int) -> None:
+    def hand_up(self, grads: dict[int, Tensor], expired: int) -> None:
         """Take the gradients that arrived at contexts, in units of the objective.
 
         Args:
             grads: ``[B, C]`` each, by the tick (from 1) of this level that gave the context.
-            used: ticks whose context is no longer in force, so that no more of these follow.
+            expired: ticks whose context is no longer in force, so that no more of these follow.
         """
         for tick, grad_BC in grads.items():
             before = self.context_grads.get(tick)
             self.context_grads[tick] = grad_BC if before is None else before + grad_BC
-        self.used = used
+        self.expired_contexts = expired
 
     def settle(self, all_of_it: bool = False) -> Iterator[Pairs]:
         """Learn from the chunks that are complete.
@@ -197,24 +200,25 @@ class LevelTrainer:
             The messages of each chunk with the gradients that arrived at them, in units of the
             objective, the chunk's own bootstrap included.
         """
-        assert self.learned is not None
+        assert self.trained_carry is not None
         chunk_len = self.training.chunk_len
         assert chunk_len is not None
         while self.messages:
             steps = min(chunk_len, len(self.messages))
             whole = steps == chunk_len
-            used = not self.level.context_size or self.used >= self.learned.ticks + steps
-            if not (all_of_it or (whole and used)):
+            last = self.trained_carry.ticks + steps
+            expired = not self.level.context_size or self.expired_contexts >= last
+            if not (all_of_it or (whole and expired)):
                 return
-            chunk = joined(self.told[:steps])
+            chunk = joined(self.pending_ticks[:steps])
             messages = torch.stack(self.messages[:steps])
             seen = torch.stack(self.seen[:steps]) if self.seen else None
-            for pending in (self.told, self.messages, self.seen):
+            for pending in (self.pending_ticks, self.messages, self.seen):
                 del pending[:steps]
             if all_of_it and not self.messages:
                 chunk.should_reset[-1] = True
             pairs = self._learn(messages, chunk, seen)
-            self.learn_from_above()
+            self.settle_level_above()
             assert pairs is not None
             yield pairs
 
@@ -228,29 +232,29 @@ class LevelTrainer:
             chunk: the rest of it.
             ahead: looks ahead; None where the steps after the chunk are not known.
         """
-        assert self.learned is not None
-        inputs = inputs.to(self._steps.device, non_blocking=True)
+        assert self.trained_carry is not None
+        inputs = inputs.to(self._updater.device, non_blocking=True)
         seen, walked = None, False
         if self.above is not None and self.context_size:
             assert self.above_level is not None
-            walked = self.learned.ticks % self.above_level.period + len(inputs) > (
+            walked = self.trained_carry.ticks % self.above_level.period + len(inputs) > (
                 self.above_level.period
             )
             if walked:
-                seen = torch.stack(list(self._walk(inputs, chunk.should_reset)))
+                seen = torch.stack(self._walk(inputs, chunk.should_reset))
             else:
                 context_BC = self.above.context
                 assert context_BC is not None
                 seen = context_BC.expand(len(inputs), -1, -1)
         self._learn(inputs, chunk, seen, not walked, ahead)
-        self.live = self.learned
+        self.running_carry = self.trained_carry
 
     @property
     def context_size(self) -> int:
         """Width of the context that this level takes."""
         return 0 if self.above_level is None else self.above_level.context_size
 
-    def learn_from_above(self, all_of_it: bool = False) -> None:
+    def settle_level_above(self, all_of_it: bool = False) -> None:
         """Let the level above learn from what is complete there, and this one's messages from that.
 
         Args:
@@ -264,22 +268,24 @@ class LevelTrainer:
                 self.meter.add(**{f"message_loss_{self.k}": loss, f"message_steps_{self.k}": 1})
 
     @torch.no_grad()
-    def _walk(self, x: Tensor, should_reset: Tensor) -> Iterator[Tensor]:
+    def _walk(self, x: Tensor, should_reset: Tensor) -> list[Tensor]:
         """Go on without learning: send messages as they come, keep what contexts were in force."""
-        assert self.live is not None
+        assert self.running_carry is not None
         context = lambda: None if self.above is None else self.above.context  # noqa: E731
         seen: list[Tensor] = []
-        with self.training.learner.precision(self._steps.device):
-            run = run_pieces(self.level, self.above_level, x, should_reset, self.live, context)
+        with self.training.learner.precision(self._updater.device):
+            run = run_pieces(
+                self.level, self.above_level, x, should_reset, self.running_carry, context
+            )
             for piece in run:
-                self.live = piece.carry
+                self.running_carry = piece.carry
                 if piece.context_TBC is not None:
                     seen += piece.context_TBC.unbind(0)
                 if self.above is None:
                     continue
                 if (messages := self._messages(piece.features_TBF, piece.above)) is not None:
                     self.above.receive(messages)
-        return iter(seen)
+        return seen
 
     def _learn(
         self,
@@ -301,7 +307,7 @@ class LevelTrainer:
         Returns:
             Above the lowest level, the messages that it received with their gradients.
         """
-        carry, step = self.learned, self._steps
+        carry, updater = self.trained_carry, self._updater
         assert carry is not None
         x = x.detach().requires_grad_(self.k > 0)
         seen_TBC = None if seen_TBC is None else seen_TBC.detach().requires_grad_()
@@ -309,28 +315,30 @@ class LevelTrainer:
         plan = self._plan(x, chunk, looks_ahead=ahead is not None)
 
         run, features_TBF = self._forward(plan, x, chunk, seen_TBC, clock)
-        if not (finite := step.is_finite(run)):
-            initial = self.level.initial_state(plan.rows)
-            run = replace(run, loss=None, end=restarted_where_broken(run.end, initial))
+        finite = updater.check_loss(run)
         since_B = carry.since_B if clock is None else clock.since_B
-        after = LevelCarry(run.end, None, carry.ticks + plan.steps, since_B).detached()
+        end = updater.next_carry(run, self.level.initial_state)
+        after = LevelCarry(end, None, carry.ticks + plan.steps, since_B).detached()
         messages_mBM = self._messages(features_TBF, clock)
-        known, told = self._known(ahead, run, after, messages_mBM, clock, send)
+        future, covers_last = self._future(ahead, run, after, messages_mBM, clock, send)
 
-        backward = step.roots(plan, run, known) if finite else BackwardPass()
-        if messages_mBM is not None and not told:
+        backward = updater.roots(plan, run, future) if finite else BackwardPass()
+        if messages_mBM is not None and not covers_last:
             self._bridge_messages(backward, messages_mBM, carry.ticks, plan.factor)
         self._add_context_gradients(backward, features_TBF, carry.ticks)
         if finite:
+            self._note_loss(run, plan)
             backward.run()
-            step.teach(plan, run, chunk.should_reset)
-        step.close(finite and bool(backward.roots), plan.episode_over)
+            updater.teach(plan, run, chunk.should_reset)
+        updater.count_and_update(finite and bool(backward.roots), plan.episode_over)
 
-        self.learned = after
+        self.trained_carry = after
         if self.k > 0 and not self.messages:
-            assert self.live is not None
-            self.learned = self.learned._replace(context_BC=self.live.context_BC)
-            self.live = self.learned
+            assert self.running_carry is not None
+            self.trained_carry = self.trained_carry._replace(
+                context_BC=self.running_carry.context_BC
+            )
+            self.running_carry = self.trained_carry
         self.carried = True
         ended_B = plan.restarts.ended
         self.ended_B = ended_B if bool(chunk.should_reset[-1].any()) else None
@@ -338,7 +346,7 @@ class LevelTrainer:
             if seen_TBC is not None:
                 self._hand_up(seen_TBC, carry.ticks)
             if send and messages_mBM is not None:
-                self.learn_from_above()  # so that its next tick has learned from these contexts
+                self.settle_level_above()  # so that its next tick has learned from these contexts
                 self.above.receive(messages_mBM.detach())
         return message_pairs(x, chunk.should_reset, plan.bridges_end) if self.k else None
 
@@ -353,7 +361,7 @@ class LevelTrainer:
         (steps, rows), scored = x.shape[:2], 0
         if self.level.readout is not None:
             scored = steps * rows if chunk.mask is None else int(chunk.mask.sum())
-        plan = self._steps.plan(
+        plan = self._updater.plan(
             rows, steps, scored, chunk.should_reset, self.carried, looks_ahead=looks_ahead
         )
         return replace(plan, taught_B=None if self.ended_B is None else ~self.ended_B)
@@ -367,7 +375,7 @@ class LevelTrainer:
         clock: Above | None,
     ) -> tuple[ForwardRun, Tensor]:
         """Run a chunk; its features ``[T, B, F]`` come beside it."""
-        level, learner, carry = self.level, self.training.learner, self.learned
+        level, learner, carry = self.level, self.training.learner, self.trained_carry
         assert carry is not None
         cuts = plan.trains_synthesizer and plan.continues_stream
         run = ForwardRun(cut(carry.state) if cuts else carry.state, None, carry.state)
@@ -375,7 +383,7 @@ class LevelTrainer:
         if seen_TBC is not None:
             assert clock is not None
             context_TBC = only_of_this_episode(seen_TBC, clock.restarted_TB)
-        with learner.precision(self._steps.device):
+        with learner.precision(self._updater.device):
             inputs = (x, run.start, chunk.should_reset, context_TBC)
             if plan.dense_targets:
                 features_TBF, run.end, run.trace = level.traced_features(*inputs)
@@ -384,27 +392,30 @@ class LevelTrainer:
         if plan.scored:
             assert level.readout is not None
             assert chunk.targets is not None
-            with learner.precision(self._steps.device):
+            with learner.precision(self._updater.device):
                 outputs = in_full_precision(level.readout(features_TBF))
             targets, mask = chunk.targets.to(outputs.device, non_blocking=True), chunk.mask
-            mask = self._steps.here(mask)
+            mask = self._updater.to_device(mask)
             run.loss = scored_loss(learner.loss, outputs, targets, mask)
+        return run, features_TBF
+
+    def _note_loss(self, run: ForwardRun, plan: ChunkPlan) -> None:
+        if run.loss is not None:
             self.meter.add(nats=run.loss, scored=plan.scored)
             self.meter.add(**{f"nats_{self.k}": run.loss, f"scored_{self.k}": plan.scored})
-        return run, features_TBF
 
     def _messages(self, features_TBF: Tensor, clock: Above | None) -> Tensor | None:
         """The messages that a chunk sends, ``[m, B, M]``; None where it sends none."""
         if clock is None or not clock.sent:
             return None
         learner = self.training.learner
-        with learner.precision(self._steps.device):
+        with learner.precision(self._updater.device):
             messages_mBM = in_full_precision(self.level.message(features_TBF[clock.sent]))
         if learner.non_finite == "skip":  # what breaks here must not break the levels above
             messages_mBM = messages_mBM.nan_to_num(0.0, 0.0, 0.0)
         return messages_mBM
 
-    def _known(
+    def _future(
         self,
         ahead: Ahead | None,
         run: ForwardRun,
@@ -412,18 +423,18 @@ class LevelTrainer:
         messages_mBM: Tensor | None,
         clock: Above | None,
         send: bool,
-    ) -> tuple[Known | None, bool]:
-        """What looking ahead will tell, and whether it tells it of the last message too."""
+    ) -> tuple[FutureGrad | None, bool]:
+        """What known steps will tell, and whether they tell it of the last message too."""
         if ahead is None:
             return None, False
         run.bridged, restarts_2B = (run.end,), None
         last = clock is not None and clock.sent[-1:] == [after.ticks - self.ticks - 1]
-        told = last and send and self.way_up.synthetic is not None
-        if told:
+        covers_last = last and send and self.way_up.synthetic is not None
+        if covers_last:
             assert clock is not None
             assert messages_mBM is not None
             run.bridged, restarts_2B = (run.end, messages_mBM[-1]), clock.should_reset[-2:]
-        return ahead(after, restarts_2B), told
+        return ahead(after, restarts_2B), covers_last
 
     def _bridge_messages(
         self, backward: BackwardPass, messages_mBM: Tensor, ticks: int, factor: float
@@ -444,7 +455,7 @@ class LevelTrainer:
         arrived = {t: self.context_grads.pop(t) for t in of_chunk if t in self.context_grads}
         if arrived:
             at = [t - ticks - 1 for t in arrived]
-            with self.training.learner.precision(self._steps.device):
+            with self.training.learner.precision(self._updater.device):
                 contexts = in_full_precision(self.level.context(features_TBF[at]))
             backward.add(contexts, torch.stack(list(arrived.values())))
 
@@ -466,28 +477,28 @@ class LevelTrainer:
         Args:
             has_gradient: whether the backward pass of that graph has run.
         """
-        self._steps.close(has_gradient)
+        self._updater.count_and_update(has_gradient)
 
     @property
     def ticks(self) -> int:
         """Ticks that the level has learned from."""
-        assert self.learned is not None
-        return self.learned.ticks
+        assert self.trained_carry is not None
+        return self.trained_carry.ticks
 
     @property
     def chunks(self) -> int:
         """Chunks that it has learned from."""
-        return self._steps.chunks
+        return self._updater.chunks
 
     @property
     def updates(self) -> int:
         """Its weight updates."""
-        return self._steps.updates
+        return self._updater.updates
 
     @property
     def _rows(self) -> int:
-        assert self.learned is not None
-        return len(self.learned.since_B)
+        assert self.trained_carry is not None
+        return len(self.trained_carry.since_B)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next chunk depends on, the model and the boundaries not included.
@@ -499,16 +510,16 @@ class LevelTrainer:
             Tensors and primitives.
         """
         return {
-            "steps": self._steps.state_dict(),
-            "learned": self.learned and saved_carry(self.learned),
-            "live": self.live and saved_carry(self.live),
+            "steps": self._updater.state_dict(),
+            "trained_carry": self.trained_carry and saved_carry(self.trained_carry),
+            "running_carry": self.running_carry and saved_carry(self.running_carry),
             "carried": self.carried,
             "ended_B": self.ended_B,
-            "told": [list(ticks) for ticks in self.told],
+            "pending_ticks": [list(ticks) for ticks in self.pending_ticks],
             "messages": [message.clone() for message in self.messages],
             "seen": list(self.seen),
             "context_grads": dict(self.context_grads),
-            "used": self.used,
+            "expired_contexts": self.expired_contexts,
             "way_up": self.way_up.state_dict(),
         }
 
@@ -518,17 +529,21 @@ class LevelTrainer:
         Args:
             saved: from :meth:`state_dict`.
         """
-        device = self._steps.device
-        self._steps.load_state_dict(saved["steps"])
-        self.learned = saved["learned"] and restored_carry(saved["learned"], self.level, device)
-        self.live = saved["live"] and restored_carry(saved["live"], self.level, device)
+        device = self._updater.device
+        self._updater.load_state_dict(saved["steps"])
+        self.trained_carry = saved["trained_carry"] and restored_carry(
+            saved["trained_carry"], self.level, device
+        )
+        self.running_carry = saved["running_carry"] and restored_carry(
+            saved["running_carry"], self.level, device
+        )
         self.carried = saved["carried"]
         self.ended_B = saved["ended_B"]
-        self.told = [Ticks(*ticks) for ticks in saved["told"]]
+        self.pending_ticks = [Ticks(*ticks) for ticks in saved["pending_ticks"]]
         self.messages = [message.to(device) for message in saved["messages"]]
         self.seen = [context.to(device) for context in saved["seen"]]
         self.context_grads = {t: grad.to(device) for t, grad in saved["context_grads"].items()}
-        self.used = saved["used"]
+        self.expired_contexts = saved["expired_contexts"]
         self.way_up.load_state_dict(saved["way_up"], device)
 
 

@@ -83,7 +83,7 @@ class Messages:
         messages, losses = len(pairs.state_NS) // rows, []
         if self.synthetic is not None and self.synthetic.trains_on(self.corrections):
             condition_NK = self._condition(self.corrected, messages)
-            losses = list(self.synthetic.teach(pairs, factor, condition_BK=condition_NK))
+            losses = self.synthetic.teach(pairs, factor, condition_BK=condition_NK)
         self.corrections += 1
         self.corrected += messages
         self._drop()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from seqdni.checkpoint import check_format, new_checkpoint
 from seqdni.chunk import Chunk, ChunkLike, as_chunk
-from seqdni.chunk_step import Known
+from seqdni.chunk_step import FutureGrad
 from seqdni.hierarchy.checks import Mode, check_levels, check_looks_ahead
 from seqdni.hierarchy.chunk import (
     Answers,
@@ -174,14 +174,14 @@ class HierarchyTrainer:
         else:
             lowest, *others = self._told(answers, should_reset)
             for level, ticks in zip(self.levels[1:], others, strict=True):
-                level.told += one_by_one(ticks)
+                level.pending_ticks += one_by_one(ticks)
             for level, condition in zip(self.levels, conditions or (), strict=False):
                 if condition is not None and level.way_up.condition_size:
                     level.way_up.conditions += condition.to(self.device, non_blocking=True).unbind(
                         0
                     )
             self.levels[0].step(inputs, lowest, None if ahead is None else self._ahead(ahead))
-            self.levels[0].learn_from_above()
+            self.levels[0].settle_level_above()
         self.stream_steps += steps
         self.tokens += steps * rows
 
@@ -192,7 +192,7 @@ class HierarchyTrainer:
                 self._joint()
         elif self.carry is not None:
             for level in self.levels:
-                level.learn_from_above(all_of_it=True)
+                level.settle_level_above(all_of_it=True)
         self._begin(None)
 
     @property
@@ -298,8 +298,10 @@ class HierarchyTrainer:
         assert synthetic is not None
         ready = lowest.chunks >= synthetic.warmup_chunks
 
-        def known(after: LevelCarry, restarts_2B: Tensor | None) -> Known:
-            above = [level.live for level in self.levels[1:] if level.live is not None]
+        def known(after: LevelCarry, restarts_2B: Tensor | None) -> FutureGrad:
+            above = [
+                level.running_carry for level in self.levels[1:] if level.running_carry is not None
+            ]
             onward = Onward(self.model, [after, *above], restarts_2B)
             return lambda bridged, continues_B: ahead_grad(
                 synthetic.boundary,

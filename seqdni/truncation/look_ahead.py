@@ -103,7 +103,7 @@ def ahead_grad(
         continues_B: rows whose episode goes on after the chunk; None if all do.
         loss: ``(outputs, targets) -> [K, B]``.
         autocast: compute in this type where that is safe.
-        listens: whether the synthesizer is asked; else nothing is known beyond.
+        synthesizer_ready: whether the synthesizer is asked; else nothing is known beyond.
 
     Returns:
         A constant, per-example-sum units.

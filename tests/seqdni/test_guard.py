@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hierarchies import make_hierarchy
@@ -357,10 +359,13 @@ def test_a_level_passes_over_a_chunk_whose_loss_is_not_finite(sends):
     broken[1, 0] = float("nan")
     trainer.step(second._replace(conditions=None, inputs=broken))
     assert trainer.meter.read()["skipped"] >= 1
+    assert math.isfinite(trainer.meter.read()["nats"])
     assert all(map(torch.equal, before, model.levels[0].parameters()))
     trainer.step(third._replace(conditions=None))
     assert not all(map(torch.equal, before, model.levels[0].parameters()))
     assert all(p.isfinite().all() for p in model.parameters())
     assert all(
-        leaf.isfinite().all() for each in trainer.levels for leaf in leaves(each.learned.state)
+        leaf.isfinite().all()
+        for each in trainer.levels
+        for leaf in leaves(each.trained_carry.state)
     )

@@ -178,7 +178,7 @@ def test_a_chunk_beyond_a_tick_looks_ahead_at_its_state_alone():
         t += len(chunk.inputs)
         ahead = (stream.inputs[t:], targets[t:], mask[t:], stream.should_reset[t:])
         trainer.step(chunk._replace(answers=[chunk.answers[0], None], conditions=None), ahead=ahead)
-        assert trainer.levels[1].live.ticks == t // 3
+        assert trainer.levels[1].running_carry.ticks == t // 3
     assert model.levels[0].message.weight.grad is None
     assert model.levels[0].core.rnn.weight_hh_l0.grad.any()
 
@@ -347,8 +347,8 @@ def test_levels_compute_in_bfloat16_and_learn_in_float32(mode):
     again = HierarchyTrainer(model, trainings, mode)
     again.load_state_dict(copy.deepcopy(trainer.state_dict()))
     if mode == "dni":
-        assert trainer.levels[0].learned.state.hidden.dtype == torch.bfloat16
-        assert again.levels[0].learned.state.hidden.dtype == torch.bfloat16
+        assert trainer.levels[0].trained_carry.state.hidden.dtype == torch.bfloat16
+        assert again.levels[0].trained_carry.state.hidden.dtype == torch.bfloat16
 
 
 # --- 3. What is predicted when, and when each correction arrives (docs/hierarchy.md)
