@@ -13,17 +13,20 @@ from typing import Any, NoReturn
 
 import shtab
 from seqdni.corpora import CorpusError
-from seqdni.recipes import curves, horizon, lm, plot
+from seqdni.recipes.commands import curves, plot
+from seqdni.recipes.commands.export import WEIGHTS, export
+from seqdni.recipes.commands.horizon import report
+from seqdni.recipes.commands.run import run, short
 from seqdni.recipes.completion import add_recipes
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.export import WEIGHTS, export
+from seqdni.recipes.held_out import measure
+from seqdni.recipes.lm import recipe as lm
 from seqdni.recipes.memory import is_out_of_memory, too_large
 from seqdni.recipes.option import MOST
 from seqdni.recipes.options import Sampling
 from seqdni.recipes.parsing import CONFIGS, did_you_mean
 from seqdni.recipes.registry import RECIPES, Recipe, saved_run
-from seqdni.recipes.running import run, short
 from seqdni.recipes.session import table
 
 import seqdni
@@ -132,10 +135,8 @@ def _horizon(given: argparse.Namespace) -> int:
     if given.length is not None and given.length < 1:
         raise RunError(f"--length is {given.length}, expected at least 1")
     _refuse_export(directory, "horizon")
-    found = horizon.measure(
-        directory, options, recipe.file.held_out(directory, options, given.length)
-    )
-    print(horizon.report(directory, found))
+    found = measure(directory, options, recipe.file.held_out(directory, options, given.length))
+    print(report(directory, found))
     return 0
 
 

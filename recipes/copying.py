@@ -18,12 +18,11 @@ from seqdni.corpora import (
     RepeatCopyTask,
     next_difficulty,
 )
-from seqdni.recipes import horizon
 from seqdni.recipes.build import build_model, build_stream, build_trainer, load_weights
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.episodic import EpisodicOptions
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.horizon import HeldOut
+from seqdni.recipes.held_out import HeldOut, log_horizon
 from seqdni.recipes.option import option
 from seqdni.recipes.options import Sampling, check, check_no_text
 from seqdni.recipes.session import Session
@@ -153,7 +152,7 @@ def run(session: Session) -> dict[str, Any]:
     for row in session.train(_counted(chunks, progress), work=lambda: progress["episodes"]):
         level = stream.difficulty
         row.update(length=level.length, repeats=level.repeats, episodes=progress["episodes"])
-        horizon.log(session, lambda at=level: fresh_chunks(task, at, options.chunk_len), row)
+        log_horizon(session, lambda at=level: fresh_chunks(task, at, options.chunk_len), row)
         row["note"] = f"N={level.length}" + (f" R={level.repeats}" if level.repeats > 1 else "")
         stream.difficulty = next_difficulty(task, level, row["train_bits"], options.threshold)
         if stream.difficulty != level:

@@ -19,12 +19,11 @@ from seqdni.corpora import (
     ShuffledImages,
     read_mnist,
 )
-from seqdni.recipes import horizon
 from seqdni.recipes.build import build_model, build_stream, build_trainer, load_weights, loss_for
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.episodic import EpisodicOptions
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.horizon import HeldOut
+from seqdni.recipes.held_out import HeldOut, log_horizon
 from seqdni.recipes.option import option, same_option
 from seqdni.recipes.options import Sampling, check, check_no_text
 from seqdni.recipes.session import Session, check_same_images
@@ -216,7 +215,7 @@ def run(session: Session) -> dict[str, Any]:
     chunks = whole_episodes(session.stream) if options.trainer == "bptt" else session.stream
     held_out_chunks = partial(_chunks, problem.held_out, options.chunk_len)
     for row in session.train(chunks, work=lambda: trainer.updates):
-        horizon.log(session, held_out_chunks, row)
+        log_horizon(session, held_out_chunks, row)
         if trainer.updates - progress["evaluated_at"] >= options.evaluate_every:
             progress["evaluated_at"] = trainer.updates
             found = scores(trainer.model, problem.held_out)

@@ -6,9 +6,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seqdni.recipes import copying, count_digits, lm, long_dependency
+from seqdni.recipes import copying, long_dependency
+from seqdni.recipes.count_digits import recipe as count_digits
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
+from seqdni.recipes.lm import recipe as lm
 from seqdni.recipes.option import check_kinds
 from seqdni.recipes.parsing import parse_saved, recipe_parser
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import result_of, rows_of, run
 from seqdni.corpora import (
     AddingTask,
     Difficulty,
@@ -24,7 +25,6 @@ from seqdni.recipes.long_dependency import scores
 from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
 from trainers import flat_trainer
 
-from runs import result_of, rows_of, run
 from seqdni import (
     Boundary,
     LeastSquares,
@@ -148,7 +148,7 @@ def test_mistakes_with_a_trained_run(capsys):
             "x",
         ): "--prompt, --temperature and --top-k are for runs of lm",
         ("sample", "out", "--length", "9"): "--length has no effect here",
-        ("sample", "added", "--length", "1"): "--length 1: level.length is 1, expected >= 2",
+        ("sample", "added", "--length", "1"): "--length 1: difficulty.length is 1, expected >= 2",
         ("eval", "added", "--data-dir", "x"): "--data-dir has no effect",
     }.items():
         assert main(list(words)) == 1

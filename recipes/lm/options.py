@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from seqdni.corpora import own_splits
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.lm_data import DOWNLOADED, NAMED
-from seqdni.recipes.lm_hierarchy import window
+from seqdni.recipes.lm.data import DOWNLOADED, NAMED
+from seqdni.recipes.lm.hierarchy import window
 from seqdni.recipes.option import option, same_option
 from seqdni.recipes.options import RunOptions, check
 

@@ -21,9 +21,9 @@ from seqdni.corpora import (
     render_digits,
 )
 from seqdni.recipes.build import build_boundary, build_core, load_weights
-from seqdni.recipes.count_digits_options import WAYS as WAYS  # what a recipe has
-from seqdni.recipes.count_digits_options import Options
-from seqdni.recipes.count_digits_options import prepare as prepare
+from seqdni.recipes.count_digits.options import WAYS as WAYS  # what a recipe has
+from seqdni.recipes.count_digits.options import Options
+from seqdni.recipes.count_digits.options import prepare as prepare
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.options import DESCENDED, Sampling, check_no_text, device_of

@@ -13,7 +13,7 @@ import torch
 from seqdni.corpora import evaluation_chunks
 from seqdni.recipes.build import build_core
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.lm_hierarchy import Reader, build_reader, slow_width
+from seqdni.recipes.lm.hierarchy import Reader, build_reader, slow_width
 from seqdni.recipes.options import device_of
 from torch import Tensor, nn
 

@@ -26,22 +26,22 @@ from seqdni.corpora import (
     size_of,
     vocabulary_from,
 )
-from seqdni.recipes import horizon, lm_hierarchy, lm_sample
 from seqdni.recipes.build import build_stream, build_trainer, load_weights
+from seqdni.recipes.commands.export import VOCABULARY
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.export import VOCABULARY
 from seqdni.recipes.fine_tune import known_tokens
-from seqdni.recipes.horizon import HeldOut
-from seqdni.recipes.lm_data import (
+from seqdni.recipes.held_out import HeldOut, log_horizon
+from seqdni.recipes.lm import hierarchy
+from seqdni.recipes.lm.data import (
     figures,
     prepared,
     read_corpus,
     tokens_of,
     unit,
 )
-from seqdni.recipes.lm_hierarchy import Reader
-from seqdni.recipes.lm_model import (
+from seqdni.recipes.lm.hierarchy import Reader
+from seqdni.recipes.lm.model import (
     EVALUATION_ROWS,
     LanguageModel,
     at_once,
@@ -50,15 +50,16 @@ from seqdni.recipes.lm_model import (
     score,
     trained_part,
 )
-from seqdni.recipes.lm_notes import (
+from seqdni.recipes.lm.notes import (
     note,
     note_corpus,
     note_text,
     note_unknown,
     worse_than_guessing,
 )
-from seqdni.recipes.lm_options import Options
-from seqdni.recipes.lm_options import prepare as prepare  # what a recipe has
+from seqdni.recipes.lm.options import Options
+from seqdni.recipes.lm.options import prepare as prepare  # what a recipe has
+from seqdni.recipes.lm.sample import write
 from seqdni.recipes.options import Sampling
 from seqdni.recipes.session import Session
 from torch import nn
@@ -115,8 +116,8 @@ def start(options: Options, directory: RunDirectory) -> Session:
     note_corpus(options, text, corpus)
     model = build(options, len(corpus.vocabulary))
     if isinstance(model, Reader):
-        lm_hierarchy.check_length(options, stream.tokens_per_epoch // options.batch)
-        trainer = lm_hierarchy.build_trainer(options, model, loss_of(model))
+        hierarchy.check_length(options, stream.tokens_per_epoch // options.batch)
+        trainer = hierarchy.build_trainer(options, model, loss_of(model))
     else:
         chunks = float(options.update_every)  # of an update, on average
         if options.trainer == "random":
@@ -174,9 +175,9 @@ def run(session: Session) -> dict[str, Any]:
 
     chunks: Iterator[Any] = _scheduled(session)
     if isinstance(trainer, HierarchyTrainer):
-        chunks = lm_hierarchy.as_hierarchy_chunks(chunks, trainer)
+        chunks = hierarchy.as_hierarchy_chunks(chunks, trainer)
     for row in session.train(chunks, lambda: trainer.updates, finished):
-        horizon.log(session, held_out_text, row)
+        log_horizon(session, held_out_text, row)
         train = figures(options, row["train_bits"] * math.log(2), trained_on)[name]
         row["shown"] = f"train {train:.3f} {name}"
         if session.fraction() * evaluations >= progress["evaluated"] + 1:
@@ -355,7 +356,7 @@ def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:
     asked = asked._replace(length=length)
     if options.corpus == "ptb" and options.tokens == "char":
         asked = asked._replace(prompt=asked.prompt.replace(" ", "_"))
-    lm_sample.write(model, vocabulary, asked, as_bytes=options.corpus == "enwik8")
+    write(model, vocabulary, asked, as_bytes=options.corpus == "enwik8")
 
 
 def exported(directory: RunDirectory, options: Options) -> tuple[nn.Module, dict[str, Any]]:
