@@ -18,7 +18,7 @@ from seqdni.corpora import (
     RepeatCopyTask,
     next_difficulty,
 )
-from seqdni.recipes.build import build_model, build_stream, build_trainer, load_weights
+from seqdni.recipes.build import build_model, build_trainer, load_weights
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.episodic import EpisodicOptions
 from seqdni.recipes.errors import RunError
@@ -26,6 +26,7 @@ from seqdni.recipes.held_out import HeldOut, log_horizon
 from seqdni.recipes.option import option
 from seqdni.recipes.options import Sampling, check, check_no_text
 from seqdni.recipes.session import Session
+from seqdni.recipes.trainers import chunks_of, way_of
 from tqdm import tqdm
 
 from seqdni import (
@@ -35,7 +36,6 @@ from seqdni import (
     cross_entropy,
     masked_sum,
     to_bits,
-    whole_episodes,
 )
 
 SUMMARY = "read N symbols, then emit them; the curriculum makes N grow"
@@ -78,9 +78,10 @@ def prepare(options: CopyOptions) -> None:
     """
     check(options, synthesizer="rls")
     if options.episodes == "back-to-back":
-        if options.trainer == "bptt":
+        if way_of(options).whole_episodes:
             raise RunError(
-                "--trainer bptt needs episodes that end together; use --episodes lockstep"
+                f"--trainer {options.trainer} needs episodes that end together; "
+                "use --episodes lockstep"
             )
         if options.update_every == "episode":
             raise RunError(
@@ -116,7 +117,6 @@ def start(options: CopyOptions, directory: RunDirectory) -> Session:
     task = task_of(options)
     episodes = LockstepEpisodes if options.episodes == "lockstep" else BackToBackEpisodes
     stream = episodes(task, Difficulty(), options.batch, options.chunk_len, options.seed)
-    stream = build_stream(options, stream)
     model = build_model(options, task.input_size, task.output_size)
     trainer = build_trainer(options, model, loss_scale=1.0)
     progress = {
@@ -124,7 +124,8 @@ def start(options: CopyOptions, directory: RunDirectory) -> Session:
         "solved": [0, 0],  # N and R of the hardest level solved
         "history": [],  # [N, R, updates, episodes, seconds] of each level when it was solved
     }
-    return Session(directory, options, trainer, stream, progress)
+    wrapped = way_of(options).wrap_stream(options, stream)
+    return Session(directory, options, trainer, wrapped, progress, data=stream)
 
 
 def resumed(session: Session) -> None:
@@ -147,8 +148,8 @@ def run(session: Session) -> dict[str, Any]:
     """
     options, progress = session.options, session.progress
     task = task_of(options)
-    stream = session.stream.chunks if options.trainer == "random" else session.stream
-    chunks = whole_episodes(stream) if options.trainer == "bptt" else session.stream
+    stream = session.data  # whose difficulty this sets, also where another stream wraps it
+    chunks = chunks_of(options, session.stream)
     for row in session.train(_counted(chunks, progress), work=lambda: progress["episodes"]):
         level = stream.difficulty
         row.update(length=level.length, repeats=level.repeats, episodes=progress["episodes"])

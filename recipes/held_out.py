@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from seqdni.corpora import Batch
 from seqdni.recipes.build import build_trainer
+from seqdni.recipes.device import device_of
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError, one_line
-from seqdni.recipes.options import DNI, RunOptions, device_of
+from seqdni.recipes.options import RunOptions
 from seqdni.recipes.session import Session
+from seqdni.recipes.trainers import way_of
 from torch import Tensor
 
 from seqdni import Chunk, Horizon, SequenceModel, measure_horizon, without_dropout
@@ -45,7 +47,7 @@ def measure(directory: RunDirectory, options: RunOptions, held_out: HeldOut) -> 
     Raises:
         RunError: the run has no synthesizer, or there is no boundary in the data.
     """
-    if options.trainer not in DNI:
+    if not way_of(options).synthetic:
         raise RunError(f"{directory.path} is a run of {options.trainer}: it has no synthesizer")
     chunks, model, loss = held_out
     if len(chunks) < 2:

@@ -19,7 +19,7 @@ from seqdni.corpora import (
     ShuffledImages,
     read_mnist,
 )
-from seqdni.recipes.build import build_model, build_stream, build_trainer, load_weights, loss_for
+from seqdni.recipes.build import build_model, build_trainer, load_weights, loss_for
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.episodic import EpisodicOptions
 from seqdni.recipes.errors import RunError
@@ -27,9 +27,10 @@ from seqdni.recipes.held_out import HeldOut, log_horizon
 from seqdni.recipes.option import option, same_option
 from seqdni.recipes.options import Sampling, check, check_no_text
 from seqdni.recipes.session import Session, check_same_images
+from seqdni.recipes.trainers import chunks_of, way_of
 from tqdm import tqdm
 
-from seqdni import Model, SequenceModel, cross_entropy, to_bits, whole_episodes
+from seqdni import Model, SequenceModel, cross_entropy, to_bits
 
 ADDING_SUMMARY = "add the two marked values among many; answer at the end"
 RECALL_SUMMARY = "hold one symbol through a delay full of noise"
@@ -184,7 +185,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
         "evaluated_at": 0,
         "curve": [],  # [updates, tokens, held-out metric] of each look
     }
-    stream = build_stream(options, problem.stream)
+    stream = way_of(options).wrap_stream(options, problem.stream)
     unit = "mse" if isinstance(problem.task, AddingTask) else "bits"
     return Session(directory, options, trainer, stream, progress, data=problem, unit=unit)
 
@@ -212,7 +213,7 @@ def run(session: Session) -> dict[str, Any]:
     """
     options, progress, trainer = session.options, session.progress, session.trainer
     problem: Problem = session.data
-    chunks = whole_episodes(session.stream) if options.trainer == "bptt" else session.stream
+    chunks = chunks_of(options, session.stream)
     held_out_chunks = partial(_chunks, problem.held_out, options.chunk_len)
     for row in session.train(chunks, work=lambda: trainer.updates):
         log_horizon(session, held_out_chunks, row)

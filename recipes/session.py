@@ -17,7 +17,7 @@ from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError, RunStopped, one_line
 from seqdni.recipes.fit import check_fits, check_optimizer
 from seqdni.recipes.option import LIMITS, flag
-from seqdni.recipes.options import DNI
+from seqdni.recipes.trainers import way_of
 from tqdm import tqdm
 
 from seqdni import to_bits
@@ -93,7 +93,7 @@ class Session:
             RunError: the loss is no longer finite; the last checkpoint is.
         """
         trainer, options = self.trainer, self.options
-        steps_known = getattr(options, "look_ahead", 0) if options.trainer in DNI else 0
+        steps_known = getattr(options, "look_ahead", 0) if way_of(options).synthetic else 0
         source = iter(chunks)
         saved_at = self.seconds
         if not (self.directory.path / "last.pt").exists():

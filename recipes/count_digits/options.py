@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from seqdni.recipes.device import device_of
 from seqdni.recipes.option import check_values, option, same_option
-from seqdni.recipes.options import DESCENDED, MOST_THREADS, RunOptions, device_of
+from seqdni.recipes.options import MOST_THREADS, RunOptions
+from seqdni.recipes.synthesizers import DESCENDED
 
 WAYS = ("joint", "dni", "no-feedback")
 
@@ -140,6 +142,6 @@ def prepare(options: Options) -> None:
         RunError: naming the option.
     """
     check_values(options)
-    device_of(options)  # pyright: ignore[reportArgumentType]
+    device_of(options)
     if options.data_dir is not None:
         options.data_dir = str(Path(options.data_dir).expanduser().resolve())

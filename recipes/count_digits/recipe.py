@@ -20,14 +20,17 @@ from seqdni.corpora import (
     read_small_digits,
     render_digits,
 )
-from seqdni.recipes.build import build_boundary, build_core, load_weights
+from seqdni.recipes.build import build_core, load_weights
 from seqdni.recipes.count_digits.options import WAYS as WAYS  # what a recipe has
 from seqdni.recipes.count_digits.options import Options
 from seqdni.recipes.count_digits.options import prepare as prepare
+from seqdni.recipes.device import device_of
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.options import DESCENDED, Sampling, check_no_text, device_of
+from seqdni.recipes.options import Sampling, check_no_text
 from seqdni.recipes.session import Session, check_same_images
+from seqdni.recipes.synthesizers import DESCENDED, build_boundary
+from seqdni.recipes.trainers import way_of
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -155,24 +158,24 @@ def build_trainer(options: Options, model: Hierarchy) -> HierarchyTrainer:
     Returns:
         The trainer.
     """
-    trainings = []
+    trainings, mode = [], way_of(options).mode
+    assert mode is not None
     rates = (options.lr, options.lr if options.lr_b is None else options.lr_b)
     for k, (level, rate) in enumerate(zip(model.levels, rates, strict=True)):
         adam = torch.optim.Adam(level.parameters(), lr=rate, fused=True)
         learner = Learner(adam, clip=options.clip)
         training = LevelTraining(learner, options.chunk_len if k else None)
-        if options.trainer != "joint":
+        if mode != "joint":
             if options.grad_scale:
                 boundary = build_boundary(options, state_size(level.initial_state(1)))
                 training.credit = _synthetic_gradients(options, boundary)
-            if k == 0 and options.trainer == "dni":
+            if k == 0 and mode == "dni":
                 hints = options.chunk_len + 1 if options.hint else 0
                 settings = (options.hidden, hints, options.message_scale)
                 boundary = build_boundary(options, *settings)
                 training.message_credit = _synthetic_gradients(options, boundary)
         trainings.append(training)
-    assert options.trainer != "all"
-    return HierarchyTrainer(model, trainings, options.trainer)
+    return HierarchyTrainer(model, trainings, mode)
 
 
 def _synthetic_gradients(options: Options, boundary: Boundary) -> SyntheticGradients:

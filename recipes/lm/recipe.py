@@ -26,7 +26,7 @@ from seqdni.corpora import (
     size_of,
     vocabulary_from,
 )
-from seqdni.recipes.build import build_stream, build_trainer, load_weights
+from seqdni.recipes.build import build_trainer, load_weights
 from seqdni.recipes.commands.export import VOCABULARY
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
@@ -62,6 +62,7 @@ from seqdni.recipes.lm.options import prepare as prepare  # what a recipe has
 from seqdni.recipes.lm.sample import write
 from seqdni.recipes.options import Sampling
 from seqdni.recipes.session import Session
+from seqdni.recipes.trainers import way_of
 from torch import nn
 from tqdm import tqdm
 
@@ -119,9 +120,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
         hierarchy.check_length(options, stream.tokens_per_epoch // options.batch)
         trainer = hierarchy.build_trainer(options, model, loss_of(model))
     else:
-        chunks = float(options.update_every)  # of an update, on average
-        if options.trainer == "random":
-            chunks /= options.cut_probability
+        chunks = float(options.update_every) / way_of(options).cuts_per_chunk(options)
         scale = 1 / (options.chunk_len * chunks)
         trainer = build_trainer(options, model, scale, loss_of(model))
     progress = {
@@ -134,7 +133,8 @@ def start(options: Options, directory: RunDirectory) -> Session:
         "curve": [],  # [updates, tokens, nats per token] of each validation
     }
     data = Material(corpus, model)
-    session = Session(directory, options, trainer, build_stream(options, stream), progress, data)
+    wrapped = way_of(options).wrap_stream(options, stream)
+    session = Session(directory, options, trainer, wrapped, progress, data)
     if options.epochs is not None:
         limit = max(1, round(options.epochs * stream.tokens_per_epoch))
         session.most_tokens = min(limit, options.max_tokens or limit)
