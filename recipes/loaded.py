@@ -130,5 +130,5 @@ def load(path: str | Path, device: str) -> Loaded:
     """
     directory, recipe, options = saved_run(path)
     options.device = device
-    model, vocabulary = recipe.file.trained(directory, options)
-    return Loaded(model, vocabulary, options)
+    found = recipe.file.trained(directory, options)
+    return Loaded(found.model, found.vocabulary, options)

@@ -233,19 +233,6 @@ RESUMABLE = {
 }
 
 
-def check_no_text(asked: Sampling) -> None:
-    """Refuse what only a language model can be asked for.
-
-    Args:
-        asked: by the user.
-
-    Raises:
-        RunError: a prompt, a temperature or a top-k was given.
-    """
-    if asked != Sampling(asked.length, asked.seed):
-        raise RunError("--prompt, --temperature and --top-k are for runs of lm")
-
-
 def check(options: Any, synthesizer: str) -> None:
     """Refuse values out of range, and settings that would be silently ignored.
 

@@ -365,22 +365,6 @@ def _floats(state: Any) -> Iterator[torch.Tensor]:
             yield from _floats(part)
 
 
-def check_same_images(options: Any, digest: str | None, progress: dict[str, Any]) -> None:
-    """Refuse images that a run was not trained on.
-
-    Args:
-        options: of the run.
-        digest: of the images that are there now; None where all is drawn.
-        progress: of the run, with that of its own.
-
-    Raises:
-        RunError: they are others.
-    """
-    if digest != progress.get("data"):
-        where = getattr(options, "data_dir", None) or "scikit-learn"
-        raise RunError(f"{where} has other images than the run was trained on; put those back")
-
-
 def table(rows: dict[str, Any]) -> str:
     """Two aligned columns.
 

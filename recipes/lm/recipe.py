@@ -14,7 +14,6 @@ from seqdni.corpora import (
     CorpusError,
     Encoded,
     KnownVocabulary,
-    SubwordVocabulary,
     Tokens,
     TokenStream,
     Vocabulary,
@@ -27,7 +26,6 @@ from seqdni.corpora import (
     vocabulary_from,
 )
 from seqdni.recipes.build import build_trainer, load_weights
-from seqdni.recipes.commands.export import VOCABULARY
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.fine_tune import known_tokens
@@ -61,9 +59,9 @@ from seqdni.recipes.lm.options import Options
 from seqdni.recipes.lm.options import prepare as prepare  # what a recipe has
 from seqdni.recipes.lm.sample import write
 from seqdni.recipes.options import Sampling
+from seqdni.recipes.recipe import Trained
 from seqdni.recipes.session import Session
 from seqdni.recipes.trainers import way_of
-from torch import nn
 from tqdm import tqdm
 
 from seqdni import Chunk, HierarchyTrainer, SequenceModel
@@ -249,7 +247,7 @@ def finish(session: Session) -> dict[str, Any]:
         What result.json holds.
     """
     options, curve, corpus = session.options, session.progress["curve"], session.data.corpus
-    model, _, _ = _trained(session.directory, options)
+    model = trained(session.directory, options).model
     judge = judged_by(corpus)
     size = corpus.scored(judge)
     result = session.result() | {"corpus": corpus.name, "symbols": len(corpus.vocabulary)}
@@ -294,7 +292,8 @@ def evaluate(
         CorpusError: the text has a character that the model does not know.
         RunError: a text and a split were given, or the corpus has no such split.
     """
-    model, vocabulary, progress = _trained(directory, options)
+    model, progress, vocabulary, _ = trained(directory, options)
+    assert vocabulary is not None
     if unknown is not None and (text is None or not isinstance(vocabulary, CharVocabulary)):
         raise RunError("--unknown has no effect here; it needs --text and a run of --tokens char")
     if text is not None:
@@ -351,42 +350,13 @@ def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:
         options: its options.
         asked: length in tokens, and how they are chosen.
     """
-    model, vocabulary, _ = _trained(directory, options)
+    model, _, vocabulary, _ = trained(directory, options)
+    assert vocabulary is not None
     length = SAMPLE_LENGTH[options.tokens] if asked.length is None else asked.length
     asked = asked._replace(length=length)
     if options.corpus == "ptb" and options.tokens == "char":
         asked = asked._replace(prompt=asked.prompt.replace(" ", "_"))
     write(model, vocabulary, asked, as_bytes=options.corpus == "enwik8")
-
-
-def exported(directory: RunDirectory, options: Options) -> tuple[nn.Module, dict[str, Any]]:
-    """What others need to use the model.
-
-    Args:
-        directory: of the run.
-        options: its options.
-
-    Returns:
-        The best model, and files by name: the vocabulary, for subwords sentencepiece's own too.
-    """
-    model, vocabulary, _ = _trained(directory, options)
-    files: dict[str, Any] = {VOCABULARY: vocabulary.to_json()}
-    if isinstance(vocabulary, SubwordVocabulary):
-        files["sentencepiece.model"] = vocabulary.model
-    return trained_part(model), files
-
-
-def trained(directory: RunDirectory, options: Options) -> tuple[LanguageModel, Vocabulary]:
-    """The model of a run or of an export; needs no corpus.
-
-    Args:
-        directory: of either.
-        options: its options.
-
-    Returns:
-        The best model and its vocabulary.
-    """
-    return _trained(directory, options)[:2]
 
 
 def _tokens(options: Options, known: Vocabulary | None = None) -> Tokens:
@@ -404,10 +374,16 @@ def _same_text(corpus: Encoded, progress: dict[str, Any]) -> None:
         )
 
 
-def _trained(
-    directory: RunDirectory, options: Options
-) -> tuple[LanguageModel, Vocabulary, dict[str, Any]]:
-    """The best model of a run, its vocabulary, and the run's progress when it was saved."""
+def trained(directory: RunDirectory, options: Options) -> Trained:
+    """The best model of a run, or that of an export; needs no corpus.
+
+    Args:
+        directory: of either.
+        options: its options.
+
+    Returns:
+        The model, its vocabulary, and the run's progress when it was saved.
+    """
     saved = directory.load("best")
     try:
         vocabulary = vocabulary_from(saved["progress"]["vocabulary"])
@@ -415,7 +391,7 @@ def _trained(
         raise RunError(f"{directory.path}/best.pt does not fit: {error}") from None
     model = build(options, len(vocabulary))
     load_weights(saved, directory.path / "best.pt", options, trained_part(model))
-    return model, vocabulary, saved["progress"]
+    return Trained(model, saved["progress"], vocabulary, trained_part(model))
 
 
 def held_out(directory: RunDirectory, options: Options, length: int | None) -> HeldOut:
