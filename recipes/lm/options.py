@@ -33,9 +33,8 @@ def _for_levels(default: Any, help: str, **limits: Any) -> Any:
 
 def _for_one_level(name: str) -> Any:
     """An option that the trainer of a hierarchy has not."""
-    default = RunOptions.__dataclass_fields__[name].default
     return same_option(
-        RunOptions, name, default, lambda options: options.hierarchy == 1, "--hierarchy 1"
+        RunOptions, name, only=lambda options: options.hierarchy == 1, when="--hierarchy 1"
     )
 
 
