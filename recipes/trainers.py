@@ -1,12 +1,14 @@
 """The ways of training that ``--trainer`` names, one entry in one table for each.
 
-Everything in which the ways differ stands here. To add a way, add its name to :data:`FlatTrainer`,
-an entry to :data:`TRAINERS`, and, if it has options of its own, these to options.py.
+An entry says in what a way differs from the others. Which options do not go together is checked
+where the options are. To add a way, add its name to :data:`FlatTrainer` and an entry to
+:data:`TRAINERS`. If it has options of its own, add these to options.py and help_groups.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from seqdni.recipes.synthesizers import build_boundary, synthetic_gradients
@@ -51,13 +53,8 @@ def _overlap(options: Any, _model: SequenceModel) -> Overlap:
     return Overlap(options.history)
 
 
-def _synthetic(options: Any, model: SequenceModel) -> SyntheticGradients:
-    boundary = build_boundary(options, state_size(model.initial_state(1)))
-    return synthetic_gradients(options, boundary)
-
-
-def _synthetic_aux(options: Any, model: SequenceModel) -> SyntheticGradients:
-    boundary = build_boundary(options, state_size(model.initial_state(1)), aux=True)
+def _synthetic(options: Any, model: SequenceModel, aux: bool = False) -> SyntheticGradients:
+    boundary = build_boundary(options, state_size(model.initial_state(1)), aux=aux)
     return synthetic_gradients(options, boundary)
 
 
@@ -111,7 +108,12 @@ TRAINERS = {
         credit=_synthetic,
         mode="dni",
     ),
-    "dni-aux": Way("dni with the auxiliary task", synthetic=True, aux=True, credit=_synthetic_aux),
+    "dni-aux": Way(
+        "dni with the auxiliary task",
+        synthetic=True,
+        aux=True,
+        credit=partial(_synthetic, aux=True),
+    ),
     # The next two are for networks at several rates alone.
     "joint": Way(mode="joint"),
     "no-feedback": Way(mode="no-feedback"),
