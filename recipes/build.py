@@ -8,40 +8,23 @@ from typing import Any
 
 import torch
 from seqdni.recipes.checkpoint import Damaged, check_weights
+from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError, one_line
-from seqdni.recipes.options import DESCENDED, RunOptions, device_of
+from seqdni.recipes.options import RunOptions
+from seqdni.recipes.trainers import way_of
 from torch import Tensor, nn
 
 from seqdni import (
-    Boundary,
-    Checkpointed,
     Learner,
-    LeastSquares,
-    MLPSynthesizer,
-    Model,
     OneHot,
-    Overlap,
-    RandomTruncation,
-    Reweighted,
     SequenceModel,
     Stack,
-    Synthesizer,
-    SyntheticGradients,
     TorchCore,
     Trainer,
-    Whitening,
-    controls,
     cross_entropy,
     squared_error,
-    state_size,
 )
 
-CONTROLS = {
-    None: None,
-    "shuffled": controls.shuffled,
-    "batch-mean": controls.batch_mean,
-    "zero": controls.zero,
-}
 CORES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 
@@ -105,38 +88,13 @@ def load_weights(saved: dict[str, Any], path: Path, options: Any, model: Any) ->
     Raises:
         RunError: the checkpoint does not fit the options.
     """
-    own = model if "exported" in saved else _wrapped(options, model)
     try:
+        own = model if "exported" in saved else way_of(options).wrap_model(options, model)
         weights = saved["trainer"]["model"]
         check_weights(weights, own.state_dict())
         own.load_state_dict(weights)
     except (Damaged, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise RunError(f"{path} does not fit its config.yaml: {one_line(error)}") from None
-
-
-def _wrapped(options: Any, model: SequenceModel) -> Model:
-    """What the trainer trains: the model, in pieces or reweighted where the options ask for it."""
-    if getattr(options, "recompute", False):  # a hierarchy has no such option
-        return Checkpointed(model, options.chunk_len)
-    if options.trainer == "random":
-        return Reweighted(model, options.chunk_len, options.cut_probability)
-    return model
-
-
-def build_stream(options: RunOptions, chunks: Any) -> Any:
-    """The stream that is trained on and saved.
-
-    Args:
-        options: trainer, seed.
-        chunks: a stream with ``state_dict`` and ``load_state_dict``.
-
-    Returns:
-        The stream itself; cut at random where the options ask for it, with the stream as its
-        ``chunks``.
-    """
-    if options.trainer == "random":
-        return RandomTruncation(chunks, options.cut_probability, options.seed)
-    return chunks
 
 
 def loss_for(targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -170,58 +128,6 @@ def optimizer_of(options: RunOptions, model: nn.Module) -> torch.optim.Optimizer
     return kind(model.parameters(), **settings)
 
 
-def build_synthesizer(options: Any, size: int, condition_size: int = 0) -> Synthesizer | None:
-    """The synthesizer that the options ask for.
-
-    Args:
-        options: its kind and its settings.
-        size: of the packed state that it reads.
-        condition_size: of what else it sees.
-
-    Returns:
-        The synthesizer, or None where there is none.
-    """
-    if options.synthesizer == "none":
-        return None
-    if options.synthesizer == "rls":
-        return LeastSquares(
-            size,
-            condition_size=condition_size,
-            forgetting=options.forgetting,
-            ridge=options.ridge,
-            solve_every=options.solve_every,
-        )
-    wide = options.synth_hidden or -(-options.hidden // 2)
-    return MLPSynthesizer(
-        size,
-        condition_size=condition_size,
-        hidden_sizes=() if options.synthesizer == "linear" else (wide,),
-        aux=options.trainer == "dni-aux",
-        activation=nn.Tanh if options.synthesizer == "whitened" else nn.ReLU,
-        whitening=Whitening(size) if options.synthesizer == "whitened" else None,
-    )
-
-
-def build_boundary(
-    options: Any, size: int, condition_size: int = 0, scale: float | None = None
-) -> Boundary:
-    """A boundary with the synthesizer that the options ask for.
-
-    Args:
-        options: the synthesizer's settings, bound, control, device.
-        size: of what is cut there, packed.
-        condition_size: of what else the synthesizer sees.
-        scale: of what is consumed; None: ``grad_scale``.
-
-    Returns:
-        The boundary on the options' device.
-    """
-    synthesizer = build_synthesizer(options, size, condition_size)
-    consumed: float = options.grad_scale if scale is None else scale
-    boundary = Boundary(synthesizer, consumed, options.bound, CONTROLS[options.control])
-    return boundary.to(device_of(options))
-
-
 def build_trainer(
     options: RunOptions,
     model: SequenceModel,
@@ -247,32 +153,5 @@ def build_trainer(
         update_every=options.update_every,
         autocast=torch.bfloat16 if options.precision == "bfloat16" else None,
     )
-    if options.trainer == "overlap":
-        return Trainer(model, learner, Overlap(options.history))
-    if options.trainer in ("bptt", "tbptt", "random"):
-        return Trainer(_wrapped(options, model), learner)
-    boundary = build_boundary(options, state_size(model.initial_state(1)))
-    return Trainer(model, learner, synthetic_gradients(options, boundary))
-
-
-def synthetic_gradients(options: Any, boundary: Boundary) -> SyntheticGradients:
-    """How a boundary's synthesizer learns, as the options ask for it.
-
-    Args:
-        options: the synthesizer's settings.
-        boundary: with its synthesizer.
-    """
-    targets, fraction = options.targets, options.lessons
-    if boundary.synthesizer is None:
-        targets, fraction = "boundary", 1.0
-    descent = options.synthesizer in DESCENDED and boundary.synthesizer is not None
-    adam = torch.optim.Adam
-    return SyntheticGradients(
-        boundary,
-        adam(boundary.parameters(), lr=options.synth_lr, fused=True) if descent else None,
-        clip=options.synth_clip if descent else None,
-        warmup_chunks=options.warmup_chunks,
-        targets=targets,
-        updates_per_chunk=options.synth_steps if descent else 1,
-        train_fraction=fraction,
-    )
+    way = way_of(options)
+    return Trainer(way.wrap_model(options, model), learner, way.credit(options, model))

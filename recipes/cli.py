@@ -13,17 +13,20 @@ from typing import Any, NoReturn
 
 import shtab
 from seqdni.corpora import CorpusError
-from seqdni.recipes import curves, horizon, lm, plot
+from seqdni.recipes.commands import curves, plot
+from seqdni.recipes.commands.export import WEIGHTS, export
+from seqdni.recipes.commands.horizon import report
+from seqdni.recipes.commands.run import run, short
 from seqdni.recipes.completion import add_recipes
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.export import WEIGHTS, export
+from seqdni.recipes.held_out import measure
 from seqdni.recipes.memory import is_out_of_memory, too_large
 from seqdni.recipes.option import MOST
 from seqdni.recipes.options import Sampling
 from seqdni.recipes.parsing import CONFIGS, did_you_mean
-from seqdni.recipes.registry import RECIPES, Recipe, saved_run
-from seqdni.recipes.running import run, short
+from seqdni.recipes.recipe import Recipe, exported
+from seqdni.recipes.registry import RECIPES, saved_run
 from seqdni.recipes.session import table
 
 import seqdni
@@ -101,10 +104,10 @@ def _eval(given: argparse.Namespace) -> int:
     directory, recipe, options = _existing(given)
     names = ("text", "split", "unknown")
     asked = {name: getattr(given, name) for name in names if getattr(given, name)}
-    if asked and recipe.file is not lm:
+    if asked and not recipe.reads_text:
         words = f"{given.dir} is a run of {options.recipe}"
         raise RunError(f"--text, --split and --unknown are for runs of lm; {words}")
-    if recipe.file is not lm:
+    if not recipe.reads_text:
         _refuse_export(directory, "eval")
     print(table(short(recipe.file.evaluate(directory, options, **asked))))
     return 0
@@ -120,7 +123,7 @@ def _sample(given: argparse.Namespace) -> int:
         raise RunError(f"--temperature is {given.temperature}, expected a number of at least 0")
     if given.top_k is not None and given.top_k < 1:
         raise RunError(f"--top-k is {given.top_k}, expected at least 1")
-    if recipe.file is not lm:
+    if not recipe.reads_text:
         _refuse_export(directory, "sample")
     asked = Sampling(given.length, given.seed, given.temperature, given.top_k, given.prompt)
     recipe.file.sample(directory, options, asked)
@@ -132,16 +135,14 @@ def _horizon(given: argparse.Namespace) -> int:
     if given.length is not None and given.length < 1:
         raise RunError(f"--length is {given.length}, expected at least 1")
     _refuse_export(directory, "horizon")
-    found = horizon.measure(
-        directory, options, recipe.file.held_out(directory, options, given.length)
-    )
-    print(horizon.report(directory, found))
+    found = measure(directory, options, recipe.file.held_out(directory, options, given.length))
+    print(report(directory, found))
     return 0
 
 
 def _export(given: argparse.Namespace) -> int:
     directory, recipe, options = _existing(given)
-    model, files = recipe.file.exported(directory, options)
+    model, files = exported(recipe.file.trained(directory, options))
     out = directory.path / "export" if given.out is None else Path(given.out)
     if given.out is None and out.is_symlink():
         raise RunError(f"{out} is a link; give a folder to write to with --out")

@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 from seqdni.recipes.checkpoint import Damaged, check_finite, from_bytes, to_bytes
+from seqdni.recipes.commands.export import WEIGHTS, read_export
 from seqdni.recipes.config_file import parse_config
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.export import WEIGHTS, read_export
 from seqdni.recipes.files import UNFINISHED, append, read_whole, remove_unfinished, write_whole
 from seqdni.recipes.lock import NAME as LOCK
 from seqdni.recipes.lock import lock

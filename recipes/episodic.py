@@ -7,6 +7,7 @@ from typing import Literal
 
 from seqdni.recipes.option import option, same_option
 from seqdni.recipes.options import RunOptions
+from seqdni.recipes.trainers import way_of
 
 
 @dataclass
@@ -17,7 +18,7 @@ class EpisodicOptions(RunOptions):
         4,
         "T: steps of a chunk, the truncation length",
         at_least=1,
-        only=lambda options: options.trainer != "bptt" or options.recompute,
+        only=lambda options: not way_of(options).whole_episodes or options.recompute,
         when="a trainer that truncates, or --recompute true",
     )
     hidden: int = same_option(RunOptions, "hidden", 64)
@@ -26,6 +27,6 @@ class EpisodicOptions(RunOptions):
         "episode",
         "chunks whose gradients make one update, or 'episode'",
         at_least=1,
-        only=lambda options: options.trainer != "bptt",
+        only=lambda options: not way_of(options).whole_episodes,
         when="a trainer that truncates",
     )

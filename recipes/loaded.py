@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from seqdni.corpora import Vocabulary
-from seqdni.recipes import lm, lm_sample
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.lm_data import prepared
+from seqdni.recipes.lm.data import prepared
+from seqdni.recipes.lm.model import score
+from seqdni.recipes.lm.sample import write
 from seqdni.recipes.options import Sampling
 from seqdni.recipes.registry import saved_run
 from torch import Tensor
@@ -49,7 +50,7 @@ class Loaded(NamedTuple):
         tokens = self._encoded(text)
         if len(tokens) < 2:
             raise RunError(f"the text has {len(tokens)} tokens, expected at least 2; give more")
-        return lm.score(self.model, tokens, len(self._words()))
+        return score(self.model, tokens, len(self._words()))
 
     def sample(
         self,
@@ -78,7 +79,7 @@ class Loaded(NamedTuple):
         asked, written = Sampling(length, seed, temperature, top_k, prompt), io.StringIO()
         with contextlib.redirect_stdout(written):
             as_bytes = self.options.corpus == "enwik8" if self._words() else False
-            lm_sample.write(self.model, self._words(), asked, as_bytes)
+            write(self.model, self._words(), asked, as_bytes)
         return written.getvalue().removesuffix("\n")
 
     @torch.no_grad()
@@ -129,5 +130,5 @@ def load(path: str | Path, device: str) -> Loaded:
     """
     directory, recipe, options = saved_run(path)
     options.device = device
-    model, vocabulary = recipe.file.trained(directory, options)
-    return Loaded(model, vocabulary, options)
+    found = recipe.file.trained(directory, options)
+    return Loaded(found.model, found.vocabulary, options)

@@ -1,47 +1,45 @@
-"""Recipes ``adding``, ``recall`` and ``mnist``: one answer, long after what it depends on."""
+"""Recipes with one answer, long after what it depends on.
+
+A new task of this kind is a file such as adding.py, and a line in registry.py.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from seqdni.corpora import (
-    AddingTask,
     Batch,
     Difficulty,
     Episode,
+    EpisodicTask,
     LockstepEpisodes,
-    MnistTask,
-    RecallTask,
     ShuffledImages,
-    read_mnist,
 )
-from seqdni.recipes import horizon
-from seqdni.recipes.build import build_model, build_stream, build_trainer, load_weights, loss_for
+from seqdni.recipes.build import build_model, build_trainer, loss_for
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.episodic import EpisodicOptions
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.horizon import HeldOut
+from seqdni.recipes.held_out import HeldOut, log_horizon
 from seqdni.recipes.option import option, same_option
-from seqdni.recipes.options import Sampling, check, check_no_text
-from seqdni.recipes.session import Session, check_same_images
+from seqdni.recipes.options import Sampling, check
+from seqdni.recipes.recipe import Trained, check_no_text, check_same_images, load_last, resumed
+from seqdni.recipes.session import Session
+from seqdni.recipes.trainers import chunks_of, way_of
 from tqdm import tqdm
 
-from seqdni import Model, SequenceModel, cross_entropy, to_bits, whole_episodes
+from seqdni import Model, SequenceModel, cross_entropy, to_bits
 
-ADDING_SUMMARY = "add the two marked values among many; answer at the end"
-RECALL_SUMMARY = "hold one symbol through a delay full of noise"
-MNIST_SUMMARY = "read a digit pixel by pixel or row by row, and name it at the end"
 FRESH_EPISODES, FRESH_SEED = 1000, 2**31 - 1
 EVALUATION_ROWS, HORIZON_ROWS = 250, 256
 
 
 @dataclass
 class LongOptions(EpisodicOptions):
-    """Options that the three have in common."""
+    """Options that recipes of this kind have in common."""
 
     chunk_len: int = same_option(EpisodicOptions, "chunk_len", 8)
     # At 0 a new LSTM forgets within a few steps; at 2 it needs little credit to remember 20.
@@ -52,43 +50,26 @@ class LongOptions(EpisodicOptions):
     )
 
 
-@dataclass
-class AddingOptions(LongOptions):
-    """Options of ``seqdni run adding``."""
+class LongTask(Protocol):
+    """What the recipe needs of a task, however its episodes come about."""
 
-    recipe: Literal["adding"] = "adding"
-    length: int = option(40, "steps of an episode; one marker in each half", at_least=2)
+    @property
+    def input_size(self) -> int:
+        """Number of input symbols, or of features."""
+        ...
 
+    @property
+    def output_size(self) -> int:
+        """Number of output symbols; 1 for a real value."""
+        ...
 
-@dataclass
-class RecallOptions(LongOptions):
-    """Options of ``seqdni run recall``."""
-
-    recipe: Literal["recall"] = "recall"
-    lr: float = same_option(EpisodicOptions, "lr", 1e-3)
-    length: int = option(16, "steps of noise between writing and reading", at_least=1)
-    symbols: int = option(4, "kinds of symbols", at_least=2)
-    distractors: int = option(4, "kinds of noise; 1 is a blank", at_least=1)
-
-
-@dataclass
-class MnistOptions(LongOptions):
-    """Options of ``seqdni run mnist``."""
-
-    recipe: Literal["mnist"] = "mnist"
-    data_dir: str | None = option(None, "folder with the four files of MNIST, with or without .gz")
-    by: Literal["pixel", "row"] = option("row", "784 steps of a pixel, or 28 steps of 28")
-    permute: bool = option(False, "read the pixels in a random order, the same for all images")
-    permute_seed: int = option(
-        0,
-        "seed of the order in which --permute reads the pixels",
-        at_least=0,
-        only=lambda options: options.permute,
-        when="--permute true",
-    )
+    def render(self, inputs_L: Any, targets_L: Any, mask_L: Any, outputs_L: Any, /) -> str:
+        """An episode, with what the model makes of it, as lines of text."""
+        ...
 
 
-Options = AddingOptions | RecallOptions | MnistOptions
+class DrawnTask(EpisodicTask, LongTask, Protocol):
+    """A task whose episodes are drawn at random."""
 
 
 class Problem(NamedTuple):
@@ -102,57 +83,27 @@ class Problem(NamedTuple):
         digest: of the data, or None where all is drawn.
     """
 
-    task: AddingTask | RecallTask | MnistTask
+    task: LongTask
     stream: LockstepEpisodes | ShuffledImages
     held_out: Episode
     test: Episode | None = None
     digest: str | None = None
 
 
-def prepare(options: Options) -> None:
-    """Refuse what cannot work, before any data is read; make paths absolute.
+def drawn(task: DrawnTask, options: Any, length: int | None) -> Problem:
+    """A task whose episodes are drawn, all of one length.
 
     Args:
-        options: of the run, changed in place.
-
-    Raises:
-        RunError: naming the option.
-    """
-    check(options, synthesizer="rls")
-    if isinstance(options, MnistOptions):
-        if options.data_dir is None:
-            raise RunError("mnist needs --data-dir, the folder with the four files of MNIST")
-        options.data_dir = str(Path(options.data_dir).expanduser().resolve())
-
-
-def problem_of(options: Options, length: int | None = None) -> Problem:
-    """The task that the options describe, with its data.
-
-    Args:
+        task: what is drawn from.
         options: of the run.
         length: of the episodes; None takes the run's.
 
     Returns:
-        The problem.
+        The problem, with episodes that are not trained on.
 
     Raises:
-        CorpusError: the data is missing or damaged.
-        RunError: a length, or a batch, that the data does not have.
+        RunError: the task has no such length.
     """
-    sizes = {"batch_size": options.batch, "chunk_len": options.chunk_len, "seed": options.seed}
-    if isinstance(options, MnistOptions):
-        if length is not None:
-            raise RunError("--length has no effect here: an image has the length that it has")
-        assert options.data_dir is not None
-        data = read_mnist(options.data_dir)
-        if options.batch > (images := len(data.train.labels_n)):
-            raise RunError(f"--batch is {options.batch}, expected at most the {images} images")
-        task = _task(options)
-        assert isinstance(task, MnistTask)
-        stream = ShuffledImages(task, data.train, **sizes)
-        return Problem(task, stream, task.episode(data.valid), task.episode(data.test), data.digest)
-    task = _task(options)
-    assert not isinstance(task, MnistTask)
     level = Difficulty(options.length if length is None else length)
     try:
         task.check(level)
@@ -160,167 +111,182 @@ def problem_of(options: Options, length: int | None = None) -> Problem:
         raise RunError(f"--length {length}: {error}") from None
     generator = torch.Generator().manual_seed(FRESH_SEED)
     held_out = task.episode(level, FRESH_EPISODES, generator)
-    return Problem(task, LockstepEpisodes(task, level, **sizes), held_out)
+    stream = LockstepEpisodes(task, level, options.batch, options.chunk_len, options.seed)
+    return Problem(task, stream, held_out)
 
 
-def start(options: Options, directory: RunDirectory) -> Session:
-    """Data, model and trainer of a run that has not begun.
-
-    Args:
-        options: of the run.
-        directory: where it writes.
-
-    Returns:
-        The session.
-
-    Raises:
-        CorpusError: the data is missing or damaged.
-    """
-    problem = problem_of(options)
-    model = build_model(options, *_sizes(problem))
-    loss = loss_for(problem.held_out.targets_LB)
-    trainer = build_trainer(options, model, loss_scale=1.0, loss=loss)
-    progress = {
-        "data": problem.digest,
-        "evaluated_at": 0,
-        "curve": [],  # [updates, tokens, held-out metric] of each look
-    }
-    stream = build_stream(options, problem.stream)
-    unit = "mse" if isinstance(problem.task, AddingTask) else "bits"
-    return Session(directory, options, trainer, stream, progress, data=problem, unit=unit)
-
-
-def resumed(session: Session) -> None:
-    """Refuse to go on with other data.
+@dataclass(frozen=True)
+class LongDependency:
+    """What a recipe of this kind does; see :class:`seqdni.recipes.recipe.RecipeFile`.
 
     Args:
-        session: restored.
-
-    Raises:
-        RunError: the data is not that of the run.
+        task_of: from the options to the task.
+        problem_of: from the task, the options and a length of the episodes (None: the run's) to
+            the problem.
+        tokens: whether the inputs are symbols.
+        check_data: refuses options whose data cannot be there, and makes paths absolute.
     """
-    check_same_images(session.options, session.data.digest, session.progress)
 
+    task_of: Callable[[Any], LongTask]
+    problem_of: Callable[[Any, Any, int | None], Problem] = drawn
+    tokens: bool = False
+    check_data: Callable[[Any], None] = lambda _options: None
 
-def run(session: Session) -> dict[str, Any]:
-    """Train, looking at held-out episodes now and then.
+    def prepare(self, options: Any) -> None:
+        """Refuse what cannot work, before any data is read; make paths absolute.
 
-    Args:
-        session: new, or restored.
+        Args:
+            options: of the run, changed in place.
 
-    Returns:
-        What result.json holds.
-    """
-    options, progress, trainer = session.options, session.progress, session.trainer
-    problem: Problem = session.data
-    chunks = whole_episodes(session.stream) if options.trainer == "bptt" else session.stream
-    held_out_chunks = partial(_chunks, problem.held_out, options.chunk_len)
-    for row in session.train(chunks, work=lambda: trainer.updates):
-        horizon.log(session, held_out_chunks, row)
-        if trainer.updates - progress["evaluated_at"] >= options.evaluate_every:
-            progress["evaluated_at"] = trainer.updates
-            found = scores(trainer.model, problem.held_out)
-            row.update({f"held_out_{name}": round(value, 5) for name, value in found.items()})
-            name, value = next(iter(found.items()))
-            progress["curve"].append([trainer.updates, trainer.tokens, round(value, 5)])
-            row["note"] = f"held-out {name} {value:.4f}"
-            tqdm.write(f"{trainer.updates:>8} updates  {row['note']}")
-    result = session.result()
-    if not isinstance(options, MnistOptions):
-        result["length"] = options.length
-    result |= _measured(trainer.model, problem)
-    return result | {"curve": progress["curve"]}
+        Raises:
+            RunError: naming the option.
+        """
+        check(options, synthesizer="rls")
+        self.check_data(options)
 
+    def start(self, options: Any, directory: RunDirectory) -> Session:
+        """Data, model and trainer of a run that has not begun.
 
-def evaluate(directory: RunDirectory, options: Options) -> dict[str, Any]:
-    """Recompute the result of a run from its last checkpoint.
+        Args:
+            options: of the run.
+            directory: where it writes.
 
-    Args:
-        directory: of the run.
-        options: its options.
+        Returns:
+            The session.
 
-    Returns:
-        Chance level and errors on held-out episodes.
-    """
-    problem = problem_of(options)
-    return _measured(_trained(directory, options, problem), problem)
+        Raises:
+            CorpusError: the data is missing or damaged.
+        """
+        problem = self._problem(options, None)
+        model = self._model(options)
+        loss = loss_for(problem.held_out.targets_LB)
+        trainer = build_trainer(options, model, loss_scale=1.0, loss=loss)
+        progress = {
+            "data": problem.digest,
+            "evaluated_at": 0,
+            "curve": [],  # [updates, tokens, held-out metric] of each look
+        }
+        stream = way_of(options).wrap_stream(options, problem.stream)
+        unit = "mse" if problem.held_out.targets_LB.is_floating_point() else "bits"
+        return Session(directory, options, trainer, stream, progress, data=problem, unit=unit)
 
+    def resumed(self, session: Session) -> None:
+        """Refuse to go on with other data.
 
-@torch.no_grad()
-def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:
-    """Print an episode with what the model makes of it.
+        Args:
+            session: restored.
 
-    Args:
-        directory: of the run.
-        options: its options.
-        asked: length of the episode (None takes the run's) and seed of the choice among the
-            held-out episodes, or the test images; the model answers with the likeliest symbol.
+        Raises:
+            RunError: the data is not that of the run.
+        """
+        resumed(session)
 
-    Raises:
-        RunError: a prompt, a temperature or a top-k was given, or the task has no such length.
-    """
-    check_no_text(asked)
-    problem = problem_of(options, asked.length)
-    model = _trained(directory, options, problem)
-    unseen = problem.held_out if problem.test is None else problem.test
-    chosen = torch.randint(
-        unseen.mask_LB.shape[1], (1,), generator=torch.Generator().manual_seed(asked.seed)
-    )
-    episode = Episode(*(field_LB[:, chosen] for field_LB in unseen))
-    device = next(model.parameters()).device
-    outputs_LBV, _ = model(episode.inputs_LB.to(device), model.initial_state(1))
-    real = episode.targets_LB.is_floating_point()
-    outputs_LB = (outputs_LBV[..., 0] if real else outputs_LBV.argmax(-1)).cpu()
-    print(problem.task.render(*(field_LB[:, 0] for field_LB in (*episode, outputs_LB))))
+    def run(self, session: Session) -> dict[str, Any]:
+        """Train, looking at held-out episodes now and then.
 
+        Args:
+            session: new, or restored.
 
-def exported(
-    directory: RunDirectory, options: Options
-) -> tuple[SequenceModel, dict[str, dict[str, Any]]]:
-    """What others need to use the model.
+        Returns:
+            What result.json holds.
+        """
+        options, progress, trainer = session.options, session.progress, session.trainer
+        problem: Problem = session.data
+        chunks = chunks_of(options, session.stream)
+        held_out_chunks = partial(_chunks, problem.held_out, options.chunk_len)
+        for row in session.train(chunks, work=lambda: trainer.updates):
+            log_horizon(session, held_out_chunks, row)
+            if trainer.updates - progress["evaluated_at"] >= options.evaluate_every:
+                progress["evaluated_at"] = trainer.updates
+                found = scores(trainer.model, problem.held_out)
+                row.update({f"held_out_{name}": round(value, 5) for name, value in found.items()})
+                name, value = next(iter(found.items()))
+                progress["curve"].append([trainer.updates, trainer.tokens, round(value, 5)])
+                row["note"] = f"held-out {name} {value:.4f}"
+                tqdm.write(f"{trainer.updates:>8} updates  {row['note']}")
+        result = session.result()
+        if hasattr(options, "length"):  # images have the length that they have
+            result["length"] = options.length
+        result |= _measured(trainer.model, problem)
+        return result | {"curve": progress["curve"]}
 
-    Args:
-        directory: of the run.
-        options: its options.
+    def evaluate(self, directory: RunDirectory, options: Any) -> dict[str, Any]:
+        """Recompute the result of a run from its last checkpoint.
 
-    Returns:
-        The last model; it needs nothing else.
-    """
-    return trained(directory, options)[0], {}
+        Args:
+            directory: of the run.
+            options: its options.
 
+        Returns:
+            Chance level and errors on held-out episodes.
+        """
+        problem = self._problem(options, None)
+        model, progress, *_ = self.trained(directory, options)
+        check_same_images(options, problem.digest, progress)
+        return _measured(model, problem)
 
-def trained(directory: RunDirectory, options: Options) -> tuple[SequenceModel, None]:
-    """The model of a run or of an export; needs no data.
+    @torch.no_grad()
+    def sample(self, directory: RunDirectory, options: Any, asked: Sampling) -> None:
+        """Print an episode with what the model makes of it.
 
-    Args:
-        directory: of either.
-        options: its options.
+        Args:
+            directory: of the run.
+            options: its options.
+            asked: length of the episode (None takes the run's) and seed of the choice among the
+                held-out episodes, or the test images; the model answers with the likeliest symbol.
 
-    Returns:
-        The last model, and no vocabulary.
-    """
-    task = _task(options)
-    tokens = isinstance(task, RecallTask)
-    model = build_model(options, task.input_size, task.output_size, tokens)
-    load_weights(directory.load("last"), directory.path / "last.pt", options, model)
-    return model, None
+        Raises:
+            RunError: a prompt, a temperature or a top-k was given, or the task has no such length.
+        """
+        check_no_text(asked)
+        problem = self._problem(options, asked.length)
+        model, progress, *_ = self.trained(directory, options)
+        check_same_images(options, problem.digest, progress)
+        unseen = problem.held_out if problem.test is None else problem.test
+        chosen = torch.randint(
+            unseen.mask_LB.shape[1], (1,), generator=torch.Generator().manual_seed(asked.seed)
+        )
+        episode = Episode(*(field_LB[:, chosen] for field_LB in unseen))
+        device = next(model.parameters()).device
+        outputs_LBV, _ = model(episode.inputs_LB.to(device), model.initial_state(1))
+        real = episode.targets_LB.is_floating_point()
+        outputs_LB = (outputs_LBV[..., 0] if real else outputs_LBV.argmax(-1)).cpu()
+        print(problem.task.render(*(field_LB[:, 0] for field_LB in (*episode, outputs_LB))))
 
+    def trained(self, directory: RunDirectory, options: Any) -> Trained:
+        """The model of a run or of an export; needs no data.
 
-def held_out(directory: RunDirectory, options: Options, length: int | None) -> HeldOut:
-    """Held-out episodes in chunks, for the horizon.
+        Args:
+            directory: of either.
+            options: its options.
 
-    Args:
-        directory: of the run.
-        options: its options.
-        length: of the episodes; None takes the run's.
+        Returns:
+            The last model.
+        """
+        return load_last(directory, options, self._model(options))
 
-    Returns:
-        The chunks of one lock-step episode, and what the model is built and judged by.
-    """
-    problem = problem_of(options, length)
-    loss = loss_for(problem.held_out.targets_LB)
-    chunks = _chunks(problem.held_out, options.chunk_len)
-    return HeldOut(chunks, build_model(options, *_sizes(problem)), loss)
+    def held_out(self, directory: RunDirectory, options: Any, length: int | None) -> HeldOut:
+        """Held-out episodes in chunks, for the horizon.
+
+        Args:
+            directory: of the run.
+            options: its options.
+            length: of the episodes; None takes the run's.
+
+        Returns:
+            The chunks of one lock-step episode, and what the model is built and judged by.
+        """
+        problem = self._problem(options, length)
+        loss = loss_for(problem.held_out.targets_LB)
+        chunks = _chunks(problem.held_out, options.chunk_len)
+        return HeldOut(chunks, self._model(options), loss)
+
+    def _problem(self, options: Any, length: int | None) -> Problem:
+        return self.problem_of(self.task_of(options), options, length)
+
+    def _model(self, options: Any) -> SequenceModel:
+        task = self.task_of(options)
+        return build_model(options, task.input_size, task.output_size, self.tokens)
 
 
 @torch.no_grad()
@@ -348,14 +314,6 @@ def scores(model: Model, episodes: Episode) -> dict[str, float]:
     return {"accuracy": right.double().mean().item(), "bits": to_bits(nats.mean().item())}
 
 
-def _task(options: Options) -> AddingTask | RecallTask | MnistTask:
-    if isinstance(options, MnistOptions):
-        return MnistTask(options.by, options.permute_seed if options.permute else None)
-    if isinstance(options, AddingOptions):
-        return AddingTask()
-    return RecallTask(options.symbols, options.distractors)
-
-
 def _measured(model: Model, problem: Problem) -> dict[str, float]:
     """Errors on held-out and test episodes, and what chance would have."""
     result = {}
@@ -366,21 +324,6 @@ def _measured(model: Model, problem: Problem) -> dict[str, float]:
     return result | {
         name: getattr(problem.task, name) for name in chances if hasattr(problem.task, name)
     }
-
-
-def _sizes(problem: Problem) -> tuple[int, int, bool]:
-    """Numbers of inputs and outputs, and whether the inputs are tokens."""
-    tokens = not problem.held_out.inputs_LB.is_floating_point()
-    return problem.task.input_size, problem.task.output_size, tokens
-
-
-def _trained(directory: RunDirectory, options: Options, problem: Problem) -> SequenceModel:
-    """The last model of a run."""
-    saved = directory.load("last")
-    check_same_images(options, problem.digest, saved["progress"])
-    model = build_model(options, *_sizes(problem))
-    load_weights(saved, directory.path / "last.pt", options, model)
-    return model
 
 
 def _chunks(episodes: Episode, chunk_len: int) -> list[Batch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import field, fields
+from dataclasses import MISSING, field, fields
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -45,28 +45,29 @@ def option(
 def same_option(
     options_type: type,
     name: str,
-    default: Any,
+    default: Any = MISSING,
     only: Callable[[Any], bool] | None = None,
     when: str = "",
 ) -> Any:
-    """An option of another dataclass, with a default or a further condition of its own.
+    """An option of another dataclass, as it is there or with a default or a condition of its own.
 
     Args:
         options_type: the other dataclass.
         name: of its field.
-        default: that the recipe has instead.
+        default: that the recipe has instead; without one, the other's.
         only: a further condition for an effect, beside the other's; None adds none.
         when: that condition in words.
 
     Returns:
         The field.
     """
-    metadata = dict(options_type.__dataclass_fields__[name].metadata)
+    other = options_type.__dataclass_fields__[name]
+    metadata = dict(other.metadata)
     if only is not None:
         first = metadata["only"]
         metadata["only"] = lambda options: only(options) and (first is None or first(options))
         metadata["when"] = f"{when} and {metadata['when']}" if first else when
-    return field(default=default, metadata=metadata)
+    return field(default=other.default if default is MISSING else default, metadata=metadata)
 
 
 def flag(name: str) -> str:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-import torch
+from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.option import LIMITS, check_values, option
+from seqdni.recipes.synthesizers import DESCENDED, LEARNING, SYNTHESIZERS
+from seqdni.recipes.trainers import SYNTHETIC, TRAINERS, FlatTrainer, only_with_own_trainer, way_of
 
-DESCENDED = ("whitened", "mlp", "linear")
-LEARNING = ("rls", *DESCENDED)
-SYNTHESIZERS = (*LEARNING, "none")
 MOST_THREADS = 1024
-DNI = ("dni", "dni-aux")  # the trainers with synthetic gradients
 
 
 def for_dni(
@@ -32,9 +30,9 @@ def for_dni(
     """
 
     def only(options: RunOptions) -> bool:
-        return options.trainer in DNI and options.synthesizer in synthesizers
+        return way_of(options).synthetic and options.synthesizer in synthesizers
 
-    when = "--trainer dni or dni-aux"
+    when = f"--trainer {' or '.join(SYNTHETIC)}"
     if synthesizers != SYNTHESIZERS:
         when += f" with --synthesizer {' or '.join(synthesizers)}"
     return option(default, help, only=only, when=when, **limits)
@@ -44,34 +42,29 @@ def for_dni(
 class RunOptions:
     """Options that every recipe has, spelled the same."""
 
-    trainer: Literal["bptt", "tbptt", "random", "overlap", "dni", "dni-aux"] = option(
+    trainer: FlatTrainer = option(  # noqa: RUF009 - a field, as all others; the type is an alias
         "dni",
-        "way of training. bptt: full BPTT over whole episodes; tbptt: truncated BPTT; random: "
-        "TBPTT cut at random boundaries, reweighted to be unbiased; overlap: TBPTT over "
-        "overlapping chunks; dni: TBPTT with synthetic gradients at the chunk boundaries; "
-        "dni-aux: dni with the auxiliary task",
+        "way of training. "
+        + "; ".join(f"{name}: {TRAINERS[name].help}" for name in get_args(FlatTrainer)),
     )
     recompute: bool = option(
         False,
         "recompute activations in the backward pass, chunk by chunk: full BPTT at little more than "
         "the memory of a chunk, for a second forward pass",
-        only=lambda options: options.trainer == "bptt",
-        when="--trainer bptt",
+        **only_with_own_trainer("recompute"),
     )
     cut_probability: float = option(
         0.5,
         "probability of a cut at a chunk boundary; a graph has 1 / this many chunks on average",
         above=0,
         at_most=1,
-        only=lambda options: options.trainer == "random",
-        when="--trainer random",
+        **only_with_own_trainer("cut_probability"),
     )
     history: int = option(
         1,
         "chunks before each chunk that are run again and that its gradient reaches",
         at_least=1,
-        only=lambda options: options.trainer == "overlap",
-        when="--trainer overlap",
+        **only_with_own_trainer("history"),
     )
     chunk_len: int = option(8, "T: steps of a chunk, the truncation length", at_least=1)
     core: Literal["lstm", "gru", "rnn"] = option("lstm", "kind of recurrent core")
@@ -240,19 +233,6 @@ RESUMABLE = {
 }
 
 
-def check_no_text(asked: Sampling) -> None:
-    """Refuse what only a language model can be asked for.
-
-    Args:
-        asked: by the user.
-
-    Raises:
-        RunError: a prompt, a temperature or a top-k was given.
-    """
-    if asked != Sampling(asked.length, asked.seed):
-        raise RunError("--prompt, --temperature and --top-k are for runs of lm")
-
-
 def check(options: Any, synthesizer: str) -> None:
     """Refuse values out of range, and settings that would be silently ignored.
 
@@ -263,48 +243,25 @@ def check(options: Any, synthesizer: str) -> None:
     Raises:
         RunError: naming the option.
     """
-    if options.synthesizer is None and options.trainer in DNI:
-        options.synthesizer = "mlp" if options.trainer == "dni-aux" else synthesizer
+    way = way_of(options)
+    if options.synthesizer is None and way.synthetic:
+        options.synthesizer = "mlp" if way.aux else synthesizer
     check_values(options)
     if options.synthesizer == "none" and not options.look_ahead:
         raise RunError(
             "--synthesizer none without --look-ahead is plain tbptt; use --trainer tbptt"
         )
-    if options.trainer == "dni-aux" and options.synthesizer not in ("mlp", "whitened"):
+    if way.aux and options.synthesizer not in ("mlp", "whitened"):
         raise RunError(
-            "--trainer dni-aux shapes a hidden layer of the synthesizer, and --synthesizer "
-            f"{options.synthesizer} has none; add --synthesizer mlp"
+            f"--trainer {options.trainer} shapes a hidden layer of the synthesizer, and "
+            f"--synthesizer {options.synthesizer} has none; add --synthesizer mlp"
         )
-    if options.synth_steps > 1 and options.trainer == "dni-aux":
+    if options.synth_steps > 1 and way.aux:
         raise RunError("--synth-steps needs --trainer dni")
     if options.targets == "dense" and options.precision != "float32":
         raise RunError("--targets dense computes the core in float32; leave --precision at float32")
     if options.targets == "dense" and options.core == "rnn":
         raise RunError("--targets dense is for --core lstm or gru")
-    if options.targets == "dense" and options.trainer == "dni-aux":
+    if options.targets == "dense" and way.aux:
         raise RunError("--targets dense needs --trainer dni")
     device_of(options)
-
-
-def device_of(options: RunOptions) -> torch.device:
-    """The device that ``--device`` names.
-
-    Args:
-        options: a recipe's options.
-
-    Returns:
-        The device; ``auto`` is the first GPU if there is one.
-
-    Raises:
-        RunError: there is no such device.
-    """
-    name = options.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"--device {options.device}: {reason}; use cpu, cuda or auto") from None
-    return device

@@ -4,35 +4,27 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from seqdni.recipes import copying, count_digits, lm, long_dependency
+from seqdni.recipes import adding, copying, mnist, recall
+from seqdni.recipes.count_digits import recipe as count_digits
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
+from seqdni.recipes.lm import recipe as lm
 from seqdni.recipes.option import check_kinds
 from seqdni.recipes.parsing import parse_saved, recipe_parser
-
-
-class Recipe(NamedTuple):
-    """A recipe: its line in ``seqdni ls``, its options, and the file with what it does."""
-
-    summary: str
-    options: type
-    file: Any  # a module with prepare, start, run, evaluate, sample, exported, rebuilt, held_out
-
+from seqdni.recipes.recipe import Recipe
 
 RECIPES = {
-    "copy": Recipe(copying.SUMMARY, copying.CopyOptions, copying),
-    "repeat-copy": Recipe(copying.REPEAT_SUMMARY, copying.RepeatCopyOptions, copying),
-    "adding": Recipe(
-        long_dependency.ADDING_SUMMARY, long_dependency.AddingOptions, long_dependency
+    "copy": copying.COPY,
+    "repeat-copy": copying.REPEAT_COPY,
+    "adding": adding.RECIPE,
+    "recall": recall.RECIPE,
+    "mnist": mnist.RECIPE,
+    "count-digits": Recipe(
+        count_digits.SUMMARY, count_digits.Options, count_digits, compared=count_digits.WAYS
     ),
-    "recall": Recipe(
-        long_dependency.RECALL_SUMMARY, long_dependency.RecallOptions, long_dependency
-    ),
-    "mnist": Recipe(long_dependency.MNIST_SUMMARY, long_dependency.MnistOptions, long_dependency),
-    "count-digits": Recipe(count_digits.SUMMARY, count_digits.Options, count_digits),
-    "lm": Recipe(lm.SUMMARY, lm.Options, lm),
+    "lm": Recipe(lm.SUMMARY, lm.Options, lm, reads_text=True),
 }
 
 

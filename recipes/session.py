@@ -17,7 +17,7 @@ from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError, RunStopped, one_line
 from seqdni.recipes.fit import check_fits, check_optimizer
 from seqdni.recipes.option import LIMITS, flag
-from seqdni.recipes.options import DNI
+from seqdni.recipes.trainers import way_of
 from tqdm import tqdm
 
 from seqdni import to_bits
@@ -93,7 +93,7 @@ class Session:
             RunError: the loss is no longer finite; the last checkpoint is.
         """
         trainer, options = self.trainer, self.options
-        steps_known = getattr(options, "look_ahead", 0) if options.trainer in DNI else 0
+        steps_known = getattr(options, "look_ahead", 0) if way_of(options).synthetic else 0
         source = iter(chunks)
         saved_at = self.seconds
         if not (self.directory.path / "last.pt").exists():
@@ -363,22 +363,6 @@ def _floats(state: Any) -> Iterator[torch.Tensor]:
     elif isinstance(state, (dict, list, tuple)):
         for part in state.values() if isinstance(state, dict) else state:
             yield from _floats(part)
-
-
-def check_same_images(options: Any, digest: str | None, progress: dict[str, Any]) -> None:
-    """Refuse images that a run was not trained on.
-
-    Args:
-        options: of the run.
-        digest: of the images that are there now; None where all is drawn.
-        progress: of the run, with that of its own.
-
-    Raises:
-        RunError: they are others.
-    """
-    if digest != progress.get("data"):
-        where = getattr(options, "data_dir", None) or "scikit-learn"
-        raise RunError(f"{where} has other images than the run was trained on; put those back")
 
 
 def table(rows: dict[str, Any]) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from seqdni.recipes import horizon
 from seqdni.recipes.cli import RECIPES, main
+from seqdni.recipes.commands.horizon import report
 from seqdni.recipes.directory import RunDirectory
 
 import seqdni
@@ -381,7 +381,7 @@ def test_horizon_shows_no_share_and_no_ratio_where_there_is_no_energy():
     nan = float("nan")
     Path("out").mkdir()
     found = Horizon([silent, nothing, true], lags, 4, [1.0, 0.1], nan, nan, float("inf"), nan)
-    lines = horizon.report(RunDirectory("out"), found).splitlines()
+    lines = report(RunDirectory("out"), found).splitlines()
     assert lines[1].split() == ["4", "-", "-", "-"]
     assert lines[2].split() == ["8", "-", "-", "-"]
     assert lines[3].split() == ["12", "0.500", "2.000", "0.100"]

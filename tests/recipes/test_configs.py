@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from runs import VERSE, result_of, run
 from seqdni.recipes.cli import RECIPES, main
 from seqdni.recipes.parsing import CONFIGS, parse, recipe_parser
-
-from runs import VERSE, result_of, run
 
 SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 EXPECTED = {"ptb-char-small", "ptb-char-paper", "ptb-word-medium", "ptb-word-small", "ptb-subword"}

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from runs import assert_same, result_of, rows_of, run, without_times
 from seqdni.corpora import read_mnist
 from seqdni.recipes.cli import main
-from seqdni.recipes.count_digits import blind_errors, errors
+from seqdni.recipes.count_digits.recipe import blind_errors, errors
 from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
-
-from runs import assert_same, result_of, rows_of, run, without_times
 
 TINY = ["--hidden", "8", "--encoder", "8", "--batch", "4", "--threads", "1", "--chunk-len", "3"]
 WAYS = ["joint", "dni", "no-feedback"]
@@ -23,8 +22,8 @@ WAYS = ["joint", "dni", "no-feedback"]
 def tiny_mnist_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     accept_tiny_mnist(monkeypatch)
-    monkeypatch.setattr("seqdni.recipes.count_digits.FINAL", 2)
-    monkeypatch.setattr("seqdni.recipes.count_digits.LOOK", 1)
+    monkeypatch.setattr("seqdni.recipes.count_digits.recipe.FINAL", 2)
+    monkeypatch.setattr("seqdni.recipes.count_digits.recipe.LOOK", 1)
     write_tiny_mnist(Path("mnist"))
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import TINY, VERSE, assert_same, result_of, rows_of, run, without_times
 from safetensors.torch import load_file
 from seqdni.corpora import Text, blocks, own_text, vocabulary_from
 from seqdni.recipes.cli import main
-from seqdni.recipes.lm_notes import note_text
-from seqdni.recipes.lm_options import Options
-
-from runs import TINY, VERSE, assert_same, result_of, rows_of, run, without_times
+from seqdni.recipes.lm.notes import note_text
+from seqdni.recipes.lm.options import Options
 
 WORDS = ["--tokens", "word", "--chunk-len", "4"]
 PIECES = ["--tokens", "subword", "--subword-size", "290", "--chunk-len", "4"]

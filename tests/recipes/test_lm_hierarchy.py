@@ -7,13 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from seqdni.corpora import TokenStream
-from seqdni.recipes import lm_hierarchy, lm_model
-from seqdni.recipes.cli import main
-from seqdni.recipes.lm_model import build, loss_of, score
-from seqdni.recipes.lm_options import Options, prepare
-
 from runs import TINY, VERSE, assert_same, result_of, rows_of, run
+from seqdni.corpora import TokenStream
+from seqdni.recipes.cli import main
+from seqdni.recipes.lm import hierarchy as levels
+from seqdni.recipes.lm import model as language_model
+from seqdni.recipes.lm.model import build, loss_of, score
+from seqdni.recipes.lm.options import Options, prepare
+
 from seqdni import LeastSquares, controls, cross_entropy, unroll
 
 LEVELS = ["--hierarchy", "2", "--period", "4", "--chunk-len", "4", "--slow-chunk-len", "2"]
@@ -70,7 +71,7 @@ def test_the_slow_core_matters_and_the_score_is_that_of_one_row(monkeypatch):
     said = unroll(model, row, model.initial_state(1))[0]
     expected = cross_entropy(said, answers).mean().item()
     assert score(model, tokens, 7) == pytest.approx(expected, rel=1e-6)  # in some rows, aligned
-    monkeypatch.setattr(lm_model, "EVALUATION_ROWS", 1)
+    monkeypatch.setattr(language_model, "EVALUATION_ROWS", 1)
     assert score(model, tokens, 7) == pytest.approx(expected, rel=1e-6)
     with torch.no_grad():
         model.hierarchy.levels[1].core.rnn.weight_ih_l0.zero_()
@@ -80,11 +81,11 @@ def test_the_slow_core_matters_and_the_score_is_that_of_one_row(monkeypatch):
 def test_each_pass_over_the_text_is_a_stream_of_its_own():
     """A pass of 22 steps has a chunk of 2; without that, chunks and ticks would go out of step."""
     options, model = made(7, period=4, slow_chunk_len=2)
-    trainer = lm_hierarchy.build_trainer(options, model, loss_of(model))
+    trainer = levels.build_trainer(options, model, loss_of(model))
     tokens = np.random.default_rng(0).integers(0, 7, 3 * 22 + 1).astype(np.uint8)
     stream = TokenStream(tokens, 3, 4)
     steps, finished = [], 0
-    for chunk in lm_hierarchy.as_hierarchy_chunks(stream, trainer):
+    for chunk in levels.as_hierarchy_chunks(stream, trainer):
         before, fresh = trainer.stream_steps, trainer.carry is None
         finished += fresh
         trainer.step(chunk, ahead=stream.peek(4))
@@ -102,7 +103,7 @@ def test_the_trainer_is_as_the_options_say():
     settings |= {"grad_scale": 0.3, "control": "shuffled", "slow_chunk_len": 5, "period": 8}
     for look_ahead in (0, 4):
         options, model = made(7, **settings, look_ahead=look_ahead)
-        trainer = lm_hierarchy.build_trainer(options, model, loss_of(model))
+        trainer = levels.build_trainer(options, model, loss_of(model))
         fast, slow = trainer.trainings
         assert (fast.chunk_len, slow.chunk_len) == (None, 5)
         for learner in trainer.learners:
@@ -118,9 +119,9 @@ def test_the_trainer_is_as_the_options_say():
         if look_ahead:
             assert fast.message_credit.boundary.synthesizer is None
     options, model = made(7, trainer="joint", period=4, slow_chunk_len=3)
-    trainer = lm_hierarchy.build_trainer(options, model, loss_of(model))
+    trainer = levels.build_trainer(options, model, loss_of(model))
     assert [learner.loss_scale for learner in trainer.learners] == [1 / 12, 1 / 12]
-    assert trainer.window == lm_hierarchy.window(options) == 12
+    assert trainer.window == levels.window(options) == 12
 
 
 def test_dni_looks_ahead_and_every_level_follows_the_schedule(verse, tmp_path):
@@ -144,8 +145,8 @@ def test_parameters_are_those_of_two_cores():
     fast = 4 * 8 * (50 + 5 + 8 + 2) + 8 * 50 + 50
     slow = 4 * 5 * (8 + 5 + 2)
     assert sum(p.numel() for p in model.parameters()) == fast + slow
-    assert lm_hierarchy.slow_width(options) == 5
-    assert lm_hierarchy.slow_width(made(50)[0]) == 1  # an eighth
+    assert levels.slow_width(options) == 5
+    assert levels.slow_width(made(50)[0]) == 1  # an eighth
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import result_of, rows_of, run
 from seqdni.corpora import (
     AddingTask,
     Difficulty,
@@ -24,7 +25,6 @@ from seqdni.recipes.long_dependency import scores
 from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
 from trainers import flat_trainer
 
-from runs import result_of, rows_of, run
 from seqdni import (
     Boundary,
     LeastSquares,

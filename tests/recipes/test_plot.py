@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from seqdni.recipes import curves
 from seqdni.recipes.cli import main
+from seqdni.recipes.commands import curves
 from seqdni.recipes.copying import CopyOptions
 from seqdni.recipes.directory import RunDirectory
-from seqdni.recipes.lm import Options as TextOptions
+from seqdni.recipes.lm.options import Options as TextOptions
 
 COPY = CopyOptions(trainer="dni", synthesizer="rls")
 

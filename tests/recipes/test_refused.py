@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from seqdni.recipes.cli import main
-
 from runs import TINY
+from seqdni.recipes.cli import main
 
 WORDS = {
     "": "the following arguments are required: COMMAND",

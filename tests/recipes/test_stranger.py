@@ -18,11 +18,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import TINY, assert_same, rows_of
 from seqdni.recipes.checkpoint import Damaged, from_bytes, to_bytes
 from seqdni.recipes.cli import main
 from seqdni.recipes.lock import lock
-
-from runs import TINY, assert_same, rows_of
 
 CASE = Path(__file__).parents[2].parent / "shared/cases/bitflip-readout-last.pt"
 

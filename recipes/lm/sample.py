@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import torch
 from seqdni.corpora import CorpusError, Vocabulary
-from seqdni.recipes.lm_model import LanguageModel, scores_of
+from seqdni.recipes.lm.model import LanguageModel, scores_of
 from seqdni.recipes.options import Sampling
 from torch import Tensor
 

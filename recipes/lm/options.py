@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from seqdni.corpora import own_splits
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.lm_data import DOWNLOADED, NAMED
-from seqdni.recipes.lm_hierarchy import window
+from seqdni.recipes.lm.data import DOWNLOADED, NAMED
+from seqdni.recipes.lm.hierarchy import window
 from seqdni.recipes.option import option, same_option
 from seqdni.recipes.options import RunOptions, check
+from seqdni.recipes.trainers import FlatTrainer, way_of
 
 UPDATES = 8000  # where nothing else says when to stop
 
@@ -32,9 +33,8 @@ def _for_levels(default: Any, help: str, **limits: Any) -> Any:
 
 def _for_one_level(name: str) -> Any:
     """An option that the trainer of a hierarchy has not."""
-    default = RunOptions.__dataclass_fields__[name].default
     return same_option(
-        RunOptions, name, default, lambda options: options.hierarchy == 1, "--hierarchy 1"
+        RunOptions, name, only=lambda options: options.hierarchy == 1, when="--hierarchy 1"
     )
 
 
@@ -43,7 +43,7 @@ class Options(RunOptions):
     """Options of ``seqdni run lm``."""
 
     recipe: Literal["lm"] = "lm"
-    trainer: Literal["bptt", "tbptt", "random", "overlap", "dni", "dni-aux", "joint"] = option(  # pyright: ignore[reportIncompatibleVariableOverride]
+    trainer: Literal[FlatTrainer, "joint"] = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         "dni",
         "as in the other recipes, but for bptt, which needs episodes; with --hierarchy: tbptt: "
         "each level by itself; dni: with gradients across chunk ends and from the levels above; "
@@ -176,7 +176,7 @@ def prepare(options: Options) -> None:
     if limits == (None,) * 4:
         options.updates = UPDATES
     check(options, synthesizer="none")
-    if options.trainer == "bptt":
+    if way_of(options).whole_episodes:
         raise RunError(
             "--trainer bptt unrolls whole episodes, and a text has no end of episode; "
             "use --trainer tbptt with a longer --chunk-len"
@@ -212,7 +212,7 @@ def prepare(options: Options) -> None:
 
 
 def _check_levels(options: Options) -> None:
-    if options.trainer not in ("tbptt", "dni", "joint"):
+    if way_of(options).mode is None:
         raise RunError(
             f"--trainer {options.trainer} is for one level; with --hierarchy: dni, tbptt or joint"
         )

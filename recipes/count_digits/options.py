@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from seqdni.recipes.device import device_of
 from seqdni.recipes.option import check_values, option, same_option
-from seqdni.recipes.options import DESCENDED, MOST_THREADS, RunOptions, device_of
+from seqdni.recipes.options import RunOptions
+from seqdni.recipes.synthesizers import DESCENDED
 
 WAYS = ("joint", "dni", "no-feedback")
 
@@ -43,15 +45,11 @@ class Options:
     chunk_len: int = option(4, "T: digits of a window, and windows of a long one", at_least=2)
     core: Literal["lstm", "gru", "rnn"] = option("lstm", "recurrent core of both")
     hidden: int = option(64, "units of a layer", at_least=1)
-    layers: int = option(1, "number of recurrent layers", at_least=1)
+    layers: int = same_option(RunOptions, "layers")
     forget_bias: float = same_option(RunOptions, "forget_bias", 0.0)
     encoder: int = option(64, "units that read an image, rectified", at_least=1)
-    init_from: str | None = option(
-        None,
-        "folder of a run or of an export whose weights training starts from (fine-tuning); null: "
-        "weights drawn from the seed",
-    )
-    batch: int = option(64, "B: rows that are trained side by side", at_least=1)
+    init_from: str | None = same_option(RunOptions, "init_from")
+    batch: int = same_option(RunOptions, "batch", 64)
     lr: float = option(3e-3, "Adam's learning rate for A", above=0)
     lr_b: float | None = option(None, "Adam's learning rate for B; null: that of A", above=0)
     clip: float = option(1.0, "largest norm of a network's gradient", above=0)
@@ -110,23 +108,17 @@ class Options:
         "largest synthetic gradient of a row, as a multiple of the usual target; null: no bound",
         above=0,
     )
-    seed: int = option(
-        0, "seed of the initial weights and of the data", at_least=0, at_most=2**63 - 1
-    )
+    seed: int = same_option(RunOptions, "seed")
     updates: int | None = option(None, "stop after this many updates of A", at_least=1)
     max_tokens: int | None = option(2_000_000, "stop after this many digits, of all rows", above=0)
-    max_seconds: float | None = option(None, "stop after this much training time", above=0)
+    max_seconds: float | None = same_option(RunOptions, "max_seconds")
     evaluate_every: int = option(
         2000, "steps between two looks at held-out digits, in steps of --log-every", at_least=1
     )
-    device: str = option(
-        "auto", "where to compute: cpu, cuda, cuda:1 ...; auto takes a GPU if there is one"
-    )
-    threads: int | None = option(
-        None, "number of CPU threads; null leaves it to torch", at_least=1, at_most=MOST_THREADS
-    )
+    device: str = same_option(RunOptions, "device")
+    threads: int | None = same_option(RunOptions, "threads")
     log_every: int = option(1000, "steps between two rows of metrics.jsonl", at_least=1)
-    checkpoint_seconds: float = option(60.0, "training time between two checkpoints", above=0)
+    checkpoint_seconds: float = same_option(RunOptions, "checkpoint_seconds")
     out: str | None = option(None, "folder of the run; null: runs/count-digits/TIME")
 
 
@@ -140,6 +132,6 @@ def prepare(options: Options) -> None:
         RunError: naming the option.
     """
     check_values(options)
-    device_of(options)  # pyright: ignore[reportArgumentType]
+    device_of(options)
     if options.data_dir is not None:
         options.data_dir = str(Path(options.data_dir).expanduser().resolve())

@@ -9,7 +9,7 @@ from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
-from seqdni.recipes.curves import Curve, Run, choose_metric, curves
+from seqdni.recipes.commands.curves import Curve, Run, choose_metric, curves
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.files import write_whole
 

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from seqdni.corpora import Encoded, Size, Text, Words, blocks, remarks
-from seqdni.recipes.lm_data import NAMED, tokens_of
+from seqdni.recipes.lm.data import NAMED, tokens_of
 
 from seqdni import to_bits
 

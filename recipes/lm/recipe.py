@@ -14,7 +14,6 @@ from seqdni.corpora import (
     CorpusError,
     Encoded,
     KnownVocabulary,
-    SubwordVocabulary,
     Tokens,
     TokenStream,
     Vocabulary,
@@ -26,22 +25,21 @@ from seqdni.corpora import (
     size_of,
     vocabulary_from,
 )
-from seqdni.recipes import horizon, lm_hierarchy, lm_sample
-from seqdni.recipes.build import build_stream, build_trainer, load_weights
+from seqdni.recipes.build import build_trainer, load_weights
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.export import VOCABULARY
 from seqdni.recipes.fine_tune import known_tokens
-from seqdni.recipes.horizon import HeldOut
-from seqdni.recipes.lm_data import (
+from seqdni.recipes.held_out import HeldOut, log_horizon
+from seqdni.recipes.lm import hierarchy
+from seqdni.recipes.lm.data import (
     figures,
     prepared,
     read_corpus,
     tokens_of,
     unit,
 )
-from seqdni.recipes.lm_hierarchy import Reader
-from seqdni.recipes.lm_model import (
+from seqdni.recipes.lm.hierarchy import Reader
+from seqdni.recipes.lm.model import (
     EVALUATION_ROWS,
     LanguageModel,
     at_once,
@@ -50,18 +48,20 @@ from seqdni.recipes.lm_model import (
     score,
     trained_part,
 )
-from seqdni.recipes.lm_notes import (
+from seqdni.recipes.lm.notes import (
     note,
     note_corpus,
     note_text,
     note_unknown,
     worse_than_guessing,
 )
-from seqdni.recipes.lm_options import Options
-from seqdni.recipes.lm_options import prepare as prepare  # what a recipe has
+from seqdni.recipes.lm.options import Options
+from seqdni.recipes.lm.options import prepare as prepare  # what a recipe has
+from seqdni.recipes.lm.sample import write
 from seqdni.recipes.options import Sampling
+from seqdni.recipes.recipe import Trained
 from seqdni.recipes.session import Session
-from torch import nn
+from seqdni.recipes.trainers import way_of
 from tqdm import tqdm
 
 from seqdni import Chunk, HierarchyTrainer, SequenceModel
@@ -115,12 +115,10 @@ def start(options: Options, directory: RunDirectory) -> Session:
     note_corpus(options, text, corpus)
     model = build(options, len(corpus.vocabulary))
     if isinstance(model, Reader):
-        lm_hierarchy.check_length(options, stream.tokens_per_epoch // options.batch)
-        trainer = lm_hierarchy.build_trainer(options, model, loss_of(model))
+        hierarchy.check_length(options, stream.tokens_per_epoch // options.batch)
+        trainer = hierarchy.build_trainer(options, model, loss_of(model))
     else:
-        chunks = float(options.update_every)  # of an update, on average
-        if options.trainer == "random":
-            chunks /= options.cut_probability
+        chunks = float(options.update_every) / way_of(options).cuts_per_chunk(options)
         scale = 1 / (options.chunk_len * chunks)
         trainer = build_trainer(options, model, scale, loss_of(model))
     progress = {
@@ -133,7 +131,8 @@ def start(options: Options, directory: RunDirectory) -> Session:
         "curve": [],  # [updates, tokens, nats per token] of each validation
     }
     data = Material(corpus, model)
-    session = Session(directory, options, trainer, build_stream(options, stream), progress, data)
+    wrapped = way_of(options).wrap_stream(options, stream)
+    session = Session(directory, options, trainer, wrapped, progress, data)
     if options.epochs is not None:
         limit = max(1, round(options.epochs * stream.tokens_per_epoch))
         session.most_tokens = min(limit, options.max_tokens or limit)
@@ -174,9 +173,9 @@ def run(session: Session) -> dict[str, Any]:
 
     chunks: Iterator[Any] = _scheduled(session)
     if isinstance(trainer, HierarchyTrainer):
-        chunks = lm_hierarchy.as_hierarchy_chunks(chunks, trainer)
+        chunks = hierarchy.as_hierarchy_chunks(chunks, trainer)
     for row in session.train(chunks, lambda: trainer.updates, finished):
-        horizon.log(session, held_out_text, row)
+        log_horizon(session, held_out_text, row)
         train = figures(options, row["train_bits"] * math.log(2), trained_on)[name]
         row["shown"] = f"train {train:.3f} {name}"
         if session.fraction() * evaluations >= progress["evaluated"] + 1:
@@ -248,7 +247,7 @@ def finish(session: Session) -> dict[str, Any]:
         What result.json holds.
     """
     options, curve, corpus = session.options, session.progress["curve"], session.data.corpus
-    model, _, _ = _trained(session.directory, options)
+    model = trained(session.directory, options).model
     judge = judged_by(corpus)
     size = corpus.scored(judge)
     result = session.result() | {"corpus": corpus.name, "symbols": len(corpus.vocabulary)}
@@ -293,7 +292,8 @@ def evaluate(
         CorpusError: the text has a character that the model does not know.
         RunError: a text and a split were given, or the corpus has no such split.
     """
-    model, vocabulary, progress = _trained(directory, options)
+    model, progress, vocabulary, _ = trained(directory, options)
+    assert vocabulary is not None
     if unknown is not None and (text is None or not isinstance(vocabulary, CharVocabulary)):
         raise RunError("--unknown has no effect here; it needs --text and a run of --tokens char")
     if text is not None:
@@ -350,42 +350,13 @@ def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:
         options: its options.
         asked: length in tokens, and how they are chosen.
     """
-    model, vocabulary, _ = _trained(directory, options)
+    model, _, vocabulary, _ = trained(directory, options)
+    assert vocabulary is not None
     length = SAMPLE_LENGTH[options.tokens] if asked.length is None else asked.length
     asked = asked._replace(length=length)
     if options.corpus == "ptb" and options.tokens == "char":
         asked = asked._replace(prompt=asked.prompt.replace(" ", "_"))
-    lm_sample.write(model, vocabulary, asked, as_bytes=options.corpus == "enwik8")
-
-
-def exported(directory: RunDirectory, options: Options) -> tuple[nn.Module, dict[str, Any]]:
-    """What others need to use the model.
-
-    Args:
-        directory: of the run.
-        options: its options.
-
-    Returns:
-        The best model, and files by name: the vocabulary, for subwords sentencepiece's own too.
-    """
-    model, vocabulary, _ = _trained(directory, options)
-    files: dict[str, Any] = {VOCABULARY: vocabulary.to_json()}
-    if isinstance(vocabulary, SubwordVocabulary):
-        files["sentencepiece.model"] = vocabulary.model
-    return trained_part(model), files
-
-
-def trained(directory: RunDirectory, options: Options) -> tuple[LanguageModel, Vocabulary]:
-    """The model of a run or of an export; needs no corpus.
-
-    Args:
-        directory: of either.
-        options: its options.
-
-    Returns:
-        The best model and its vocabulary.
-    """
-    return _trained(directory, options)[:2]
+    write(model, vocabulary, asked, as_bytes=options.corpus == "enwik8")
 
 
 def _tokens(options: Options, known: Vocabulary | None = None) -> Tokens:
@@ -403,10 +374,16 @@ def _same_text(corpus: Encoded, progress: dict[str, Any]) -> None:
         )
 
 
-def _trained(
-    directory: RunDirectory, options: Options
-) -> tuple[LanguageModel, Vocabulary, dict[str, Any]]:
-    """The best model of a run, its vocabulary, and the run's progress when it was saved."""
+def trained(directory: RunDirectory, options: Options) -> Trained:
+    """The best model of a run, or that of an export; needs no corpus.
+
+    Args:
+        directory: of either.
+        options: its options.
+
+    Returns:
+        The model, its vocabulary, and the run's progress when it was saved.
+    """
     saved = directory.load("best")
     try:
         vocabulary = vocabulary_from(saved["progress"]["vocabulary"])
@@ -414,7 +391,7 @@ def _trained(
         raise RunError(f"{directory.path}/best.pt does not fit: {error}") from None
     model = build(options, len(vocabulary))
     load_weights(saved, directory.path / "best.pt", options, trained_part(model))
-    return model, vocabulary, saved["progress"]
+    return Trained(model, saved["progress"], vocabulary, trained_part(model))
 
 
 def held_out(directory: RunDirectory, options: Options, length: int | None) -> HeldOut:

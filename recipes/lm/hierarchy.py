@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from seqdni.corpora import Batch
-from seqdni.recipes.build import build_boundary, build_core, optimizer_of, synthetic_gradients
+from seqdni.recipes.build import build_core, optimizer_of
+from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.options import device_of
+from seqdni.recipes.synthesizers import build_boundary, synthetic_gradients
+from seqdni.recipes.trainers import way_of
 from torch import Tensor, nn
 
 from seqdni import (
@@ -28,8 +30,6 @@ from seqdni import (
     SyntheticGradients,
     state_size,
 )
-
-WAYS = {"tbptt": "no-feedback", "dni": "dni", "joint": "joint"}  # the trainer's mode
 
 
 class Reader(nn.Module):
@@ -121,25 +121,26 @@ def build_trainer(options: Any, reader: Reader, loss: Any) -> HierarchyTrainer:
         The trainer.
     """
     model, trainings = reader.hierarchy, []
-    joint = options.trainer == "joint"
+    mode = way_of(options).mode
+    assert mode is not None
     for k, level in enumerate(model.levels):
         learner = Learner(
             optimizer_of(options, level),
             loss=loss,
-            loss_scale=1 / (window(options) if joint else options.chunk_len),
+            loss_scale=1 / (window(options) if mode == "joint" else options.chunk_len),
             clip=options.clip,
             update_every=options.update_every,
             autocast=torch.bfloat16 if options.precision == "bfloat16" else None,
         )
         training = LevelTraining(learner, options.slow_chunk_len if k else None)
-        if options.trainer == "dni":
+        if mode == "dni":
             if k == 0 or options.synthesizer != "none":
                 boundary = build_boundary(options, state_size(level.initial_state(1)))
                 training.credit = synthetic_gradients(options, boundary)
             if k + 1 < len(model.levels):
                 training.message_credit = _message_credit(options, model.message_sizes[k], k)
         trainings.append(training)
-    return HierarchyTrainer(model, trainings, WAYS[options.trainer])  # pyright: ignore[reportArgumentType]
+    return HierarchyTrainer(model, trainings, mode)
 
 
 def _message_credit(options: Any, size: int, k: int) -> SyntheticGradients:

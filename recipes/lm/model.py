@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from seqdni.corpora import evaluation_chunks
 from seqdni.recipes.build import build_core
+from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.lm_hierarchy import Reader, build_reader, slow_width
-from seqdni.recipes.options import device_of
+from seqdni.recipes.lm.hierarchy import Reader, build_reader, slow_width
 from torch import Tensor, nn
 
 from seqdni import (

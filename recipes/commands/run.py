@@ -15,7 +15,8 @@ from seqdni.recipes.fine_tune import start_from
 from seqdni.recipes.option import LIMITS, check_effect, flag
 from seqdni.recipes.options import RESUMABLE, Sampling
 from seqdni.recipes.parsing import did_you_mean, given_flags, parse, recipe_parser
-from seqdni.recipes.registry import RECIPES, Recipe, saved_options
+from seqdni.recipes.recipe import Recipe
+from seqdni.recipes.registry import RECIPES, saved_options
 from seqdni.recipes.session import Session, table
 
 
@@ -114,7 +115,7 @@ def _run_each(recipe_name: str, parsed: dict[str, Any]) -> int:
     options = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
     recipe.file.prepare(options)
     folder = _folder_of_each(options.out, recipe_name)
-    for trainer in recipe.file.WAYS:
+    for trainer in recipe.compared:
         path = folder / trainer
         if path.is_symlink():
             raise RunError(f"{path} is a link; give another --out")
@@ -132,7 +133,7 @@ def _run_each(recipe_name: str, parsed: dict[str, Any]) -> int:
 
 def _folder_of_each(out: str | None, recipe_name: str) -> Path:
     """The folder of several runs, which may be there from before."""
-    ways = RECIPES[recipe_name].file.WAYS
+    ways = RECIPES[recipe_name].compared
     if out is not None and Path(out).is_dir():
         inside = {path.name for path in Path(out).iterdir()}
         if inside and inside <= set(ways):

@@ -1,114 +1,20 @@
-"""``seqdni horizon DIR``: how far the credit of a trained run reaches, as numbers and a picture."""
+"""``seqdni horizon DIR``: what was measured on held-out data, as numbers and a picture."""
 
 from __future__ import annotations
 
 import importlib
 import io
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from seqdni.corpora import Batch
-from seqdni.recipes.build import build_trainer
 from seqdni.recipes.directory import RunDirectory
-from seqdni.recipes.errors import RunError, one_line
 from seqdni.recipes.files import write_whole
-from seqdni.recipes.options import DNI, RunOptions, device_of
-from seqdni.recipes.session import Session
-from torch import Tensor
 
-from seqdni import Agreement, Chunk, Horizon, Lag, SequenceModel, measure_horizon, without_dropout
+from seqdni import Agreement, Horizon, Lag
 
 SHOWN = 12  # lags in the table
 LEAST = 1e-6  # share of the energy below which a lag has no credit to carry
 ENDLESS = 1e100  # a ratio to a gradient of zero
-
-
-class HeldOut(NamedTuple):
-    """Data that was not trained on, and what is measured there.
-
-    Args:
-        chunks: consecutive, from the beginning of a stream or an episode.
-        model: built by the run's options, its weights not yet those of the run.
-        loss: per step, of the model's outputs and the targets.
-    """
-
-    chunks: list[Batch]
-    model: SequenceModel
-    loss: Callable[[Tensor, Tensor], Tensor]
-
-
-def measure(directory: RunDirectory, options: RunOptions, held_out: HeldOut) -> Horizon:
-    """Measure a run's last checkpoint on held-out chunks.
-
-    Args:
-        directory: of the run.
-        options: its options.
-        held_out: data and model.
-
-    Returns:
-        Agreement of synthetic with true gradients.
-
-    Raises:
-        RunError: the run has no synthesizer, or there is no boundary in the data.
-    """
-    if options.trainer not in DNI:
-        raise RunError(f"{directory.path} is a run of {options.trainer}: it has no synthesizer")
-    chunks, model, loss = held_out
-    if len(chunks) < 2:
-        raise RunError(
-            f"the data is one chunk of {options.chunk_len} steps: no boundary to look at; "
-            "give a greater --length"
-        )
-    saved = directory.load("last")
-    trainer = build_trainer(options, model, 1.0, loss)
-    try:
-        trainer.load_state_dict(saved["trainer"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        where = directory.path / "last.pt"
-        raise RunError(f"{where} does not fit its config.yaml: {one_line(error)}") from None
-    assert trainer.boundary is not None
-    device = device_of(options)
-    here = _on(device, chunks)
-    known = options.look_ahead
-    with without_dropout(model):
-        return measure_horizon(model, trainer.boundary, here, loss, steps_known=known)
-
-
-def log(session: Session, chunks: Callable[[], list[Batch]], row: dict[str, Any]) -> None:
-    """Measure a run in training, if that is due, and add the numbers to a row of its metrics.
-
-    Args:
-        session: of a run with synthetic gradients.
-        chunks: gives held-out data, at least two consecutive chunks.
-        row: where to add horizon_cosine and horizon_steps.
-    """
-    every, trainer = session.options.horizon_every, session.trainer
-    last = session.progress.setdefault("horizon_at", 0)
-    if every is None or trainer.updates - last < every:
-        return
-    session.progress["horizon_at"] = trainer.updates
-    assert trainer.boundary is not None
-    data = chunks()
-    if len(data) < 2:
-        return  # all within one chunk: no boundary yet
-    known = session.options.look_ahead
-    model: Any = trainer.model
-    with torch.random.fork_rng(), without_dropout(model):  # a control draws
-        found = measure_horizon(
-            model,
-            trainer.boundary,
-            _on(trainer.device, data),
-            trainer.learner.loss,
-            steps_known=known,
-        )
-    row["horizon_cosine"] = round(found.dni_cosine, 4)
-    row["horizon_steps"] = found.effective
-
-
-def _on(device: torch.device, chunks: Sequence[Batch]) -> list[Chunk]:
-    return [Chunk(x.to(device), y.to(device), mask, reset) for x, y, mask, reset in chunks]
 
 
 def report(directory: RunDirectory, found: Horizon) -> str:

@@ -20,14 +20,19 @@ from seqdni.corpora import (
     read_small_digits,
     render_digits,
 )
-from seqdni.recipes.build import build_boundary, build_core, load_weights
-from seqdni.recipes.count_digits_options import WAYS as WAYS  # what a recipe has
-from seqdni.recipes.count_digits_options import Options
-from seqdni.recipes.count_digits_options import prepare as prepare
+from seqdni.recipes.build import build_core, load_weights
+from seqdni.recipes.count_digits.options import WAYS as WAYS  # what a recipe has
+from seqdni.recipes.count_digits.options import Options
+from seqdni.recipes.count_digits.options import prepare as prepare
+from seqdni.recipes.device import device_of
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.options import DESCENDED, Sampling, check_no_text, device_of
-from seqdni.recipes.session import Session, check_same_images
+from seqdni.recipes.options import Sampling
+from seqdni.recipes.recipe import Trained, check_no_text, check_same_images
+from seqdni.recipes.recipe import resumed as resumed
+from seqdni.recipes.session import Session
+from seqdni.recipes.synthesizers import DESCENDED, build_boundary
+from seqdni.recipes.trainers import way_of
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -155,24 +160,24 @@ def build_trainer(options: Options, model: Hierarchy) -> HierarchyTrainer:
     Returns:
         The trainer.
     """
-    trainings = []
+    trainings, mode = [], way_of(options).mode
+    assert mode is not None
     rates = (options.lr, options.lr if options.lr_b is None else options.lr_b)
     for k, (level, rate) in enumerate(zip(model.levels, rates, strict=True)):
         adam = torch.optim.Adam(level.parameters(), lr=rate, fused=True)
         learner = Learner(adam, clip=options.clip)
         training = LevelTraining(learner, options.chunk_len if k else None)
-        if options.trainer != "joint":
+        if mode != "joint":
             if options.grad_scale:
                 boundary = build_boundary(options, state_size(level.initial_state(1)))
                 training.credit = _synthetic_gradients(options, boundary)
-            if k == 0 and options.trainer == "dni":
+            if k == 0 and mode == "dni":
                 hints = options.chunk_len + 1 if options.hint else 0
                 settings = (options.hidden, hints, options.message_scale)
                 boundary = build_boundary(options, *settings)
                 training.message_credit = _synthetic_gradients(options, boundary)
         trainings.append(training)
-    assert options.trainer != "all"
-    return HierarchyTrainer(model, trainings, options.trainer)
+    return HierarchyTrainer(model, trainings, mode)
 
 
 def _synthetic_gradients(options: Options, boundary: Boundary) -> SyntheticGradients:
@@ -201,18 +206,6 @@ def start(options: Options, directory: RunDirectory) -> Session:
     stream = Chunks(CountDigits(problem.train, options.chunk_len, options.batch, options.seed))
     progress = {"data": problem.digest, "evaluated_at": 0, "curve": []}
     return Session(directory, options, trainer, stream, progress, data=problem)
-
-
-def resumed(session: Session) -> None:
-    """Refuse to go on with other data.
-
-    Args:
-        session: restored.
-
-    Raises:
-        RunError: the data is not that of the run.
-    """
-    check_same_images(session.options, session.data.digest, session.progress)
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -253,7 +246,9 @@ def evaluate(directory: RunDirectory, options: Options) -> dict[str, Any]:
         Errors of A and B, and of answers that ignore the digits.
     """
     problem = problem_of(options)
-    return _measured(_trained(directory, options, problem), problem, options)
+    model, progress, *_ = trained(directory, options)
+    check_same_images(options, problem.digest, progress)
+    return _measured(model, problem, options)
 
 
 @torch.no_grad()
@@ -272,7 +267,8 @@ def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:
     if asked.length is not None:
         raise RunError("--length has no effect here: a long window has T * T digits")
     problem = problem_of(options)
-    model = _trained(directory, options, problem)
+    model, progress, *_ = trained(directory, options)
+    check_same_images(options, problem.digest, progress)
     window = options.chunk_len
     stream = CountDigits(problem.test, window, 1, asked.seed)
     parts = [next(stream) for _ in range(window)]
@@ -286,20 +282,7 @@ def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:
     print(f"B, 3s   expected {int(parts[-1].threes_wB[-1, 0])}, said {int(b[-1, 0].argmax())}")
 
 
-def exported(directory: RunDirectory, options: Options) -> tuple[nn.Module, dict[str, Any]]:
-    """What others need to use the model.
-
-    Args:
-        directory: of the run.
-        options: its options.
-
-    Returns:
-        The last model; it needs nothing else.
-    """
-    return trained(directory, options)[0], {}
-
-
-def trained(directory: RunDirectory, options: Options) -> tuple[Hierarchy, None]:
+def trained(directory: RunDirectory, options: Options) -> Trained:
     """The model of a run or of an export; needs no data.
 
     Args:
@@ -307,7 +290,7 @@ def trained(directory: RunDirectory, options: Options) -> tuple[Hierarchy, None]
         options: its options.
 
     Returns:
-        The last model, and no vocabulary.
+        The last model.
     """
     saved = directory.load("last")
     try:
@@ -317,7 +300,7 @@ def trained(directory: RunDirectory, options: Options) -> tuple[Hierarchy, None]
         raise RunError(f"{where} does not fit its config.yaml: it has no encoder") from None
     model = build_model(options, pixels)
     load_weights(saved, directory.path / "last.pt", options, model)
-    return model, None
+    return Trained(model, saved["progress"])
 
 
 def held_out(_directory: RunDirectory, options: Options, _length: int | None) -> Any:
@@ -382,12 +365,3 @@ def _measured(model: nn.Module, problem: Problem, options: Options) -> dict[str,
     test = errors(model, problem.test, options.chunk_len, FINAL)
     found |= {f"test_{name}": value for name, value in test.items()}
     return found | blind_errors(problem.test, options.chunk_len)
-
-
-def _trained(directory: RunDirectory, options: Options, problem: Problem) -> Hierarchy:
-    """The last model of a run."""
-    saved = directory.load("last")
-    check_same_images(options, problem.digest, saved["progress"])
-    model = build_model(options, problem.train.pixels_nP.shape[1])
-    load_weights(saved, directory.path / "last.pt", options, model)
-    return model

@@ -1,0 +1,1 @@
+"""Recipe ``count-digits``: two networks that tick at different rates."""

@@ -1,0 +1,1 @@
+"""Recipe ``lm``: a language model by character, word or subword."""

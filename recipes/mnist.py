@@ -1,0 +1,80 @@
+"""Recipe ``mnist``: read a digit pixel by pixel or row by row, and name it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from seqdni.corpora import MnistTask, ShuffledImages, read_mnist
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.long_dependency import LongDependency, LongOptions, Problem
+from seqdni.recipes.option import option
+from seqdni.recipes.recipe import Recipe
+
+
+@dataclass
+class MnistOptions(LongOptions):
+    """Options of ``seqdni run mnist``."""
+
+    recipe: Literal["mnist"] = "mnist"
+    data_dir: str | None = option(None, "folder with the four files of MNIST, with or without .gz")
+    by: Literal["pixel", "row"] = option("row", "784 steps of a pixel, or 28 steps of 28")
+    permute: bool = option(False, "read the pixels in a random order, the same for all images")
+    permute_seed: int = option(
+        0,
+        "seed of the order in which --permute reads the pixels",
+        at_least=0,
+        only=lambda options: options.permute,
+        when="--permute true",
+    )
+
+
+def check_data(options: MnistOptions) -> None:
+    """Refuse a run without data; make the folder's path absolute.
+
+    Args:
+        options: of the run, changed in place.
+
+    Raises:
+        RunError: no folder is given.
+    """
+    if options.data_dir is None:
+        raise RunError("mnist needs --data-dir, the folder with the four files of MNIST")
+    options.data_dir = str(Path(options.data_dir).expanduser().resolve())
+
+
+def problem_of(task: MnistTask, options: MnistOptions, length: int | None) -> Problem:
+    """The images in their splits.
+
+    Args:
+        task: the order in which an image is read.
+        options: of the run.
+        length: must be None.
+
+    Returns:
+        The problem.
+
+    Raises:
+        CorpusError: the data is missing or damaged.
+        RunError: a length was given, or a batch is larger than the data.
+    """
+    if length is not None:
+        raise RunError("--length has no effect here: an image has the length that it has")
+    assert options.data_dir is not None
+    data = read_mnist(options.data_dir)
+    if options.batch > (images := len(data.train.labels_n)):
+        raise RunError(f"--batch is {options.batch}, expected at most the {images} images")
+    stream = ShuffledImages(task, data.train, options.batch, options.chunk_len, options.seed)
+    return Problem(task, stream, task.episode(data.valid), task.episode(data.test), data.digest)
+
+
+RECIPE = Recipe(
+    "read a digit pixel by pixel or row by row, and name it at the end",
+    MnistOptions,
+    LongDependency(
+        lambda options: MnistTask(options.by, options.permute_seed if options.permute else None),
+        problem_of,
+        check_data=check_data,
+    ),
+)

@@ -1,0 +1,112 @@
+"""From options to synthesizers, the boundaries that they bridge, and how they learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from seqdni.recipes.device import device_of
+from torch import nn
+
+from seqdni import (
+    Boundary,
+    LeastSquares,
+    MLPSynthesizer,
+    Synthesizer,
+    SyntheticGradients,
+    Whitening,
+    controls,
+)
+
+DESCENDED = ("whitened", "mlp", "linear")  # those that gradient descent trains
+LEARNING = ("rls", *DESCENDED)
+SYNTHESIZERS = (*LEARNING, "none")
+CONTROLS = {
+    None: None,
+    "shuffled": controls.shuffled,
+    "batch-mean": controls.batch_mean,
+    "zero": controls.zero,
+}
+
+
+def build_synthesizer(
+    options: Any, size: int, condition_size: int = 0, aux: bool = False
+) -> Synthesizer | None:
+    """The synthesizer that the options ask for.
+
+    Args:
+        options: its kind and its settings.
+        size: of the packed state that it reads.
+        condition_size: of what else it sees.
+        aux: whether it has the auxiliary task.
+
+    Returns:
+        The synthesizer, or None where there is none.
+    """
+    if options.synthesizer == "none":
+        return None
+    if options.synthesizer == "rls":
+        return LeastSquares(
+            size,
+            condition_size=condition_size,
+            forgetting=options.forgetting,
+            ridge=options.ridge,
+            solve_every=options.solve_every,
+        )
+    wide = options.synth_hidden or -(-options.hidden // 2)
+    return MLPSynthesizer(
+        size,
+        condition_size=condition_size,
+        hidden_sizes=() if options.synthesizer == "linear" else (wide,),
+        aux=aux,
+        activation=nn.Tanh if options.synthesizer == "whitened" else nn.ReLU,
+        whitening=Whitening(size) if options.synthesizer == "whitened" else None,
+    )
+
+
+def build_boundary(
+    options: Any,
+    size: int,
+    condition_size: int = 0,
+    scale: float | None = None,
+    aux: bool = False,
+) -> Boundary:
+    """A boundary with the synthesizer that the options ask for.
+
+    Args:
+        options: the synthesizer's settings, bound, control, device.
+        size: of what is cut there, packed.
+        condition_size: of what else the synthesizer sees.
+        scale: of what is consumed; None: ``grad_scale``.
+        aux: whether the synthesizer has the auxiliary task.
+
+    Returns:
+        The boundary on the options' device.
+    """
+    synthesizer = build_synthesizer(options, size, condition_size, aux)
+    consumed: float = options.grad_scale if scale is None else scale
+    boundary = Boundary(synthesizer, consumed, options.bound, CONTROLS[options.control])
+    return boundary.to(device_of(options))
+
+
+def synthetic_gradients(options: Any, boundary: Boundary) -> SyntheticGradients:
+    """How a boundary's synthesizer learns, as the options ask for it.
+
+    Args:
+        options: the synthesizer's settings.
+        boundary: with its synthesizer.
+    """
+    targets, fraction = options.targets, options.lessons
+    if boundary.synthesizer is None:
+        targets, fraction = "boundary", 1.0
+    descent = options.synthesizer in DESCENDED and boundary.synthesizer is not None
+    adam = torch.optim.Adam
+    return SyntheticGradients(
+        boundary,
+        adam(boundary.parameters(), lr=options.synth_lr, fused=True) if descent else None,
+        clip=options.synth_clip if descent else None,
+        warmup_chunks=options.warmup_chunks,
+        targets=targets,
+        updates_per_chunk=options.synth_steps if descent else 1,
+        train_fraction=fraction,
+    )
