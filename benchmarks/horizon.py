@@ -27,8 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from render import compare, tables, write_page
-from seqdni.recipes.errors import RunError
-from seqdni.recipes.options import RunOptions, device_of
 from study import (
     ROOT,
     Experiment,
@@ -41,6 +39,9 @@ from study import (
     state,
     unique,
 )
+
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.options import RunOptions, device_of
 
 TUNED = 1e-3  # TBPTT's learning rate in ``search``
 TBPTT, DNI, BPTT = f"TBPTT, lr {TUNED:g}", "DNI", "full BPTT"

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from tqdm import tqdm
+
 from seqdni.recipes.cli import RECIPES
 from seqdni.recipes.option import flag
 from seqdni.recipes.parsing import parse, recipe_parser
-from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = {"search": (1, 2), "final": (21, 22, 23)}  # nothing is chosen on the final ones

@@ -7,11 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from seqdni.recipes.checkpoint import Damaged, check_weights
-from seqdni.recipes.device import device_of
-from seqdni.recipes.errors import RunError, one_line
-from seqdni.recipes.options import RunOptions
-from seqdni.recipes.trainers import way_of
 from torch import Tensor, nn
 
 from seqdni import (
@@ -24,6 +19,11 @@ from seqdni import (
     cross_entropy,
     squared_error,
 )
+from seqdni.recipes.checkpoint import Damaged, check_weights
+from seqdni.recipes.device import device_of
+from seqdni.recipes.errors import RunError, one_line
+from seqdni.recipes.options import RunOptions
+from seqdni.recipes.trainers import way_of
 
 CORES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import shtab
+
+import seqdni
 from seqdni.corpora import CorpusError
 from seqdni.recipes.commands import curves, plot
 from seqdni.recipes.commands.export import WEIGHTS, export
@@ -28,8 +30,6 @@ from seqdni.recipes.parsing import CONFIGS, did_you_mean
 from seqdni.recipes.recipe import Recipe, exported
 from seqdni.recipes.registry import RECIPES, saved_run
 from seqdni.recipes.session import table
-
-import seqdni
 
 
 class Words(argparse.ArgumentParser):

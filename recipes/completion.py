@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import shtab
+
 from seqdni.recipes.option import flag
 
 FOLDERS = ("out", "resume", "data_dir", "init_from")

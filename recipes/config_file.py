@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from seqdni.recipes.errors import RunError
 
 DEEPEST = 4  # levels of brackets; an option's value is a number, a name or a list of these

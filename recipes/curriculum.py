@@ -11,6 +11,15 @@ from itertools import islice
 from typing import Any, Literal, Protocol
 
 import torch
+from tqdm import tqdm
+
+from seqdni import (
+    Chunk,
+    Model,
+    cross_entropy,
+    masked_sum,
+    to_bits,
+)
 from seqdni.corpora import (
     BackToBackEpisodes,
     Batch,
@@ -29,15 +38,6 @@ from seqdni.recipes.options import Sampling, check
 from seqdni.recipes.recipe import Trained, check_no_text, load_last
 from seqdni.recipes.session import Session
 from seqdni.recipes.trainers import chunks_of, way_of
-from tqdm import tqdm
-
-from seqdni import (
-    Chunk,
-    Model,
-    cross_entropy,
-    masked_sum,
-    to_bits,
-)
 
 FRESH_EPISODES, FRESH_SEED = 256, 2**31 - 1
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from seqdni.recipes.checkpoint import Damaged, check_finite, from_bytes, to_bytes
 from seqdni.recipes.commands.export import WEIGHTS, read_export
 from seqdni.recipes.config_file import parse_config

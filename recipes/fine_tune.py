@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from seqdni import Checkpointed, Reweighted
 from seqdni.corpora import CorpusError, KnownVocabulary, vocabulary_from
 from seqdni.recipes.checkpoint import Damaged, check_weights
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError, one_line
 from seqdni.recipes.session import Session
-
-from seqdni import Checkpointed, Reweighted
 
 
 def known_tokens(folder: str) -> KnownVocabulary:

@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 import torch
-from seqdni.recipes.checkpoint import Damaged
 from torch import Tensor
+
+from seqdni.recipes.checkpoint import Damaged
 
 MOST = 1 << 62  # of a count
 DEEPEST = 20

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+
+from seqdni import Chunk, Horizon, SequenceModel, measure_horizon, without_dropout
 from seqdni.corpora import Batch
 from seqdni.recipes.build import build_trainer
 from seqdni.recipes.device import device_of
@@ -14,9 +17,6 @@ from seqdni.recipes.errors import RunError, one_line
 from seqdni.recipes.options import RunOptions
 from seqdni.recipes.session import Session
 from seqdni.recipes.trainers import way_of
-from torch import Tensor
-
-from seqdni import Chunk, Horizon, SequenceModel, measure_horizon, without_dropout
 
 
 class HeldOut(NamedTuple):

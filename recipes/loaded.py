@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from seqdni import without_dropout
 from seqdni.corpora import Vocabulary
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.lm.data import prepared
@@ -16,9 +19,6 @@ from seqdni.recipes.lm.model import score
 from seqdni.recipes.lm.sample import write
 from seqdni.recipes.options import Sampling
 from seqdni.recipes.registry import saved_run
-from torch import Tensor
-
-from seqdni import without_dropout
 
 
 class Loaded(NamedTuple):

@@ -11,6 +11,9 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from tqdm import tqdm
+
+from seqdni import Model, SequenceModel, cross_entropy, to_bits
 from seqdni.corpora import (
     Batch,
     Difficulty,
@@ -29,9 +32,6 @@ from seqdni.recipes.options import Sampling, check
 from seqdni.recipes.recipe import Trained, check_no_text, check_same_images, load_last, resumed
 from seqdni.recipes.session import Session
 from seqdni.recipes.trainers import chunks_of, way_of
-from tqdm import tqdm
-
-from seqdni import Model, SequenceModel, cross_entropy, to_bits
 
 FRESH_EPISODES, FRESH_SEED = 1000, 2**31 - 1
 EVALUATION_ROWS, HORIZON_ROWS = 250, 256

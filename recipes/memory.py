@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import torch
+
 from seqdni.recipes.errors import RunError
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # pyright: ignore[reportPrivateImportUsage]
+
 from seqdni.recipes.config_file import parse_config
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.help_groups import in_groups

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+from torch import nn
+
 from seqdni.corpora import SubwordVocabulary, Vocabulary
 from seqdni.recipes.build import load_weights
 from seqdni.recipes.commands.export import VOCABULARY
@@ -12,7 +14,6 @@ from seqdni.recipes.errors import RunError
 from seqdni.recipes.held_out import HeldOut
 from seqdni.recipes.options import Sampling
 from seqdni.recipes.session import Session
-from torch import nn
 
 
 class Trained(NamedTuple):

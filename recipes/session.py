@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from tqdm import tqdm
+
+from seqdni import to_bits
+from seqdni.checkpoint import check_format
 from seqdni.recipes.checkpoint import Damaged, check_weights
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError, RunStopped, one_line
 from seqdni.recipes.fit import check_fits, check_optimizer
 from seqdni.recipes.option import LIMITS, flag
 from seqdni.recipes.trainers import way_of
-from tqdm import tqdm
-
-from seqdni import to_bits
-from seqdni.checkpoint import check_format
 
 FIRST_LINE, EVERY_LINE = 2.0, 30.0  # seconds of training, off a terminal
 # What a checkpoint with edited values makes of whatever takes it up.

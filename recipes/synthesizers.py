@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from seqdni.recipes.device import device_of
 from torch import nn
 
 from seqdni import (
@@ -17,6 +16,7 @@ from seqdni import (
     Whitening,
     controls,
 )
+from seqdni.recipes.device import device_of
 
 DESCENDED = ("whitened", "mlp", "linear")  # those that gradient descent trains
 LEARNING = ("rls", *DESCENDED)

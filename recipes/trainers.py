@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from seqdni.recipes.synthesizers import build_boundary, synthetic_gradients
-
 from seqdni import (
     Checkpointed,
     Model,
@@ -24,6 +22,7 @@ from seqdni import (
     state_size,
     whole_episodes,
 )
+from seqdni.recipes.synthesizers import build_boundary, synthetic_gradients
 
 FlatTrainer: TypeAlias = Literal["bptt", "tbptt", "random", "overlap", "dni", "dni-aux"]
 Credit: TypeAlias = Overlap | SyntheticGradients | None

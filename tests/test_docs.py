@@ -9,12 +9,12 @@ import re
 
 import matplotlib
 import pytest
-import seqdni.corpora
 import torch
 from mkdocs.exceptions import PluginError
 from pages import ROOT, check_command, commands, python_blocks
 
 import seqdni
+import seqdni.corpora
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 from pages import ROOT, check_command, commands
+
 from seqdni.corpora import pydoc_text
 
 README = (ROOT / "README.md").read_text()

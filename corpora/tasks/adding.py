@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float32
-from seqdni.corpora.tasks.task import Difficulty, Episode
 from torch import Tensor
+
+from seqdni.corpora.tasks.task import Difficulty, Episode
 
 VALUES_A_LINE = 10
 

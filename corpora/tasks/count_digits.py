@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
+from torch import Tensor
+
 from seqdni.corpora.errors import CorpusError
 from seqdni.corpora.tasks.mnist import Images, Mnist
-from torch import Tensor
 
 COUNTED = 3
 """The digit that B counts."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from seqdni.corpora.batch import Batch
 from seqdni.corpora.tasks.task import Difficulty, Episode, EpisodicTask
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
+
 from seqdni.corpora.errors import CorpusError
 
 UNSIGNED_BYTE = 0x08

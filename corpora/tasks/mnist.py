@@ -12,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
+from torch import Tensor
+
 from seqdni.corpora.errors import CorpusError
 from seqdni.corpora.tasks.idx import read_idx
 from seqdni.corpora.tasks.task import Episode
-from torch import Tensor
 
 SIDE, CLASSES = 28, 10
 PIXELS = SIDE * SIDE

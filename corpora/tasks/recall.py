@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int64
+from torch import Tensor
+
 from seqdni.corpora.tasks.rendering import aligned, glyph
 from seqdni.corpora.tasks.task import Difficulty, Episode
-from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Shapes: T steps of a chunk, L steps of an episode, B rows, n images.
 from typing import Any
 
 import torch
+
 from seqdni.corpora.batch import Batch
 from seqdni.corpora.tasks.episodes import in_step
 from seqdni.corpora.tasks.mnist import Images, MnistTask

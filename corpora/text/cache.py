@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from seqdni.corpora.errors import CorpusError
 from seqdni.corpora.text.characters import Characters
 from seqdni.corpora.text.size import Size, scored_size, size_of

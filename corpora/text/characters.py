@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+
 from seqdni.corpora.errors import CorpusError
 from seqdni.corpora.text.source import Source, blocks
 from seqdni.corpora.text.text import Text
-from torch import Tensor
 
 CODE_POINTS = 0x110000
 STAND_INS = "\ufffd?*_ "  # for characters not known: the first of these that is

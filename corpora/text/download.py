@@ -8,6 +8,7 @@ from typing import NamedTuple
 from zipfile import BadZipFile, ZipFile
 
 import pooch
+
 from seqdni.corpora.errors import CorpusError
 from seqdni.corpora.text.cache import cache_folder
 

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+
 from seqdni.corpora.errors import CorpusError
 from seqdni.corpora.text.cache import Encoded
 from seqdni.corpora.text.characters import checked_ids

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+
 from seqdni.corpora.text.characters import CharVocabulary
 from seqdni.corpora.text.source import Source, blocks, whole_lines
 from seqdni.corpora.text.vocabulary import Vocabulary

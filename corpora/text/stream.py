@@ -10,9 +10,10 @@ from typing import Any, SupportsIndex, TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Int64
+from torch import Tensor
+
 from seqdni.corpora.batch import Batch
 from seqdni.corpora.errors import CorpusError
-from torch import Tensor
 
 Tokens: TypeAlias = np.ndarray | Tensor | Sequence[SupportsIndex]
 """Ids of one text, ``[n]``."""

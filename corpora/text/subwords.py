@@ -13,11 +13,12 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
+
 from seqdni.corpora.errors import CorpusError
 from seqdni.corpora.text.characters import checked_ids
 from seqdni.corpora.text.source import Source, whole_lines
 from seqdni.corpora.text.text import Text
-from torch import Tensor
 
 LEARN_FROM = 20_000_000  # characters: the beginning of the training split (half a gigabyte)
 SPACE = "\u2581"  # what sentencepiece writes for it

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from torch import Tensor
+
 from seqdni.corpora.errors import CorpusError
 from seqdni.corpora.text.characters import Characters, CharVocabulary
 from seqdni.corpora.text.source import Source
 from seqdni.corpora.text.subwords import Subwords, SubwordVocabulary
 from seqdni.corpora.text.text import Text
 from seqdni.corpora.text.words import Words, WordVocabulary
-from torch import Tensor
 
 
 @runtime_checkable

@@ -9,10 +9,11 @@ from itertools import repeat
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+
 from seqdni.corpora.text.characters import checked_ids
 from seqdni.corpora.text.source import Source, newlines, whole_lines
 from seqdni.corpora.text.text import Text
-from torch import Tensor
 
 END, UNKNOWN = "<eos>", "<unk>"
 ENDED = re.compile(rf"(?<!\S){END}[^\S\n]*\n")  # the end of a line, written out in the text as well

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import matplotlib
 import torch
-from seqdni.corpora import CopyTask, Difficulty, LockstepEpisodes
 from torch import nn
 
 from seqdni import (
@@ -25,6 +24,7 @@ from seqdni import (
     cut,
     pack,
 )
+from seqdni.corpora import CopyTask, Difficulty, LockstepEpisodes
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.files import read_whole
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
+
 from seqdni.recipes.checkpoint import Damaged, check_finite
 from seqdni.recipes.errors import RunError, one_line
 from seqdni.recipes.files import read_whole, write_whole
-from torch import nn
 
 WEIGHTS, VOCABULARY = "model.safetensors", "vocabulary.json"
 

@@ -7,10 +7,9 @@ import io
 import math
 from typing import Any
 
+from seqdni import Agreement, Horizon, Lag
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.files import write_whole
-
-from seqdni import Agreement, Horizon, Lag
 
 SHOWN = 12  # lags in the table
 LEAST = 1e-6  # share of the energy below which a lag has no credit to carry

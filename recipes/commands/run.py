@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import yaml
+
 from seqdni.recipes.directory import RunDirectory, new_folder
 from seqdni.recipes.errors import RunError, RunStopped
 from seqdni.recipes.fine_tune import start_from

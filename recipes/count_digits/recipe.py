@@ -11,6 +11,21 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from seqdni import (
+    Boundary,
+    Hierarchy,
+    HierarchyChunk,
+    HierarchyTrainer,
+    Learner,
+    Level,
+    LevelTraining,
+    SyntheticGradients,
+    state_size,
+)
 from seqdni.corpora import (
     COUNTED,
     CountDigits,
@@ -33,21 +48,6 @@ from seqdni.recipes.recipe import resumed as resumed
 from seqdni.recipes.session import Session
 from seqdni.recipes.synthesizers import DESCENDED, build_boundary
 from seqdni.recipes.trainers import way_of
-from torch import nn
-from torch.nn import functional
-from tqdm import tqdm
-
-from seqdni import (
-    Boundary,
-    Hierarchy,
-    HierarchyChunk,
-    HierarchyTrainer,
-    Learner,
-    Level,
-    LevelTraining,
-    SyntheticGradients,
-    state_size,
-)
 
 SUMMARY = "count odd digits in each T and 3s in each T * T: two networks at two rates"
 HELD_OUT_ROWS, HELD_OUT_SEED = 250, 2**31 - 1

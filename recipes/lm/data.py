@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from seqdni import to_bits, to_perplexity
 from seqdni.corpora import (
     Characters,
     Size,
@@ -19,8 +20,6 @@ from seqdni.corpora import (
     text8_text,
     wikitext_text,
 )
-
-from seqdni import to_bits, to_perplexity
 
 DOWNLOADED = ("ptb", "wikitext-2", "wikitext-103", "enwik8", "text8")
 NAMED = ("pydoc", *DOWNLOADED)

@@ -11,12 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from seqdni.corpora import Batch
-from seqdni.recipes.build import build_core, optimizer_of
-from seqdni.recipes.device import device_of
-from seqdni.recipes.errors import RunError
-from seqdni.recipes.synthesizers import build_boundary, synthetic_gradients
-from seqdni.recipes.trainers import way_of
 from torch import Tensor, nn
 
 from seqdni import (
@@ -30,6 +24,12 @@ from seqdni import (
     SyntheticGradients,
     state_size,
 )
+from seqdni.corpora import Batch
+from seqdni.recipes.build import build_core, optimizer_of
+from seqdni.recipes.device import device_of
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.synthesizers import build_boundary, synthetic_gradients
+from seqdni.recipes.trainers import way_of
 
 
 class Reader(nn.Module):

@@ -10,11 +10,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from seqdni.corpora import evaluation_chunks
-from seqdni.recipes.build import build_core
-from seqdni.recipes.device import device_of
-from seqdni.recipes.errors import RunError
-from seqdni.recipes.lm.hierarchy import Reader, build_reader, slow_width
 from torch import Tensor, nn
 
 from seqdni import (
@@ -27,6 +22,11 @@ from seqdni import (
     unroll,
     without_dropout,
 )
+from seqdni.corpora import evaluation_chunks
+from seqdni.recipes.build import build_core
+from seqdni.recipes.device import device_of
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.lm.hierarchy import Reader, build_reader, slow_width
 
 LanguageModel: TypeAlias = SequenceModel | Reader
 ONE_HOT_UP_TO = 512  # symbols

@@ -6,10 +6,9 @@ import math
 import sys
 from typing import Any
 
+from seqdni import to_bits
 from seqdni.corpora import Encoded, Size, Text, Words, blocks, remarks
 from seqdni.recipes.lm.data import NAMED, tokens_of
-
-from seqdni import to_bits
 
 MOST_UNKNOWN = 0.05  # of the words, beyond which a perplexity says little
 

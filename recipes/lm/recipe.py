@@ -8,6 +8,9 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
+from seqdni import Chunk, HierarchyTrainer, SequenceModel
 from seqdni.corpora import (
     Batch,
     CharVocabulary,
@@ -62,9 +65,6 @@ from seqdni.recipes.options import Sampling
 from seqdni.recipes.recipe import Trained
 from seqdni.recipes.session import Session
 from seqdni.recipes.trainers import way_of
-from tqdm import tqdm
-
-from seqdni import Chunk, HierarchyTrainer, SequenceModel
 
 SUMMARY = "language model on Penn Treebank, WikiText, enwik8, text8, your text, or Python's manual"
 SAMPLE_LENGTH = {"char": 300, "word": 80, "subword": 120}

@@ -6,12 +6,12 @@ import sys
 
 import numpy as np
 import torch
-from seqdni.corpora import CorpusError, Vocabulary
-from seqdni.recipes.lm.model import LanguageModel, scores_of
-from seqdni.recipes.options import Sampling
 from torch import Tensor
 
 from seqdni import without_dropout
+from seqdni.corpora import CorpusError, Vocabulary
+from seqdni.recipes.lm.model import LanguageModel, scores_of
+from seqdni.recipes.options import Sampling
 
 MOST, OVERLAP = 64, 16  # tokens that are decoded again for each new one
 

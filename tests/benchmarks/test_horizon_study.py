@@ -15,8 +15,9 @@ import horizon
 import pytest
 import render
 import study
-from seqdni.recipes.cli import main
 from study import SEEDS, Experiment, Place, append_row, key, make_row, read_rows
+
+from seqdni.recipes.cli import main
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"updates": 2, "hidden": 8, "batch": 2}

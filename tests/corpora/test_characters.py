@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from seqdni.corpora import CharVocabulary, CorpusError
 
 any_text = st.text(st.characters())  # every code point, lone surrogates too

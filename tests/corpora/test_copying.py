@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from seqdni.corpora import CopyTask, Difficulty, EpisodicTask, RepeatCopyTask
 
 SYMBOLS = 3

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from seqdni.corpora import CorpusError, CountDigits, Images, read_small_digits
 
 IMAGES = Images(torch.arange(50, dtype=torch.uint8).repeat(9, 1).T, torch.arange(50) % 10)

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+
 from seqdni.corpora import CopyTask, Difficulty, RepeatCopyTask, next_difficulty
 
 

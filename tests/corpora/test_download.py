@@ -8,6 +8,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
 from seqdni.corpora import CorpusError, Words, encode_splits, ptb_text, wikitext_text
 from seqdni.corpora.text import penn_treebank as ptb_module
 from seqdni.corpora.text import wikipedia

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+
 from seqdni.corpora import (
     CorpusError,
     TokenStream,

@@ -3,9 +3,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from tiny_mnist import idx
+
 from seqdni.corpora import CorpusError
 from seqdni.corpora.tasks.idx import read_idx
-from tiny_mnist import idx
 
 IMAGES = np.arange(2 * 3 * 4).reshape(2, 3, 4)
 WHOLE = idx(IMAGES)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from seqdni.corpora import CorpusError, Images, MnistTask, ShuffledImages, pixel_order, read_mnist
 from tiny_mnist import accept_tiny_mnist, idx, write_tiny_mnist
+
+from seqdni.corpora import CorpusError, Images, MnistTask, ShuffledImages, pixel_order, read_mnist
 
 REAL = Path(__file__).parents[2].parent / "shared/data/mnist"
 

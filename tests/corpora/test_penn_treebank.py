@@ -1,4 +1,5 @@
 import pytest
+
 from seqdni.corpora import CorpusError, ptb_text
 
 

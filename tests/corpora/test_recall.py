@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from seqdni.corpora import BackToBackEpisodes, Difficulty, EpisodicTask, RecallTask
 
 TASK = RecallTask(symbols=3, distractors=5)

@@ -1,4 +1,5 @@
 import pytest
+
 from seqdni.corpora import Characters, Subwords, Text, Words, own_text, ptb_lines, remarks
 from seqdni.corpora.text import source as source_module
 

@@ -4,6 +4,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from seqdni.corpora import CorpusError, Stretch, blocks
 from seqdni.corpora.text import source as source_module
 from seqdni.corpora.text.source import Piece, newlines, raw, whole_file, whole_lines

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from seqdni.corpora import Batch, CorpusError, TokenStream, evaluation_chunks
 
 sizes = st.integers(1, 9)

@@ -1,6 +1,7 @@
 import sys
 
 import pytest
+
 from seqdni.corpora import CorpusError, Stretch, Text, blocks, own_text, pydoc_text
 
 

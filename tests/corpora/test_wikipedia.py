@@ -1,6 +1,7 @@
 import hashlib
 
 import pytest
+
 from seqdni.corpora import (
     CorpusError,
     Words,

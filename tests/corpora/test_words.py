@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from seqdni.corpora import Text, Words, WordVocabulary, encode_splits, ptb_text, vocabulary_from
 from seqdni.corpora.text import source as source_module
 

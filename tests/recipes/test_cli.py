@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from seqdni.recipes.cli import RECIPES, main
-from seqdni.recipes.commands.horizon import report
-from seqdni.recipes.directory import RunDirectory
 
 import seqdni
 from seqdni import Agreement, Horizon, Lag
+from seqdni.recipes.cli import RECIPES, main
+from seqdni.recipes.commands.horizon import report
+from seqdni.recipes.directory import RunDirectory
 
 PTB = Path(__file__).parents[2].parent / "shared/data/ptb"
 TINY = ["--hidden", "8", "--batch", "2", "--threads", "1"]

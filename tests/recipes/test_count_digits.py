@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
+
 from runs import assert_same, result_of, rows_of, run, without_times
 from seqdni.corpora import read_mnist
 from seqdni.recipes.cli import main
 from seqdni.recipes.count_digits.recipe import blind_errors, errors
-from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
 
 TINY = ["--hidden", "8", "--encoder", "8", "--batch", "4", "--threads", "1", "--chunk-len", "3"]
 WAYS = ["joint", "dni", "no-feedback"]

@@ -7,15 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from runs import TINY, VERSE, assert_same, result_of, rows_of, run
+from seqdni import LeastSquares, controls, cross_entropy, unroll
 from seqdni.corpora import TokenStream
 from seqdni.recipes.cli import main
 from seqdni.recipes.lm import hierarchy as levels
 from seqdni.recipes.lm import model as language_model
 from seqdni.recipes.lm.model import build, loss_of, score
 from seqdni.recipes.lm.options import Options, prepare
-
-from seqdni import LeastSquares, controls, cross_entropy, unroll
 
 LEVELS = ["--hierarchy", "2", "--period", "4", "--chunk-len", "4", "--slow-chunk-len", "2"]
 

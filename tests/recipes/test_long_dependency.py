@@ -8,7 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
+from trainers import flat_trainer
+
 from runs import result_of, rows_of, run
+from seqdni import (
+    Boundary,
+    LeastSquares,
+    OneHot,
+    SequenceModel,
+    TorchCore,
+    cross_entropy,
+    squared_error,
+    whole_episodes,
+)
 from seqdni.corpora import (
     AddingTask,
     Difficulty,
@@ -22,19 +35,6 @@ from seqdni.corpora import (
 from seqdni.recipes.build import loss_for
 from seqdni.recipes.cli import main
 from seqdni.recipes.long_dependency import scores
-from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
-from trainers import flat_trainer
-
-from seqdni import (
-    Boundary,
-    LeastSquares,
-    OneHot,
-    SequenceModel,
-    TorchCore,
-    cross_entropy,
-    squared_error,
-    whole_episodes,
-)
 
 TINY = ["--hidden", "8", "--batch", "4", "--threads", "1"]
 RUNS = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+
 from seqdni.corpora import CopyTask, RecallTask
 from seqdni.recipes.cli import main
 from seqdni.recipes.curriculum import Curriculum, CurriculumOptions

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from seqdni.recipes.cli import main
 from seqdni.recipes.commands import curves
 from seqdni.recipes.copying import CopyOptions

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from runs import TINY
 from seqdni.recipes.cli import main
 

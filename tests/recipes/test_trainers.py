@@ -6,11 +6,6 @@ from dataclasses import fields
 from typing import get_args, get_type_hints
 
 import pytest
-from seqdni.recipes.build import build_model
-from seqdni.recipes.count_digits.options import WAYS
-from seqdni.recipes.lm.options import Options as TextOptions
-from seqdni.recipes.options import RunOptions
-from seqdni.recipes.trainers import SYNTHETIC, TRAINERS, way_of
 
 from seqdni import (
     Checkpointed,
@@ -20,6 +15,11 @@ from seqdni import (
     SequenceModel,
     SyntheticGradients,
 )
+from seqdni.recipes.build import build_model
+from seqdni.recipes.count_digits.options import WAYS
+from seqdni.recipes.lm.options import Options as TextOptions
+from seqdni.recipes.options import RunOptions
+from seqdni.recipes.trainers import SYNTHETIC, TRAINERS, way_of
 
 
 def test_every_choice_of_trainer_has_an_entry():

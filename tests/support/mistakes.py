@@ -12,7 +12,6 @@ import math
 import numpy as np
 import torch
 from oracles import make_model
-from seqdni.corpora import TokenStream, evaluation_chunks
 from torch import nn
 from trainers import flat_trainer, flat_training
 
@@ -34,6 +33,7 @@ from seqdni import (
     unpack,
     whole_episodes,
 )
+from seqdni.corpora import TokenStream, evaluation_chunks
 
 SIZE = 12  # of the state of an LSTM of 6 units
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+
 from seqdni.recipes.cli import main
 
 TINY = ["--hidden", "16", "--batch", "4", "--threads", "1"]
