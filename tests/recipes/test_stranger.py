@@ -416,7 +416,7 @@ def test_a_second_process_is_refused_with_the_first_ones_number(folder, capsys):
 
 
 def test_the_lock_of_a_process_that_is_gone_is_taken_over(folder):
-    code = "import sys; from pathlib import Path; from recipes.lock import lock\n"
+    code = "import sys; from pathlib import Path; from seqdni.recipes.lock import lock\n"
     code += "lock(Path('run')); print('locked', flush=True); sys.stdin.read()"
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
