@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import yaml
-
 from runs import VERSE, result_of, run
+
 from seqdni.recipes.cli import RECIPES, main
 from seqdni.recipes.parsing import CONFIGS, parse, recipe_parser
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from runs import assert_same, result_of, rows_of, run, without_times
 from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
 
-from runs import assert_same, result_of, rows_of, run, without_times
 from seqdni.corpora import read_mnist
 from seqdni.recipes.cli import main
 from seqdni.recipes.count_digits.recipe import blind_errors, errors

@@ -8,8 +8,8 @@ import sys
 import time
 
 import torch
-
 from runs import TINY, assert_same, result_of, rows_of, run, without_times
+
 from seqdni.recipes.cli import main
 
 COMMAND = [sys.executable, "-m", "seqdni", "run", "copy"]

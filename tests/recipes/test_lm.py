@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import TINY, VERSE, assert_same, result_of, rows_of, run, without_times
 from safetensors.torch import load_file
 
-from runs import TINY, VERSE, assert_same, result_of, rows_of, run, without_times
 from seqdni.corpora import Text, blocks, own_text, vocabulary_from
 from seqdni.recipes.cli import main
 from seqdni.recipes.lm.notes import note_text

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from runs import TINY, VERSE, assert_same, result_of, rows_of, run
+
 from seqdni import LeastSquares, controls, cross_entropy, unroll
 from seqdni.corpora import TokenStream
 from seqdni.recipes.cli import main

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import torch
+from runs import TINY, VERSE, result_of, run
 from safetensors.torch import load_file
 from torch import nn
 
 import seqdni
-from runs import TINY, VERSE, result_of, run
 from seqdni.corpora import CorpusError
 from seqdni.recipes.cli import main
 from seqdni.recipes.errors import RunError

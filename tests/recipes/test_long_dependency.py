@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import result_of, rows_of, run
 from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
 from trainers import flat_trainer
 
-from runs import result_of, rows_of, run
 from seqdni import (
     Boundary,
     LeastSquares,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from runs import TINY
+
 from seqdni.recipes.cli import main
 
 WORDS = {

@@ -13,9 +13,9 @@ import time
 import pytest
 import torch
 import yaml
+from runs import TINY, VERSE, assert_same, result_of, rows_of, run, without_times
 from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
 
-from runs import TINY, VERSE, assert_same, result_of, rows_of, run, without_times
 from seqdni import Trainer
 from seqdni.recipes.cli import main
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from runs import TINY, assert_same, rows_of
+
 from seqdni.recipes.checkpoint import Damaged, from_bytes, to_bytes
 from seqdni.recipes.cli import main
 from seqdni.recipes.lock import lock
