@@ -274,7 +274,7 @@ class Session:
 
     def _metrics(self, sums: dict[str, float]) -> dict[str, Any]:
         self.trainer.meter.clear()
-        if not math.isfinite(sums["nats"]) or not math.isfinite(sums.get("synth_loss", 0.0)):
+        if not math.isfinite(sums["loss_sum"]) or not math.isfinite(sums.get("synth_loss", 0.0)):
             raise self._diverged("the loss")
         row = {
             "update": self.trainer.updates,
@@ -286,7 +286,7 @@ class Session:
             row["synth_loss"] = round(sums["synth_loss"] / sums["synth_steps"], 5)
         for level in range(len(getattr(self.trainer, "levels", ()))):
             k = f"_{level}"
-            if f"nats{k}" in sums and sums[f"scored{k}"] < sums["scored"]:
+            if f"loss_sum{k}" in sums and sums[f"scored{k}"] < sums["scored"]:
                 row[f"train_{self.unit}{k}"] = self._error(sums, k)
             if f"message_loss{k}" in sums:
                 row[f"message_loss{k}"] = round(
@@ -295,7 +295,7 @@ class Session:
         return row
 
     def _error(self, sums: dict[str, float], level: str) -> float:
-        error = sums[f"nats{level}"] / max(sums[f"scored{level}"], 1)
+        error = sums[f"loss_sum{level}"] / max(sums[f"scored{level}"], 1)
         return round(to_bits(error) if self.unit == "bits" else error, 5)
 
     def _step(self, chunk: Any, known: Any) -> None:

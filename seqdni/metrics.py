@@ -17,10 +17,10 @@ class RunningSums:
 
     Example:
         >>> meter = RunningSums("cpu")
-        >>> meter.add(nats=torch.tensor(3.0), scored=2)
-        >>> meter.add(nats=torch.tensor(1.0), scored=2)
+        >>> meter.add(loss_sum=torch.tensor(3.0), scored=2)
+        >>> meter.add(loss_sum=torch.tensor(1.0), scored=2)
         >>> meter.read()
-        {'nats': 4.0, 'scored': 4.0}
+        {'loss_sum': 4.0, 'scored': 4.0}
     """
 
     def __init__(self, device: torch.device | str):

@@ -75,7 +75,7 @@ class Trainer:
         >>> tokens = torch.randint(3, (4 + 1, 2))
         >>> trainer.step((tokens[:-1], tokens[1:]))
         >>> trainer.updates, sorted(trainer.meter.read())
-        (1, ['nats', 'scored'])
+        (1, ['loss_sum', 'scored'])
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Trainer:
             backward = self._updater.roots(plan, run, self._future_grad(ahead, plan), at_end)
             backward.run()
             self._updater.teach(plan, run, chunk.should_reset, at_start)
-            self.meter.add(nats=run.loss, scored=_counted(chunk, scored))
+            self.meter.add(loss_sum=run.loss, scored=_counted(chunk, scored))
         if self.overlap is not None:
             self.overlap.keep(self.carry, chunk.inputs, chunk.should_reset)
         self.carry = self._updater.next_carry(run, self.model.initial_state)

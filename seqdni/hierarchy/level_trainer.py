@@ -401,8 +401,8 @@ class LevelTrainer:
 
     def _note_loss(self, run: ForwardRun, plan: ChunkPlan) -> None:
         if run.loss is not None:
-            self.meter.add(nats=run.loss, scored=plan.scored)
-            self.meter.add(**{f"nats_{self.k}": run.loss, f"scored_{self.k}": plan.scored})
+            self.meter.add(loss_sum=run.loss, scored=plan.scored)
+            self.meter.add(**{f"loss_sum_{self.k}": run.loss, f"scored_{self.k}": plan.scored})
 
     def _messages(self, features_TBF: Tensor, clock: Above | None) -> Tensor | None:
         """The messages that a chunk sends, ``[m, B, M]``; None where it sends none."""

@@ -16,7 +16,7 @@ from seqdni.hierarchy.model import Hierarchy, LevelCarry
 from seqdni.state import State
 
 
-class Onward:
+class HierarchyFromState:
     """A hierarchy after a chunk, under the core's contract: its state is where credit may arrive.
 
     That state is ``(lowest state,)`` or ``(lowest state, message)``; what it outputs are the
@@ -37,9 +37,9 @@ class Onward:
         ...     TorchCore(nn.GRU(4, 4)), period=2, context=nn.Linear(4, 1), context_size=1)
         >>> model = Hierarchy([fast, slow], torch.zeros(1, 1, 2))
         >>> carry = model.initial_carry(5)
-        >>> onward = Onward(model, carry, torch.zeros(2, 5, dtype=torch.bool))
+        >>> from_state = HierarchyFromState(model, carry, torch.zeros(2, 5, dtype=torch.bool))
         >>> ahead = torch.randn(2, 5, 2), torch.zeros(2, 5, dtype=torch.long), None, None
-        >>> look_ahead(onward, ahead, (carry[0].state, torch.zeros(5, 4))).shape
+        >>> look_ahead(from_state, ahead, (carry[0].state, torch.zeros(5, 4))).shape
         torch.Size([5, 8])
     """
 

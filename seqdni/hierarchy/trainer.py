@@ -35,7 +35,7 @@ from seqdni.hierarchy.level_trainer import (
     restored_carry,
     saved_carry,
 )
-from seqdni.hierarchy.look_ahead import Onward
+from seqdni.hierarchy.look_ahead import HierarchyFromState
 from seqdni.hierarchy.model import Hierarchy, LevelCarry
 from seqdni.learner import Learner
 from seqdni.losses import scored_loss
@@ -166,7 +166,7 @@ class HierarchyTrainer:
             self._begin(rows)
         if should_reset is None:
             should_reset = torch.zeros(steps + 1, rows, dtype=torch.bool)
-        self.meter.add(nats=0.0, scored=0)  # it can be read at any time
+        self.meter.add(loss_sum=0.0, scored=0)  # it can be read at any time
         if self.mode == "joint":
             self.waiting.append(HierarchyChunk(inputs, tuple(answers), should_reset))
             if sum(len(each.inputs) for each in self.waiting) >= self.window:
@@ -302,10 +302,10 @@ class HierarchyTrainer:
             above = [
                 level.running_carry for level in self.levels[1:] if level.running_carry is not None
             ]
-            onward = Onward(self.model, [after, *above], restarts_2B)
+            from_state = HierarchyFromState(self.model, [after, *above], restarts_2B)
             return lambda bridged, continues_B: ahead_grad(
                 synthetic.boundary,
-                onward,
+                from_state,
                 ahead,
                 bridged,
                 continues_B,
@@ -337,8 +337,8 @@ class HierarchyTrainer:
             nats = scored_loss(learner.loss, in_full_precision(y), targets, mask_TB)
             scored = int(mask.sum())
             objective = objective + nats * (learner.loss_scale / len(self.since[0]))
-            self.meter.add(nats=nats, scored=scored)
-            self.meter.add(**{f"nats_{k}": nats, f"scored_{k}": scored})
+            self.meter.add(loss_sum=nats, scored=scored)
+            self.meter.add(**{f"loss_sum_{k}": nats, f"scored_{k}": scored})
         self.carry = [each.detached() for each in carry]
         if objective.requires_grad:
             objective.backward()

@@ -11,9 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-import horizon
 import pytest
 import render
+import run_study
 import study
 from study import SEEDS, Experiment, Place, append_row, key, make_row, read_rows
 
@@ -25,14 +25,14 @@ SMALL = {"updates": 2, "hidden": 8, "batch": 2}
 
 def tiny(seeds=(21,), **common):
     arms = {"DNI": {"trainer": "dni"}, "TBPTT": {"trainer": "tbptt"}}
-    columns = horizon.horizons(2)
+    columns = run_study.horizons(2)
     return Experiment("tiny", "Tiny", "copy", arms, columns, SMALL | common, seeds=seeds)
 
 
 @pytest.fixture
 def words(tmp_path, monkeypatch):
     """Of a study of two small runs, all of whose files are elsewhere."""
-    monkeypatch.setitem(horizon.PRESETS, "cpu", lambda: [tiny()])
+    monkeypatch.setitem(run_study.PRESETS, "cpu", lambda: [tiny()])
     page = tmp_path / "page.md"
     page.write_text(
         "Before.\n\n<!-- table cpu/tiny -->\nold\n<!-- end -->\n\n![](figures/cpu-tiny.svg)\n"
@@ -51,9 +51,9 @@ def result(**measured):
     } | measured
 
 
-@pytest.mark.parametrize("preset", horizon.PRESETS)
+@pytest.mark.parametrize("preset", run_study.PRESETS)
 def test_cells_of_an_experiment_differ_but_for_full_bptt(preset):
-    for experiment in horizon.PRESETS[preset]():  # parses and checks every cell
+    for experiment in run_study.PRESETS[preset]():  # parses and checks every cell
         runs = [run for run in experiment.runs() if run.cell.options["trainer"] != "bptt"]
         assert len(study.unique(runs)) == len(runs) > 0
         assert {run.seed for run in experiment.runs()} <= set(SEEDS[experiment.role])
@@ -61,13 +61,13 @@ def test_cells_of_an_experiment_differ_but_for_full_bptt(preset):
 
 def test_full_bptt_is_run_once_and_stands_in_every_column():
     arms = {"full BPTT": {"trainer": "bptt"}}
-    runs = Experiment("e", "E", "copy", arms, horizon.horizons(2, 4), seeds=(21,)).runs()
+    runs = Experiment("e", "E", "copy", arms, run_study.horizons(2, 4), seeds=(21,)).runs()
     assert [run.column for run in runs] == ["T=2", "T=4"]
     assert len(study.unique(runs)) == 1
 
 
 def test_the_search_is_as_large_for_both_and_its_seeds_are_its_own():
-    assert len(horizon.SEARCH_TBPTT) == len(horizon.SEARCH_DNI)
+    assert len(run_study.SEARCH_TBPTT) == len(run_study.SEARCH_DNI)
     assert not set(SEEDS["search"]) & set(SEEDS["final"])
     with pytest.raises(AssertionError, match="seeds of another role"):
         tiny(seeds=(1,)).runs()
@@ -75,13 +75,14 @@ def test_the_search_is_as_large_for_both_and_its_seeds_are_its_own():
 
 @pytest.mark.parametrize(("preset", "minutes"), [("quick", 5), ("cpu", 60), ("ahead", 30)])
 def test_expected_time_on_two_cores(preset, minutes):
-    runs = study.unique(run for each in horizon.PRESETS[preset]() for run in each.runs())
-    assert sum(horizon.estimate(run, "cpu") for run in runs.values()) / 2 / 60 <= minutes
+    runs = study.unique(run for each in run_study.PRESETS[preset]() for run in each.runs())
+    assert sum(run_study.estimate(run, "cpu") for run in runs.values()) / 2 / 60 <= minutes
 
 
 def test_the_quick_cells_are_cells_of_the_whole_study():
     names = {
-        p: study.unique(r for e in horizon.PRESETS[p]() for r in e.runs()) for p in horizon.PRESETS
+        p: study.unique(r for e in run_study.PRESETS[p]() for r in e.runs())
+        for p in run_study.PRESETS
     }
     assert set(names["quick"]) < set(names["cpu"])
 
@@ -90,7 +91,7 @@ def test_every_arm_of_the_paper_runs_at_a_tiny_size(tmp_path):
     """The study for a GPU, each arm in its first column, cut down to seconds on a CPU."""
     text = tmp_path / "text.txt"
     text.write_text("no it was n't black monday \n" * 40)
-    for experiment in horizon.PRESETS["paper"]():
+    for experiment in run_study.PRESETS["paper"]():
         for arm in experiment.arms:
             run = experiment.part([arm], [next(iter(experiment.columns))], 1).runs()[0]
             given = {**run.cell.given, **SMALL, "device": "cpu", "out": tmp_path / str(run)}
@@ -129,11 +130,11 @@ def test_a_torn_last_line_is_left_out_and_written_over(tmp_path):
 
 
 def test_a_study_runs_is_shown_and_is_not_run_again(words, tmp_path, monkeypatch, capsys):
-    assert horizon.main([*words, "--dry-run"]) == 0
+    assert run_study.main([*words, "--dry-run"]) == 0
     assert "2 runs, 2 of them to do" in capsys.readouterr().out
     assert not (tmp_path / "rows.jsonl").exists()
 
-    assert horizon.main([*words, "--jobs", "2", "--compare", "tiny", "DNI", "TBPTT"]) == 0
+    assert run_study.main([*words, "--jobs", "2", "--compare", "tiny", "DNI", "TBPTT"]) == 0
     lines = (tmp_path / "rows.jsonl").read_text()
     row = min(map(json.loads, lines.splitlines()), key=lambda row: row["arm"])
     assert (row["arm"], row["task"], row["role"], row["seed"]) == ("DNI", "copy", "final", 21)
@@ -151,11 +152,11 @@ def test_a_study_runs_is_shown_and_is_not_run_again(words, tmp_path, monkeypatch
 
     before = page.read_bytes(), figure.read_bytes()
     monkeypatch.setattr(subprocess, "Popen", None)  # nothing more is started
-    assert horizon.main(words) == 0
+    assert run_study.main(words) == 0
     (tmp_path / "rows.jsonl").write_text(lines.splitlines(keepends=True)[0] + "{torn")
-    assert horizon.main(words) == 0  # the other is taken from its folder
+    assert run_study.main(words) == 0  # the other is taken from its folder
     assert sorted((tmp_path / "rows.jsonl").read_text().splitlines()) == sorted(lines.splitlines())
-    assert horizon.main([*words, "--render"]) == 0
+    assert run_study.main([*words, "--render"]) == 0
     assert (page.read_bytes(), figure.read_bytes()) == before
 
 
@@ -163,28 +164,28 @@ def test_a_failed_run_is_reported_and_does_not_stop_the_others(
     words, tmp_path, monkeypatch, capsys
 ):
     def with_ptb():
-        bad = Experiment("lm", "LM", "lm", {"TBPTT": {"trainer": "tbptt"}}, horizon.horizons(2))
+        bad = Experiment("lm", "LM", "lm", {"TBPTT": {"trainer": "tbptt"}}, run_study.horizons(2))
         common = {"corpus": "ptb", **SMALL}
         return [bad._replace(common=common, seeds=(21,)), tiny().part(["TBPTT"], ["T=2"], 1)]
 
-    monkeypatch.setitem(horizon.PRESETS, "cpu", with_ptb)
+    monkeypatch.setitem(run_study.PRESETS, "cpu", with_ptb)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "ptb.train.txt").write_text("alone")
-    assert horizon.main([*words, "--jobs", "1", "--data-dir", str(tmp_path / "data")]) == 1
+    assert run_study.main([*words, "--jobs", "1", "--data-dir", str(tmp_path / "data")]) == 1
     assert "failed: lm: TBPTT, T=2, seed 21: seqdni: error: " in capsys.readouterr().err
     assert len(read_rows(tmp_path / "rows.jsonl")) == 1
 
-    assert horizon.main([*words, "--dry-run"]) == 0
+    assert run_study.main([*words, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "Penn Treebank is skipped: no --data-dir" in shown
     assert "1 runs, 0 of them to do" in shown
 
 
 STOPPABLE = """
-import signal, sys, horizon, test_horizon_study as t
+import signal, sys, run_study, test_horizon_study as t
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-horizon.PRESETS["cpu"] = lambda: [t.tiny(updates=600)._replace(arms={"DNI": {"trainer": "dni"}})]
-sys.exit(horizon.main(sys.argv[1:]))
+run_study.PRESETS["cpu"] = lambda: [t.tiny(updates=600)._replace(arms={"DNI": {"trainer": "dni"}})]
+sys.exit(run_study.main(sys.argv[1:]))
 """
 
 
@@ -200,13 +201,15 @@ def test_a_stopped_study_saves_its_runs_and_goes_on(words, tmp_path, monkeypatch
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "stopped, 1 runs left; the same command goes on:\n  python benchmarks/horizon.py" in out
+    assert (
+        "stopped, 1 runs left; the same command goes on:\n  python benchmarks/run_study.py" in out
+    )
 
     stopped = tiny(updates=600)._replace(arms={"DNI": {"trainer": "dni"}})
-    monkeypatch.setitem(horizon.PRESETS, "cpu", lambda: [stopped])
+    monkeypatch.setitem(run_study.PRESETS, "cpu", lambda: [stopped])
     place = Place(tmp_path / "rows.jsonl", tmp_path / "runs")
     assert "--resume" in study.command(stopped.runs()[0], place)
-    assert horizon.main(words) == 0
+    assert run_study.main(words) == 0
     (row,) = read_rows(place.rows).values()
     assert row["updates"] == 600
 
@@ -226,10 +229,10 @@ def test_values_of_each_seed_then_mean_and_error(tmp_path):
 def test_the_page_has_a_place_for_every_experiment():
     page = (ROOT / "docs" / "horizon.md").read_text()
     for preset in ("cpu", "ahead", "text"):
-        for experiment in horizon.PRESETS[preset]():
+        for experiment in run_study.PRESETS[preset]():
             assert f"<!-- table {preset}/{experiment.name} -->" in page
 
 
-@pytest.mark.parametrize("module", [study, render, horizon])
+@pytest.mark.parametrize("module", [study, render, run_study])
 def test_examples(module):
     assert doctest.testmod(module).failed == 0

@@ -138,7 +138,7 @@ def test_ignored_targets_are_neither_scored_nor_counted():
     t.step((inputs, targets))
     read = t.meter.read()
     assert read["scored"] == 6 * 3 - 3 * 2
-    assert read["nats"] / read["scored"] == pytest.approx(expected.item())
+    assert read["loss_sum"] / read["scored"] == pytest.approx(expected.item())
 
 
 def test_ignored_targets_are_masked_steps_of_a_hierarchy():

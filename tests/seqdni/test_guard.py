@@ -211,7 +211,7 @@ def test_a_loss_that_is_not_finite_is_passed_over_when_asked(name):
     assert read["skipped"] == 2
     assert read["scored"] == 4 * 8
     assert all(p.isfinite().all() for p in t.model.parameters())
-    assert read["nats"] > 0
+    assert read["loss_sum"] > 0
 
 
 class SteepAtZero(torch.autograd.Function):
@@ -359,7 +359,7 @@ def test_a_level_passes_over_a_chunk_whose_loss_is_not_finite(sends):
     broken[1, 0] = float("nan")
     trainer.step(second._replace(conditions=None, inputs=broken))
     assert trainer.meter.read()["skipped"] >= 1
-    assert math.isfinite(trainer.meter.read()["nats"])
+    assert math.isfinite(trainer.meter.read()["loss_sum"])
     assert all(map(torch.equal, before, model.levels[0].parameters()))
     trainer.step(third._replace(conditions=None))
     assert not all(map(torch.equal, before, model.levels[0].parameters()))

@@ -135,16 +135,16 @@ def test_metrics_are_the_mean_nats():
         trainer.step(chunk)
     read = trainer.meter.read()
     assert read["scored"] == stream[2].sum()
-    assert read["nats"] == pytest.approx(expected.sum().item())
-    assert to_bits(read["nats"]) == pytest.approx(expected.sum().item() / 0.6931471805599453)
+    assert read["loss_sum"] == pytest.approx(expected.sum().item())
+    assert to_bits(read["loss_sum"]) == pytest.approx(expected.sum().item() / 0.6931471805599453)
 
 
 def test_a_long_sum_of_losses_keeps_the_small_ones():
     """In float32 2^24 + 1 is 2^24."""
     meter = RunningSums("cpu")
     for nats in (2.0**24, 1.0, 1.0):
-        meter.add(nats=torch.tensor(nats))
-    assert meter.read() == {"nats": 2.0**24 + 2}
+        meter.add(loss_sum=torch.tensor(nats))
+    assert meter.read() == {"loss_sum": 2.0**24 + 2}
 
 
 def test_clips_are_apart():
@@ -353,7 +353,7 @@ def test_bfloat16_autocast_trains():
     for _ in range(5):
         for chunk in steady():
             full.step(chunk)
-    low, high = trainer.meter.read()["nats"], full.meter.read()["nats"]
+    low, high = trainer.meter.read()["loss_sum"], full.meter.read()["loss_sum"]
     assert low != high
     assert low == pytest.approx(high, rel=0.02)
 
@@ -410,7 +410,7 @@ def test_any_core_that_keeps_the_contract_trains():
     for _ in range(100):
         for chunk in split(stream, [8] * 5):
             trainer.step(chunk)
-        losses.append(trainer.meter.read()["nats"])
+        losses.append(trainer.meter.read()["loss_sum"])
         trainer.meter.clear()
     assert losses[-1] < 0.85 * losses[0]
     assert trainer.boundary.synthesizer.scale > 0

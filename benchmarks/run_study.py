@@ -5,12 +5,12 @@ commands. They are run in parallel processes, each ends with a row in a file of 
 has a row is not run again: a study that was stopped goes on with the same command. Afterwards, or
 with ``--render``, the rows become tables and figures of docs/horizon.md.
 
-    python benchmarks/horizon.py --quick
-    python benchmarks/horizon.py
-    python benchmarks/horizon.py --preset ahead
-    python benchmarks/horizon.py --preset text --data-dir DIR
-    python benchmarks/horizon.py --only copy search --dry-run
-    python benchmarks/horizon.py --render --compare copy "DNI" "TBPTT, lr 0.001"
+    python benchmarks/run_study.py --quick
+    python benchmarks/run_study.py
+    python benchmarks/run_study.py --preset ahead
+    python benchmarks/run_study.py --preset text --data-dir DIR
+    python benchmarks/run_study.py --only copy search --dry-run
+    python benchmarks/run_study.py --render --compare copy "DNI" "TBPTT, lr 0.001"
 
 The times that it announces are guesses, from two busy cores; for a GPU from nothing measured. Runs
 that share a machine disturb each other, so read a row's ``wall_seconds`` as a rough number.
@@ -372,7 +372,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if stopped:
             left = len(missing(runs, place))
             print(f"stopped, {left} runs left; the same command goes on:")
-            print("  python benchmarks/horizon.py " + shlex.join(words))
+            print("  python benchmarks/run_study.py " + shlex.join(words))
             return 130
         failed = bool(failures)
     rows = read_rows(place.rows)
