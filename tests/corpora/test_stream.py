@@ -180,7 +180,10 @@ def test_peeking_shows_the_next_steps_and_moves_nothing():
     assert stream.peek(3) is None
 
 
-@pytest.mark.parametrize("kind", [list, torch.tensor, np.uint16, np.asarray], ids=str)
+KINDS = {"list": list, "tensor": torch.tensor, "uint16": np.uint16, "array": np.asarray}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_tokens_of_any_kind_make_the_same_stream(kind):
     ids = np.arange(23) % 7
     expected = TokenStream(ids, 2, 4)
