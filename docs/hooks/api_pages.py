@@ -4,8 +4,9 @@ A name that a package exports and that stands in no group stops the build.
 """
 
 import re
-import subprocess
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import griffe
 from mkdocs.config.defaults import MkDocsConfig
@@ -13,7 +14,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-LINKS = ROOT / "build/types"  # seqdni with corpora/ and recipes/ inside, as it is installed
+LINKS = ROOT / "build/docs"  # read by mkdocstrings, see mkdocs.yml
 GROUPS = {
     "seqdni": {
         "Training": "Trainer Learner SyntheticGradients Chunk ChunkLike whole_episodes Model "
@@ -58,26 +59,36 @@ def pages() -> dict[str, str]:
     """
     overview = ["# API", "", "**These are the public names, by what they are for.**", ""]
     found = {}
-    for package, groups in GROUPS.items():
-        module = griffe.load(package, search_paths=[LINKS])
-        grouped = [name for names in groups.values() for name in names.split()]
-        if missing := sorted({str(name) for name in module.exports or ()} - set(grouped)):
-            raise PluginError(
-                f"{package} exports {', '.join(missing)}, expected each name in one group of "
-                "docs/hooks/api_pages.py; add it there"
-            )
-        overview += [f"## {package}", "", first_line(module), ""]
-        for title, names in groups.items():
-            path = page_of(package, title)
-            link = path.removeprefix("api/")
-            overview += [f"### [{title}]({link})", "", "| name | what it is |", "|---|---|"]
-            for name in names.split():
-                where = f"[`{name}`]({link}#{package}.{name})"
-                overview.append(f"| {where} | {first_line(module[name])} |")
-            overview.append("")
-            shown = "\n\n".join(f"::: {package}.{name}" for name in names.split())
-            found[path] = f"# {title}\n\n{shown}\n"
+    with TemporaryDirectory() as folder:
+        link_packages(Path(folder))
+        for package, groups in GROUPS.items():
+            module = griffe.load(package, search_paths=[folder])
+            grouped = [name for names in groups.values() for name in names.split()]
+            if missing := sorted({str(name) for name in module.exports or ()} - set(grouped)):
+                raise PluginError(
+                    f"{package} exports {', '.join(missing)}, expected each name in one group of "
+                    "docs/hooks/api_pages.py; add it there"
+                )
+            overview += [f"## {package}", "", first_line(module), ""]
+            for title, names in groups.items():
+                path = page_of(package, title)
+                link = path.removeprefix("api/")
+                overview += [f"### [{title}]({link})", "", "| name | what it is |", "|---|---|"]
+                for name in names.split():
+                    where = f"[`{name}`]({link}#{package}.{name})"
+                    overview.append(f"| {where} | {first_line(module[name])} |")
+                overview.append("")
+                shown = "\n\n".join(f"::: {package}.{name}" for name in names.split())
+                found[path] = f"# {title}\n\n{shown}\n"
     return {OVERVIEW: "\n".join(overview), **found}
+
+
+def link_packages(folder: Path) -> None:
+    """Make links to the packages in a folder, corpora inside of seqdni, as they are installed."""
+    inside = folder / "seqdni"
+    inside.mkdir(parents=True)
+    for path in (*(ROOT / "seqdni").glob("[!.]*"), ROOT / "corpora"):
+        (inside / path.name).symlink_to(path)
 
 
 def page_of(package: str, title: str) -> str:
@@ -91,9 +102,14 @@ def first_line(thing: griffe.Object | griffe.Alias) -> str:
     return re.sub(r":\w+:(`[^`]+`)", r"\1", line).replace("|", r"\|")
 
 
+def on_startup(command: str, dirty: bool) -> None:
+    """Make the links before any plugin looks for the packages."""
+    shutil.rmtree(LINKS, ignore_errors=True)
+    link_packages(LINKS)
+
+
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """List the pages in the navigation, after those of mkdocs.yml."""
-    subprocess.run([ROOT / ".ci/links"], check=True)
     assert config.nav is not None
     nav: list = [{"Overview": OVERVIEW}]
     for package, groups in GROUPS.items():
