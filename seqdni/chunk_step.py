@@ -22,13 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from seqdni.boundary import with_grads
-from seqdni.chunk import Rows, lockstep_end, no_rows, rows_of
+from seqdni.chunk import Chunk, Rows, lockstep_end, no_rows, rows_of
+from seqdni.cores.base import Core
 from seqdni.cores.state_gradients import Trace
 from seqdni.learner import GO_ON, Learner
 from seqdni.metrics import RunningSums
 from seqdni.state import State, detach, leaves, reset_rows
 from seqdni.synthetic_gradients import SyntheticGradients
 from seqdni.targets import boundary_pairs, dense_pairs
+from seqdni.truncation.look_ahead import ahead_grad
 
 FutureGrad: TypeAlias = Callable[[State, Tensor | None], Tensor]
 """Computes the gradient of what follows from steps that are known: a state without a graph, and
@@ -195,7 +197,7 @@ class ChunkUpdater:
             ValueError: an update is due at the end of episodes that rows do not end together.
         """
         synthetic, restarts = self.synthetic, rows_of(should_reset)
-        ready = synthetic is not None and self.chunks >= synthetic.warmup_chunks
+        ready = synthetic is not None and synthetic.ready(self.chunks)
         bridges = synthetic is not None and (ready or looks_ahead)
         trains = synthetic is not None and synthetic.trains_on(self.chunks)
         return ChunkPlan(
@@ -233,6 +235,27 @@ class ChunkUpdater:
             )
         self.meter.add(skipped=1)
         return False
+
+    def future_grad(self, model: Core, ahead: Chunk) -> FutureGrad:
+        """What computes the gradient at the end of the present chunk from the steps after it.
+
+        Args:
+            model: runs these steps.
+            ahead: the steps, as far as they are known.
+        """
+        synthetic, learner = self.synthetic, self.learner
+        assert synthetic is not None
+        ready = synthetic.ready(self.chunks)
+        return lambda end, continues_B: ahead_grad(
+            synthetic.boundary,
+            model,
+            ahead,
+            end,
+            continues_B,
+            learner.loss,
+            learner.autocast,
+            synthesizer_ready=ready,
+        )
 
     def roots(
         self,

@@ -91,6 +91,14 @@ class SyntheticGradients:
         synthesizer = self.boundary.synthesizer
         return 0 if synthesizer is None else synthesizer.condition_size
 
+    def ready(self, chunks: int) -> bool:
+        """Whether the synthesizer is past its warm-up, so that its predictions are used.
+
+        Args:
+            chunks: that it could learn from so far.
+        """
+        return chunks >= self.warmup_chunks
+
     def trains_on(self, chunk: int) -> bool:
         """Whether the synthesizer learns from a chunk.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from seqdni.boundary import Boundary
 from seqdni.checkpoint import check_format, new_checkpoint, restored_state
 from seqdni.chunk import Chunk, ChunkLike, as_chunk, check_ahead, check_shapes, run_chunk
-from seqdni.chunk_step import ChunkPlan, ChunkUpdater, ForwardRun, FutureGrad
+from seqdni.chunk_step import ChunkPlan, ChunkUpdater, ForwardRun
 from seqdni.cores.base import Core
 from seqdni.learner import Learner, check_optimizer
 from seqdni.losses import IGNORE
@@ -25,7 +25,6 @@ from seqdni.metrics import RunningSums
 from seqdni.state import State, cut, leaves, state_size
 from seqdni.synthesizers.mlp import check_state_size
 from seqdni.synthetic_gradients import SyntheticGradients, check_dense
-from seqdni.truncation.look_ahead import ahead_grad
 from seqdni.truncation.overlap import Overlap
 
 
@@ -160,8 +159,8 @@ class Trainer:
         run = self._forward(chunk, plan)
         assert run.loss is not None
         if finite := self._updater.check_loss(run):
-            backward = self._updater.roots(plan, run, self._future_grad(ahead, plan), at_end)
-            backward.run()
+            known = None if ahead is None else self._updater.future_grad(self.model, ahead)
+            self._updater.roots(plan, run, known, at_end).run()
             self._updater.teach(plan, run, chunk.should_reset, at_start)
             self.meter.add(loss_sum=run.loss, scored=_counted(chunk, scored))
         if self.overlap is not None:
@@ -186,23 +185,6 @@ class Trainer:
                 self.model, longer, start, loss, autocast, traced=plan.dense_targets
             )
         return ForwardRun(start, nats, end, trace)
-
-    def _future_grad(self, ahead: Chunk | None, plan: ChunkPlan) -> FutureGrad | None:
-        """What the steps ahead tell of the gradient at the chunk's end."""
-        if ahead is None:
-            return None
-        boundary, learner = self.boundary, self.learner
-        assert boundary is not None
-        return lambda end, continues_B: ahead_grad(
-            boundary,
-            self.model,
-            ahead,
-            end,
-            continues_B,
-            learner.loss,
-            learner.autocast,
-            synthesizer_ready=plan.synthesizer_ready,
-        )
 
     def _checked_ahead(
         self, ahead: ChunkLike | None, rows: int, condition: tuple[Tensor, Tensor] | None

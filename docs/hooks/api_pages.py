@@ -5,6 +5,7 @@ A name that a package exports and that stands in no group stops the build.
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -60,7 +61,7 @@ def pages() -> dict[str, str]:
     overview = ["# API", "", "**These are the public names, by what they are for.**", ""]
     found = {}
     with TemporaryDirectory() as folder:
-        link_packages(Path(folder))
+        link_packages(folder)
         for package, groups in GROUPS.items():
             module = griffe.load(package, search_paths=[folder])
             grouped = [name for names in groups.values() for name in names.split()]
@@ -83,12 +84,9 @@ def pages() -> dict[str, str]:
     return {OVERVIEW: "\n".join(overview), **found}
 
 
-def link_packages(folder: Path) -> None:
-    """Make links to the packages in a folder, corpora inside of seqdni, as they are installed."""
-    inside = folder / "seqdni"
-    inside.mkdir(parents=True)
-    for path in (*(ROOT / "seqdni").glob("[!.]*"), ROOT / "corpora"):
-        (inside / path.name).symlink_to(path)
+def link_packages(folder: str | Path) -> None:
+    """Make links to the packages in a folder, as they are installed."""
+    subprocess.run([ROOT / ".ci/links", folder], check=True)
 
 
 def page_of(package: str, title: str) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from seqdni.boundary import Boundary
 from seqdni.checkpoint import restored_state
+from seqdni.chunk import Chunk
 from seqdni.chunk_step import (
     BackwardPass,
     ChunkPlan,
@@ -29,6 +30,7 @@ from seqdni.chunk_step import (
     ForwardRun,
     FutureGrad,
 )
+from seqdni.cores.base import Core
 from seqdni.hierarchy.chunk import Ticks, joined
 from seqdni.hierarchy.clock import Above, clock_above
 from seqdni.hierarchy.level import Level
@@ -444,7 +446,8 @@ class LevelTrainer:
         flat_NM = messages_mBM.flatten(0, 1)
         first = ticks // self.above_level.period
         grad_NM = self.way_up.synthetic_grad(flat_NM, first, messages_mBM.shape[1])
-        if grad_NM is not None and self.way_up.ready(self.chunks):
+        synthetic = self.way_up.synthetic
+        if grad_NM is not None and synthetic is not None and synthetic.ready(self.chunks):
             backward.add(flat_NM, grad_NM * factor)
 
     def _add_context_gradients(
@@ -478,6 +481,15 @@ class LevelTrainer:
             has_gradient: whether the backward pass of that graph has run.
         """
         self._updater.count_and_update(has_gradient)
+
+    def future_grad(self, model: Core, ahead: Chunk) -> FutureGrad:
+        """What known steps tell of the end of the present chunk.
+
+        Args:
+            model: runs these steps.
+            ahead: the steps.
+        """
+        return self._updater.future_grad(model, ahead)
 
     @property
     def ticks(self) -> int:

@@ -42,14 +42,6 @@ class Messages:
         """K: what the synthesizer sees besides a message; 0: nothing."""
         return 0 if self.synthetic is None else self.synthetic.condition_size
 
-    def ready(self, chunks: int) -> bool:
-        """Whether predicted gradients are used, past the warm-up.
-
-        Args:
-            chunks: that the level has learned from.
-        """
-        return self.synthetic is not None and chunks >= self.synthetic.warmup_chunks
-
     def synthetic_grad(self, messages_NM: Tensor, first: int, rows: int) -> Tensor | None:
         """What is predicted for some messages.
 

@@ -42,7 +42,6 @@ from seqdni.losses import scored_loss
 from seqdni.metrics import RunningSums
 from seqdni.state import in_full_precision
 from seqdni.synthetic_gradients import SyntheticGradients
-from seqdni.truncation.look_ahead import ahead_grad
 
 
 class HierarchyTrainer:
@@ -172,14 +171,13 @@ class HierarchyTrainer:
             if sum(len(each.inputs) for each in self.waiting) >= self.window:
                 self._joint()
         else:
-            lowest, *others = self._told(answers, should_reset)
+            lowest, *others = self._ticks(answers, should_reset)
             for level, ticks in zip(self.levels[1:], others, strict=True):
                 level.pending_ticks += one_by_one(ticks)
             for level, condition in zip(self.levels, conditions or (), strict=False):
                 if condition is not None and level.way_up.condition_size:
-                    level.way_up.conditions += condition.to(self.device, non_blocking=True).unbind(
-                        0
-                    )
+                    here = condition.to(self.device, non_blocking=True)
+                    level.way_up.conditions += here.unbind(0)
             self.levels[0].step(inputs, lowest, None if ahead is None else self._ahead(ahead))
             self.levels[0].settle_level_above()
         self.stream_steps += steps
@@ -274,18 +272,18 @@ class HierarchyTrainer:
         for level, carry in zip(self.levels, self.carry or [None] * len(self.levels), strict=True):
             level.begin(carry)
 
-    def _told(self, answers: Sequence[Answers | None], should_reset: Tensor) -> list[Ticks]:
+    def _ticks(self, answers: Sequence[Answers | None], should_reset: Tensor) -> list[Ticks]:
         """What the stream says to each level about its ticks in these steps."""
-        told = []
+        ticks_of_levels = []
         for k, pair in enumerate(answers):
             targets, mask = pair or (None, None)
-            told.append(Ticks(targets, mask, should_reset))
+            ticks_of_levels.append(Ticks(targets, mask, should_reset))
             if k + 1 < len(self.levels):
                 ticks = self.stream_steps // self.model.periods[k]
                 period = self.model.levels[k + 1].period
                 above = clock_above(ticks, period, should_reset, self.since[k])
                 should_reset, self.since[k] = above.should_reset, above.since_B
-        return told
+        return ticks_of_levels
 
     @property
     def _synthetic(self) -> list[SyntheticGradients | None]:
@@ -293,26 +291,12 @@ class HierarchyTrainer:
 
     def _ahead(self, ahead: Chunk) -> Ahead:
         """What the known steps say, asked when the lowest level's chunk has run."""
-        training, lowest = self.trainings[0], self.levels[0]
-        learner, synthetic = training.learner, training.credit
-        assert synthetic is not None
-        ready = lowest.chunks >= synthetic.warmup_chunks
+        lowest, *others = self.levels
 
         def known(after: LevelCarry, restarts_2B: Tensor | None) -> FutureGrad:
-            above = [
-                level.running_carry for level in self.levels[1:] if level.running_carry is not None
-            ]
+            above = [each.running_carry for each in others if each.running_carry is not None]
             from_state = HierarchyFromState(self.model, [after, *above], restarts_2B)
-            return lambda bridged, continues_B: ahead_grad(
-                synthetic.boundary,
-                from_state,
-                ahead,
-                bridged,
-                continues_B,
-                learner.loss,
-                learner.autocast,
-                synthesizer_ready=ready,
-            )
+            return lowest.future_grad(from_state, ahead)
 
         return known
 
