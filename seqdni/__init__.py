@@ -34,6 +34,7 @@ from seqdni.state import (
 )
 from seqdni.synthesizers import controls
 from seqdni.synthesizers.base import Synthesizer
+from seqdni.synthesizers.critic import Critic
 from seqdni.synthesizers.least_squares import LeastSquares
 from seqdni.synthesizers.mlp import MLPSynthesizer
 from seqdni.synthesizers.whitening import Whitening
@@ -54,6 +55,7 @@ __all__ = [
     "Chunk",
     "ChunkLike",
     "Core",
+    "Critic",
     "Hierarchy",
     "HierarchyChunk",
     "HierarchyTrainer",
