@@ -117,7 +117,7 @@ class RunOptions:
     )
     forgetting: float = for_dni(
         0.97,
-        "weight that least squares leaves the past from lesson to lesson",
+        "factor on the weight of all earlier data at each update of least squares",
         ("rls",),
         above=0,
         at_most=1,
@@ -143,16 +143,16 @@ class RunOptions:
     synth_clip: float = for_dni(
         1.0, "largest norm of the synthesizer's gradient", DESCENDED, above=0
     )
-    lessons: float = for_dni(
+    train_fraction: float = for_dni(
         1.0,
-        "share of the chunks that the synthesizer learns from; less costs less",
+        "share of the chunks that the synthesizer learns from; a smaller share takes less time",
         LEARNING,
         above=0,
         at_most=1,
     )
-    synth_steps: int = for_dni(
+    updates_per_chunk: int = for_dni(
         1,
-        "regression steps of the synthesizer a chunk, each on its part of the targets",
+        "updates of the synthesizer in a chunk, each on its own part of the targets",
         DESCENDED,
         at_least=1,
     )
@@ -256,8 +256,8 @@ def check(options: Any, synthesizer: str) -> None:
             f"--trainer {options.trainer} shapes a hidden layer of the synthesizer, and "
             f"--synthesizer {options.synthesizer} has none; add --synthesizer mlp"
         )
-    if options.synth_steps > 1 and way.aux:
-        raise RunError("--synth-steps needs --trainer dni")
+    if options.updates_per_chunk > 1 and way.aux:
+        raise RunError("--updates-per-chunk needs --trainer dni")
     if options.targets == "dense" and options.precision != "float32":
         raise RunError("--targets dense computes the core in float32; leave --precision at float32")
     if options.targets == "dense" and options.core == "rnn":

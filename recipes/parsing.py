@@ -18,6 +18,12 @@ from seqdni.recipes.help_groups import in_groups
 from seqdni.recipes.option import flag
 
 CONFIGS = Path(__file__).parent / "configs"  # shipped; known by their names
+# Options that had another name in earlier versions: the old name, and the name now.
+RENAMED = {
+    "lessons": "train_fraction",
+    "synth_steps": "updates_per_chunk",
+    "hint": "condition",
+}
 
 
 def recipe_parser(
@@ -166,20 +172,26 @@ def known_configs() -> list[str]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint for a word that is not known.
+    """The end of an error about a word that is not known: the word that was probably meant.
 
     Args:
         word: as it was typed.
-        known: what it may have been meant to be.
+        known: the words that would be accepted.
 
     Returns:
-        The end of a sentence, empty where nothing is near.
+        The end of a sentence; empty where no known word is similar.
 
     Example:
         >>> did_you_mean("--chunk-lenght", ["--chunk-len", "--lr"])
         '; did you mean --chunk-len?'
+        >>> did_you_mean("--lessons", ["--train-fraction", "--lr"])
+        '; its name is now --train-fraction'
     """
-    near = difflib.get_close_matches(word, list(known), 1)
+    known = list(known)
+    now = RENAMED.get(word.removeprefix("--").replace("-", "_"), "")
+    for name in {now, flag(now)} & set(known):
+        return f"; its name is now {name}"
+    near = difflib.get_close_matches(word, known, 1)
     return f"; did you mean {near[0]}?" if near else ""
 
 

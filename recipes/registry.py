@@ -12,7 +12,7 @@ from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.lm import recipe as lm
 from seqdni.recipes.option import check_kinds
-from seqdni.recipes.parsing import parse_saved, recipe_parser
+from seqdni.recipes.parsing import RENAMED, parse_saved, recipe_parser
 from seqdni.recipes.recipe import Recipe
 
 RECIPES = {
@@ -51,11 +51,11 @@ def saved_run(path: str | Path) -> tuple[RunDirectory, Recipe, Any]:
 
 
 def saved_options(recipe: Recipe, saved: dict[str, Any]) -> Any:
-    """The options in a config.yaml that a run has written.
+    """The options in a config.yaml that a run has written, perhaps under an earlier version.
 
     Args:
         recipe: of the run.
-        saved: values by name.
+        saved: values by name; an option may have the name of an earlier version.
 
     Returns:
         The recipe's options.
@@ -64,6 +64,10 @@ def saved_options(recipe: Recipe, saved: dict[str, Any]) -> Any:
         RunError: an option is unknown, or its value is of the wrong kind.
     """
     names = {each.name for each in fields(recipe.options)}
+    saved = dict(saved)
+    for old, new in RENAMED.items():
+        if old in saved and new in names - set(saved):
+            saved[new] = saved.pop(old)
     if unknown := sorted(set(saved) - names):
         raise RunError(f"config.yaml has options that this version does not know: {unknown}")
     parser = recipe_parser(saved["recipe"], recipe.summary, recipe.options)

@@ -59,13 +59,20 @@ class Options:
         "paper's); whitened: one hidden tanh layer on the whitened state; linear: no hidden layer",
     )
     forgetting: float = for_decoupled(
-        0.99, "weight that the past keeps from lesson to lesson", ("rls",), above=0, at_most=1
+        0.99,
+        "factor on the weight of all earlier data at each update of least squares",
+        ("rls",),
+        above=0,
+        at_most=1,
     )
     ridge: float = for_decoupled(
         1e-4, "damping of the solution, relative to each feature's energy", ("rls",), above=0
     )
     solve_every: int | None = for_decoupled(
-        None, "lessons between two solutions; null: more the wider the state", ("rls",), at_least=1
+        None,
+        "updates between two solutions of least squares; null: more of them the wider the state",
+        ("rls",),
+        at_least=1,
     )
     synth_hidden: int | None = for_decoupled(
         None,
@@ -92,10 +99,11 @@ class Options:
         only=lambda options: options.trainer in ("dni", "all"),
         when="--trainer dni",
     )
-    hint: bool = option(
+    condition: bool = option(
         True,
-        "tell the synthesizer from B to A, in training, how many 3s each window had; without, its "
-        "gradient is what can be told from A's message alone, which vanishes as B learns",
+        "whether the synthesizer from B to A also reads, in training, how many 3s each window had; "
+        "without it, it predicts from A's message alone, and what it can predict vanishes as B "
+        "learns",
         only=lambda options: options.trainer in ("dni", "all"),
         when="--trainer dni",
     )

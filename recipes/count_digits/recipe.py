@@ -103,8 +103,8 @@ def as_chunk(digits: Digits) -> HierarchyChunk:
     """
     answers = ((digits.odd_TB, digits.odd_due_TB), (digits.threes_wB, digits.threes_due_wB))
     threes_B = (digits.digits_TB == COUNTED).sum(0)
-    hint_1BK = functional.one_hot(threes_B, len(digits.digits_TB) + 1).float()[None]
-    return HierarchyChunk(digits.inputs_TBP, answers, conditions=[hint_1BK])
+    condition_1BK = functional.one_hot(threes_B, len(digits.digits_TB) + 1).float()[None]
+    return HierarchyChunk(digits.inputs_TBP, answers, conditions=[condition_1BK])
 
 
 def problem_of(options: Options) -> Problem:
@@ -172,8 +172,8 @@ def build_trainer(options: Options, model: Hierarchy) -> HierarchyTrainer:
                 boundary = build_boundary(options, state_size(level.initial_state(1)))
                 training.credit = _synthetic_gradients(options, boundary)
             if k == 0 and mode == "dni":
-                hints = options.chunk_len + 1 if options.hint else 0
-                settings = (options.hidden, hints, options.message_scale)
+                condition_size = options.chunk_len + 1 if options.condition else 0
+                settings = (options.hidden, condition_size, options.message_scale)
                 boundary = build_boundary(options, *settings)
                 training.message_credit = _synthetic_gradients(options, boundary)
         trainings.append(training)
