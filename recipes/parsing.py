@@ -1,4 +1,4 @@
-"""How a dataclass of options becomes a command line, and YAML."""
+"""Makes a command-line parser from a dataclass of options, and reads command lines and configs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def recipe_parser(
         recipe: its name.
         summary: one line.
         options_type: dataclass of options.
-        experts: whether its help shows all options, or those that most runs need.
+        experts: whether its help shows all options; False: only those that most runs need.
 
     Returns:
         A parser with a flag for each field, ``--config``, ``--print_config`` and ``--resume``.
@@ -76,7 +76,7 @@ def _add_files(parser: ArgumentParser) -> None:
 
 
 def given_flags(words: Sequence[str]) -> set[str]:
-    """The options that a command line itself gives, those of its configs left aside.
+    """The options that a command line itself gives, without those of its configs.
 
     Args:
         words: the command line.
@@ -98,7 +98,7 @@ def parse(parser: ArgumentParser, words: Sequence[str], defaults: bool = True) -
     Args:
         parser: from :func:`recipe_parser`.
         words: the command line.
-        defaults: also give the options that the words do not name.
+        defaults: whether to return also the options that the words do not name.
 
     Returns:
         Options by field name.
@@ -123,7 +123,7 @@ def parse(parser: ArgumentParser, words: Sequence[str], defaults: bool = True) -
 
 
 def parse_saved(parser: ArgumentParser, saved: dict[str, Any]) -> dict[str, Any]:
-    """Check the options of a config.yaml that a run has written, which may come from anybody.
+    """Check the options of a run's config.yaml, which may have been edited.
 
     Args:
         parser: from :func:`recipe_parser`.
@@ -142,7 +142,7 @@ def parse_saved(parser: ArgumentParser, saved: dict[str, Any]) -> dict[str, Any]
 
 
 def _config(word: str, parser: ArgumentParser) -> Path:
-    """The config that a word names, found good as far as its form and its names go."""
+    """The path of the config that a word names; its form and the names of its options are good."""
     path, shipped = Path(word), CONFIGS / f"{word}.yaml"
     if not path.is_file() and word in known_configs():
         path = shipped

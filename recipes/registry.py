@@ -1,4 +1,4 @@
-"""The recipes by name, and how a run's folder tells which of them it is of."""
+"""The recipes by name, and how the recipe and options of a saved run are found."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RECIPES = {
 
 
 def saved_run(path: str | Path) -> tuple[RunDirectory, Recipe, Any]:
-    """A run that is there, or an export of one.
+    """Open the folder of a run, or of an export.
 
     Args:
         path: its folder.
@@ -38,7 +38,7 @@ def saved_run(path: str | Path) -> tuple[RunDirectory, Recipe, Any]:
         The folder, its recipe, and its options, checked.
 
     Raises:
-        RunError: it is no run, or its config.yaml is damaged.
+        RunError: it is not the folder of a run, or its config.yaml is damaged.
     """
     directory, saved = RunDirectory.open(path)
     if saved["recipe"] not in RECIPES:

@@ -24,7 +24,7 @@ def tiny_mnist_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     accept_tiny_mnist(monkeypatch)
     monkeypatch.setattr("seqdni.recipes.count_digits.recipe.FINAL", 2)
-    monkeypatch.setattr("seqdni.recipes.count_digits.recipe.LOOK", 1)
+    monkeypatch.setattr("seqdni.recipes.count_digits.recipe.CURVE", 1)
     write_tiny_mnist(Path("mnist"))
 
 
