@@ -53,11 +53,11 @@ COPY_ARMS: dict[str, dict[str, Any]] = {
     DNI: {"trainer": "dni"},
     "DNI, lr 0.006": {"trainer": "dni", "lr": 6e-3},
     "DNI, shuffled": {"trainer": "dni", "control": "shuffled"},
-    "DNI, half the lessons": {"trainer": "dni", "lessons": 0.5},
+    "DNI, half the chunks": {"trainer": "dni", "train_fraction": 0.5},
     "DNI, dense targets": {"trainer": "dni", "targets": "dense"},
     "DNI, whitened MLP": {
         **{"trainer": "dni", "synthesizer": "whitened", "targets": "dense"},
-        **{"synth_steps": 4, "synth_lr": 3e-3, "synth_hidden": 128},
+        **{"updates_per_chunk": 4, "synth_lr": 3e-3, "synth_hidden": 128},
     },
     "DNI, MLP": {"trainer": "dni", "synthesizer": "mlp"},
     "DNI + Aux, MLP": {"trainer": "dni-aux"},
@@ -157,7 +157,7 @@ def cpu() -> list[Experiment]:
         for arms in (
             (TBPTT, DNI, AUX, BPTT),
             (TBPTT, "TBPTT, lr 0.003", DNI, "DNI, shuffled", AUX, BPTT),
-            (TBPTT, DNI, "DNI, half the lessons", BPTT),
+            (TBPTT, DNI, "DNI, half the chunks", BPTT),
         )
     )
     timed |= settings("TBPTT", "tbptt", [{"lr": 3e-4, "forget_bias": 1.0}])

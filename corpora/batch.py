@@ -1,4 +1,4 @@
-"""What every stream yields: one chunk of a batch of rows.
+"""The chunk of a batch of rows, which every stream yields.
 
 Shapes: T steps of the chunk, B rows, D features of a step.
 """
@@ -12,15 +12,15 @@ from torch import Tensor
 class Batch(NamedTuple):
     """One chunk of T time-major steps for B rows, on the CPU.
 
-    Row t of `should_reset` says that the row's state becomes the initial state *before* step t.
-    Its last row, t = T, speaks of the step after this chunk, so that a trainer knows that an
-    episode ended here and does not bootstrap: it equals row 0 of the next chunk.
+    Where `should_reset[t, b]` is True, the state of row b becomes the initial state *before* step
+    t. The last entry, t = T, is about the step after this chunk, and equals entry 0 of the next
+    chunk. It tells a trainer that an episode ends with this chunk, and gets no bootstrap.
 
     Args:
         inputs: token ids, [T, B], or real features, [T, B, D].
-        targets: ids to predict, or real values, [T, B]; meaningless where `mask` is False.
+        targets: ids to predict, or real values, [T, B]; not used where `mask` is False.
         mask: True where a step is scored, [T, B]; None scores every step.
-        should_reset: True where a row restarts, [T + 1, B]; None restarts nobody.
+        should_reset: True where a row restarts, [T + 1, B]; None: no row restarts.
 
     Example:
         >>> import torch

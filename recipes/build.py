@@ -1,4 +1,4 @@
-"""From options to a model and its trainer."""
+"""Builds a model and its trainer from the options of a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CORES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 def build_model(
     options: RunOptions, inputs: int, outputs: int, tokens: bool = True
 ) -> SequenceModel:
-    """One-hot tokens or real features, the recurrent core, a linear readout, from the seed.
+    """Build a model with one-hot tokens or real features as input, and a linear readout.
 
     Args:
         options: core, sizes, seed, device.
@@ -50,15 +50,16 @@ def build_model(
 
 
 def build_core(options: RunOptions, inputs: int, dropout: float = 0.0) -> TorchCore | Stack:
-    """The recurrent layers, initialised from torch's random state.
+    """Build the recurrent layers, with random weights of torch's generator.
 
     Args:
         options: core, sizes.
-        inputs: features that it takes.
-        dropout: between the layers.
+        inputs: number of input features.
+        dropout: rate of the dropout between the layers.
 
     Returns:
-        The core, in one piece where there is no dropout between layers.
+        The core: one torch module for all layers, or a :class:`seqdni.Stack` if there is dropout
+        between them.
     """
     rnn, hidden = CORES[options.core], options.hidden
     if dropout and options.layers > 1:
@@ -77,13 +78,13 @@ def build_core(options: RunOptions, inputs: int, dropout: float = 0.0) -> TorchC
 
 
 def load_weights(saved: dict[str, Any], path: Path, options: Any, model: Any) -> None:
-    """Put the weights of a trained model into one built alike.
+    """Put the weights of a checkpoint into a model.
 
     Args:
-        saved: a checkpoint of its run.
-        path: of that checkpoint, for the message.
+        saved: the checkpoint.
+        path: of the checkpoint, for the message.
         options: of its run.
-        model: built by these; takes the weights.
+        model: built from the same options; this function changes its weights.
 
     Raises:
         RunError: the checkpoint does not fit the options.
@@ -98,13 +99,13 @@ def load_weights(saved: dict[str, Any], path: Path, options: Any, model: Any) ->
 
 
 def loss_for(targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss that targets are for.
+    """The loss for targets of a kind.
 
     Args:
         targets: ids, or real values ``[T, B]``.
 
     Returns:
-        Cross-entropy; for real values the squared error of the one output.
+        Cross-entropy for ids; for real values the squared error of the model's one output.
     """
     if targets.is_floating_point():
         return lambda outputs_TB1, targets_TB: squared_error(outputs_TB1, targets_TB[..., None])
@@ -116,7 +117,7 @@ def optimizer_of(options: RunOptions, model: nn.Module) -> torch.optim.Optimizer
 
     Args:
         options: optimiser settings.
-        model: what it moves.
+        model: the model that it trains.
 
     Returns:
         The optimiser.
@@ -134,13 +135,13 @@ def build_trainer(
     loss_scale: float,
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
 ) -> Trainer:
-    """The trainer that the options ask for; full BPTT is TBPTT on whole episodes.
+    """Build the trainer that the options describe. (Full BPTT is TBPTT on whole episodes.)
 
     Args:
         options: trainer, synthesizer and optimiser settings.
         model: what is trained.
-        loss_scale: see :class:`seqdni.Trainer`.
-        loss: per step, of the model's outputs and the targets.
+        loss_scale: see :class:`seqdni.Learner`.
+        loss: ``(outputs, targets) -> [T, B]``.
 
     Returns:
         The trainer.

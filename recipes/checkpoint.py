@@ -1,7 +1,7 @@
-"""A checkpoint as bytes: what ``torch.save`` writes, with a digest at its end.
+"""Converts a checkpoint to bytes and back: the bytes of ``torch.save``, with a digest at the end.
 
-A checkpoint may be damaged, or come from a stranger. So reading one checks every byte, runs no
-code, and lets nothing through but tensors, numbers, names, and lists and dictionaries of these.
+A checkpoint may be damaged, or come from somebody else. Reading one therefore checks every byte,
+runs no code, and accepts only tensors, numbers, strings, and lists and dictionaries of these.
 The digest is the comment of the zip archive that ``torch.save`` writes; ``torch.load`` skips it.
 """
 
@@ -25,11 +25,11 @@ COMMENT_SIZE = len(LABEL) + 64
 
 
 class Damaged(ValueError):
-    """Bytes that are no whole checkpoint; the message says why, in half a sentence."""
+    """The bytes are not a whole checkpoint; the message says why, to be put into a sentence."""
 
 
 def to_bytes(state: dict[str, Any]) -> bytearray:
-    """A checkpoint, ready to be written.
+    """Convert a checkpoint to the bytes of a file.
 
     Args:
         state: tensors and primitives.
@@ -50,7 +50,7 @@ def to_bytes(state: dict[str, Any]) -> bytearray:
 
 
 def from_bytes(data: bytes | bytearray) -> Any:
-    """The checkpoint that :func:`to_bytes` has made; one of plain ``torch.save`` will do.
+    """Read a checkpoint that :func:`to_bytes` or plain ``torch.save`` has made.
 
     Args:
         data: the whole file.
@@ -59,7 +59,7 @@ def from_bytes(data: bytes | bytearray) -> Any:
         What was saved, on the CPU.
 
     Raises:
-        Damaged: it is not whole, or holds something else than tensors and primitives.
+        Damaged: the file is damaged, or holds other things than tensors and primitives.
 
     Example:
         >>> from_bytes(b"nothing")
@@ -72,7 +72,7 @@ def from_bytes(data: bytes | bytearray) -> Any:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise Damaged("it holds code or objects; only tensors and numbers are read") from None
-    except Exception:  # whatever a strange archive makes of torch.load
+    except Exception:  # any error that a strange archive causes in torch.load
         raise Damaged("it is an archive of something else") from None
     for part in every_part(state):
         if isinstance(part, Tensor):
@@ -87,10 +87,10 @@ def every_part(state: Any) -> Iterator[Any]:
         state: a checkpoint, or a part of one.
 
     Yields:
-        Each once.
+        Each tensor and primitive.
 
     Raises:
-        Damaged: there is something else in it.
+        Damaged: the checkpoint holds something else.
     """
     seen, left = set(), [state]
     while left:
@@ -107,7 +107,7 @@ def every_part(state: Any) -> Iterator[Any]:
 
 
 def check_finite(state: Any) -> None:
-    """Refuse what no training state has.
+    """Refuse numbers that no training state has.
 
     Args:
         state: of a trainer.
@@ -125,11 +125,11 @@ def check_finite(state: Any) -> None:
 
 
 def check_weights(saved: Any, own: dict[str, Tensor]) -> None:
-    """Refuse weights of another type, which would be converted without a word.
+    """Refuse weights of another type, which torch would convert without a warning.
 
     Args:
         saved: weights by name, from a checkpoint.
-        own: those of a model built by the run's options.
+        own: the weights of a model built from the run's options.
 
     Raises:
         Damaged: naming the first that differs.
@@ -144,7 +144,7 @@ def check_weights(saved: Any, own: dict[str, Tensor]) -> None:
 
 
 def _check_whole(data: bytes | bytearray) -> None:
-    """Compare with the digest, and each part of the archive with its checksum."""
+    """Compare the file with its digest, and each part of the archive with its checksum."""
     archive = data
     if data[-COMMENT_SIZE:].startswith(LABEL):
         archive = data[:-COMMENT_SIZE]
@@ -159,7 +159,7 @@ def _check_whole(data: bytes | bytearray) -> None:
             broken = parts.testzip()
     except Damaged:
         raise
-    except Exception as error:  # whatever a damaged archive makes of zipfile
+    except Exception as error:  # any error that a damaged archive causes in zipfile
         raise Damaged(f"its archive is damaged ({type(error).__name__})") from None
     if broken is not None:
         raise Damaged(f"its content does not match its checksums ({broken}): it is damaged")

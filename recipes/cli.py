@@ -33,7 +33,7 @@ from seqdni.recipes.session import table
 
 
 class Words(argparse.ArgumentParser):
-    """A parser whose mistakes are told as all others are."""
+    """A parser that raises :class:`RunError` for a wrong command line."""
 
     def error(self, message: str) -> NoReturn:
         known = list(self._option_string_actions)
@@ -44,7 +44,7 @@ class Words(argparse.ArgumentParser):
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, args: Any = None, namespace: Any = None
     ) -> Any:
-        """The same, but each command refuses the words that it does not know itself."""
+        """Parse the words, and let each command refuse those that it does not know."""
         found, rest = super().parse_known_args(args, namespace)
         if rest and self._subparsers is None:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -55,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: its words; None takes the process's.
+        argv: the words of the command line; None takes those of the process.
 
     Returns:
-        The exit status: 0, 1 where it was refused or failed, 130 where the user stopped it.
+        The exit status: 0, 1 if the command was refused or failed, 130 if the user stopped it.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return options.command(options)
     except (RunError, CorpusError) as error:
         print(f"seqdni: error: {error}", file=sys.stderr)
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the program that read the output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -161,7 +161,7 @@ def _plot(given: argparse.Namespace) -> int:
 
 
 def _refuse_export(directory: RunDirectory, command: str) -> None:
-    """An export has a model, and nothing of the run that made it."""
+    """Refuse a command that needs more of a run than its model."""
     if (directory.path / WEIGHTS).exists() and not (directory.path / "last.pt").exists():
         raise RunError(f"{directory.path} is an export; seqdni {command} needs the run itself")
 
@@ -178,7 +178,7 @@ def _existing(given: argparse.Namespace) -> tuple[RunDirectory, Recipe, Any]:
 
 
 def _parser(completing: bool = False) -> argparse.ArgumentParser:
-    """The words of the command line; the recipes' options only where they are to be completed."""
+    """The parser of all commands; it has the options of the recipes only for shell completion."""
     parser = Words(
         prog="seqdni",
         description="Train RNNs by truncated BPTT with synthetic gradients at chunk boundaries.",
@@ -197,8 +197,8 @@ def _parser(completing: bool = False) -> argparse.ArgumentParser:
     run_ = commands.add_parser(
         "run",
         help="run a recipe, or resume a run",
-        description="Run a recipe. Its options: seqdni run RECIPE --help. To go on with a run that "
-        "was stopped: seqdni run --resume DIR",
+        description="Run a recipe. Its options are shown by: seqdni run RECIPE --help. A run that "
+        "was stopped is continued by: seqdni run --resume DIR",
     )
     if completing:
         add_recipes(run_, RECIPES)
@@ -206,14 +206,16 @@ def _parser(completing: bool = False) -> argparse.ArgumentParser:
         run_.add_argument(
             "recipe", metavar="RECIPE", choices=list(RECIPES), help=", ".join(RECIPES)
         )
-        run_.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="the recipe's")
+        run_.add_argument(
+            "options", nargs=argparse.REMAINDER, metavar="...", help="options of the recipe"
+        )
     run_.set_defaults(command=_run)
 
-    eval_ = commands.add_parser("eval", help="recompute a run's result from its checkpoint")
+    eval_ = commands.add_parser("eval", help="compute a run's result again from its checkpoint")
     eval_.add_argument("dir", metavar="DIR", help="folder of the run")
-    eval_.add_argument("--text", metavar="FILE", help="lm: score this text instead")
+    eval_.add_argument("--text", metavar="FILE", help="lm: score this text, not the run's corpus")
     eval_.add_argument(
-        "--split", choices=["train", "valid", "test"], help="lm: score this split only"
+        "--split", choices=["train", "valid", "test"], help="lm: score only this split"
     )
     eval_.add_argument(
         "--unknown",
@@ -221,7 +223,11 @@ def _parser(completing: bool = False) -> argparse.ArgumentParser:
         help="lm by character: what to do with characters of --text that the model does not know "
         "(default: refuse)",
     )
-    eval_.add_argument("--data-dir", metavar="DIR", help="mnist, lm on ptb: where the data is now")
+    eval_.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="mnist, count-digits, lm: folder of the data, if it has moved",
+    )
     eval_.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
     eval_.set_defaults(command=_eval)
 
@@ -229,7 +235,9 @@ def _parser(completing: bool = False) -> argparse.ArgumentParser:
         "export", help="write a run's weights as safetensors, with its config and vocabulary"
     )
     export_.add_argument("dir", metavar="DIR", help="folder of the run")
-    export_.add_argument("--data-dir", metavar="DIR", help="mnist: where the data is now")
+    export_.add_argument(
+        "--data-dir", metavar="DIR", help="mnist: folder of the data, if it has moved"
+    )
     export_.add_argument("--out", metavar="DIR", help="folder to write (default: DIR/export)")
     export_.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
     export_.set_defaults(command=_export)
@@ -239,35 +247,58 @@ def _parser(completing: bool = False) -> argparse.ArgumentParser:
     )
     horizon_.add_argument("dir", metavar="DIR", help="folder of the run")
     horizon_.add_argument(
-        "--length", type=int, help="of the episode, or chunks of text (default: the recipe's)"
+        "--length",
+        type=int,
+        help="length of the episode, or number of chunks of text (default: the recipe's)",
     )
-    horizon_.add_argument("--data-dir", metavar="DIR", help="mnist, lm: where the data is now")
+    horizon_.add_argument(
+        "--data-dir", metavar="DIR", help="mnist, lm: folder of the data, if it has moved"
+    )
     horizon_.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
     horizon_.set_defaults(command=_horizon)
 
     plot_ = commands.add_parser(
         "plot",
         help="draw learning curves of several runs",
-        description="Learning curves from the runs' metrics. Runs that differ in their seed alone "
-        "become one line, their mean, in a band from the least to the greatest.",
+        description="Draw learning curves from the metrics of runs. Runs that differ only in their "
+        "seed become one line, their mean, in a band from the smallest to the largest value.",
     )
     plot_.add_argument("dirs", metavar="DIR", nargs="+", help="folders of runs")
-    plot_.add_argument("--metric", help="a name in metrics.jsonl (default: what all the runs have)")
     plot_.add_argument(
-        "--against", choices=list(plot.AXES), default="updates", help="default: updates"
+        "--metric", help="a name in metrics.jsonl (default: one that all the runs have)"
     )
     plot_.add_argument(
-        "--out", metavar="FILE", help=".png or .svg (default: METRIC-by-AGAINST.png, here)"
+        "--against",
+        choices=list(plot.AXES),
+        default="updates",
+        help="what the horizontal axis shows (default: updates)",
+    )
+    plot_.add_argument(
+        "--out",
+        metavar="FILE",
+        help="picture to write, .png or .svg (default: METRIC-by-AGAINST.png in this folder)",
     )
     plot_.set_defaults(command=_plot)
 
     sample = commands.add_parser("sample", help="print what a trained model generates")
     sample.add_argument("dir", metavar="DIR", help="folder of the run")
-    sample.add_argument("--length", type=int, help="symbols (default: the recipe's)")
-    sample.add_argument("--data-dir", metavar="DIR", help="mnist: where the data is now")
-    sample.add_argument("--seed", type=int, default=0, help="of the choices (default: 0)")
-    sample.add_argument("--temperature", type=float, default=1.0, help="lm (default: 1)")
-    sample.add_argument("--top-k", type=int, help="lm: among the k likeliest (default: all)")
+    sample.add_argument("--length", type=int, help="number of symbols (default: the recipe's)")
+    sample.add_argument(
+        "--data-dir", metavar="DIR", help="mnist, count-digits: folder of the data, if it has moved"
+    )
+    sample.add_argument(
+        "--seed", type=int, default=0, help="seed of the random choices (default: 0)"
+    )
+    sample.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="lm: divides the scores; below 1 likely symbols are chosen more often, 0 always takes "
+        "the likeliest (default: 1)",
+    )
+    sample.add_argument(
+        "--top-k", type=int, help="lm: choose among the k likeliest symbols (default: all)"
+    )
     sample.add_argument("--prompt", default="", help="lm: text to continue")
     sample.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
     sample.set_defaults(command=_sample)

@@ -1,4 +1,4 @@
-"""Completion of words in a shell: the options of the recipes, as shtab wants to see them."""
+"""Completion of words in a shell: gives the options of the recipes to shtab."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDERS = ("out", "resume", "data_dir", "init_from")
 def add_recipes(parser: argparse.ArgumentParser, recipes: dict[str, Any]) -> None:
     """Give ``seqdni run`` a command for each recipe, with its options and their choices.
 
-    The parser serves for completion alone: values are not checked by it.
+    The parser is used only for completion: it does not check values.
 
     Args:
         parser: of ``seqdni run``, without arguments.

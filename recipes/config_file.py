@@ -1,4 +1,4 @@
-"""A file of options in YAML, from anybody: plain values by name, and nothing that runs."""
+"""Reads a file of options in YAML: plain values by name. It may come from anybody; no code runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import yaml
 
 from seqdni.recipes.errors import RunError
 
-DEEPEST = 4  # levels of brackets; an option's value is a number, a name or a list of these
+DEEPEST = 4  # nested levels of YAML; an option's value is a number, a name or a list of these
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's plain values, without anchors and without a key twice."""
+    """A loader of plain YAML values that refuses anchors, merges, and a key that is there twice."""
 
     def __init__(self, stream: str):
         super().__init__(stream)
@@ -43,14 +43,14 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_config(content: bytes, path: str | Path) -> dict[str, Any]:
-    """The options in a config.
+    """Read the options of a config.
 
     Args:
         content: of the file.
         path: of the file, for the message.
 
     Returns:
-        Values by name; none where the file is empty.
+        Values by name; an empty dictionary where the file is empty.
 
     Raises:
         RunError: one line that says what is wrong.

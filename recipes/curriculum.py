@@ -1,6 +1,6 @@
-"""Recipes whose tasks grow harder: a level is trained until it is solved, then the next.
+"""Recipes with a curriculum: when a level of difficulty is solved, training goes on with the next.
 
-A new task of this kind is a file such as copying.py, and a line in registry.py.
+To add a task of this kind, add a file such as copying.py and a line in registry.py.
 """
 
 from __future__ import annotations
@@ -47,30 +47,38 @@ class CurriculumOptions(EpisodicOptions):
     """Options of recipes with a curriculum."""
 
     updates: int | None = option(4000, "stop after this many weight updates", at_least=1)
-    log_every: int = option(10, "episodes between two decisions of the curriculum", at_least=1)
-    threshold: float = option(0.15, "bits per symbol below which a level is solved", above=0)
+    log_every: int = option(
+        10,
+        "episodes between two rows of metrics.jsonl; with each row the curriculum decides whether "
+        "to go on to the next level of difficulty",
+        at_least=1,
+    )
+    threshold: float = option(
+        0.15, "a level of difficulty is solved when the error in bits per symbol is below", above=0
+    )
     episodes: Literal["lockstep", "back-to-back"] = option(
         "lockstep",
-        "all rows play episodes of the current level together, or each row plays one episode after "
-        "another of any length up to it",
+        "lockstep: all rows begin and end their episodes together, all of the current level; "
+        "back-to-back: each row has one episode after another, of any length up to that of the "
+        "level",
     )
 
 
 class CurriculumTask(EpisodicTask, Protocol):
-    """A task of symbols that can also draw an episode for a reader."""
+    """A task of symbols that can also show an episode as text."""
 
     def render(self, inputs_L: Any, targets_L: Any, mask_L: Any, outputs_L: Any, /) -> str:
-        """An episode, with what the model makes of it, as lines of text."""
+        """An episode with the model's outputs, as lines of text."""
         ...
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """What a recipe with a curriculum does; see :class:`seqdni.recipes.recipe.RecipeFile`.
+    """The commands of a recipe with a curriculum; see :class:`seqdni.recipes.recipe.RecipeFile`.
 
     Args:
-        task_of: from the options to the task.
-        repeats: whether a level has a number of repetitions R beside its length N.
+        task_of: takes the options and returns the task.
+        repeats: whether a level has a number of repetitions R besides its length N.
     """
 
     task_of: Callable[[Any], CurriculumTask]
@@ -122,7 +130,7 @@ class Curriculum:
         return Session(directory, options, trainer, wrapped, progress, data=stream)
 
     def resumed(self, session: Session) -> None:
-        """Nothing to compare: episodes are drawn anew.
+        """Do nothing: there is no data that could have changed, since episodes are drawn.
 
         Args:
             session: restored.
@@ -139,7 +147,7 @@ class Curriculum:
         """
         options, progress = session.options, session.progress
         task = self.task_of(options)
-        stream = session.data  # whose difficulty this sets, also where another stream wraps it
+        stream = session.data  # its difficulty is set here, also where another stream wraps it
         chunks = _counted(chunks_of(options, session.stream), progress)
         for row in session.train(chunks, work=lambda: progress["episodes"]):
             level = stream.difficulty
@@ -169,13 +177,13 @@ class Curriculum:
 
     @torch.no_grad()
     def sample(self, directory: RunDirectory, options: Any, asked: Sampling) -> None:
-        """Print an episode with what the model makes of it.
+        """Print an episode with the model's answers, the likeliest symbols.
 
         Args:
             directory: of the run.
             options: its options.
             asked: length (symbols to remember; None takes the level that was in training) and seed
-                of the episode; the model answers with the likeliest symbol.
+                of the episode.
 
         Raises:
             RunError: a prompt, a temperature or a top-k was given.
@@ -192,10 +200,10 @@ class Curriculum:
         print(task.render(inputs_L, targets_L, mask_L, outputs_L))
 
     def trained(self, directory: RunDirectory, options: Any) -> Trained:
-        """The model of a run or of an export.
+        """The last model of a run, or that of an export.
 
         Args:
-            directory: of either.
+            directory: of the run or export.
             options: its options.
 
         Returns:
@@ -206,7 +214,7 @@ class Curriculum:
         return load_last(directory, options, model)
 
     def held_out(self, directory: RunDirectory, options: Any, length: int | None) -> HeldOut:
-        """Fresh episodes in chunks, for the horizon.
+        """Newly drawn episodes in chunks, for ``seqdni horizon``.
 
         Args:
             directory: of the run.
@@ -214,7 +222,7 @@ class Curriculum:
             length: symbols to remember; None takes the level that was in training.
 
         Returns:
-            The chunks of one lock-step episode, and what the model is built and judged by.
+            The chunks of one episode of all rows, a new model, and its loss.
         """
         task = self.task_of(options)
         level = _level(task, directory.load("last")["progress"], length)
@@ -222,10 +230,10 @@ class Curriculum:
         return HeldOut(fresh_chunks(task, level, options.chunk_len), model, cross_entropy)
 
     def _measured(self, model: Model, options: Any, progress: dict[str, Any]) -> dict[str, Any]:
-        """Solved levels; and bits per symbol on fresh episodes, up to the level in training.
+        """The solved levels, and the error on new episodes of each level up to that in training.
 
-        The last model may do worse at a level than when it solved it: it has trained at a harder
-        one since.
+        The last model may be worse at a level than when it solved it, because it has been trained
+        on harder levels since.
         """
         task = self.task_of(options)
         length, repeats = progress["solved"]
@@ -249,7 +257,7 @@ class Curriculum:
 
 
 def fresh_chunks(task: EpisodicTask, level: Difficulty, chunk_len: int) -> list[Batch]:
-    """Freshly drawn episodes of one level.
+    """Draw new episodes of one level, the same ones in each call.
 
     Args:
         task: of the run.
@@ -257,7 +265,7 @@ def fresh_chunks(task: EpisodicTask, level: Difficulty, chunk_len: int) -> list[
         chunk_len: T.
 
     Returns:
-        The chunks of one lock-step episode.
+        The chunks of one episode, which all rows begin and end together.
     """
     stream = LockstepEpisodes(task, level, FRESH_EPISODES, chunk_len, FRESH_SEED)
     steps = task.episode(level, 1, torch.Generator()).inputs_LB.shape[0]
@@ -265,7 +273,7 @@ def fresh_chunks(task: EpisodicTask, level: Difficulty, chunk_len: int) -> list[
 
 
 def _level(task: EpisodicTask, progress: dict[str, Any], length: int | None) -> Difficulty:
-    """The level that was in training, or of the length that is asked for."""
+    """The level that was in training, or one of the given length."""
     solved = Difficulty(*progress["solved"])
     level = task.advance(solved) if solved.length else Difficulty()
     return level if length is None else Difficulty(length, level.repeats)
@@ -273,11 +281,11 @@ def _level(task: EpisodicTask, progress: dict[str, Any], length: int | None) -> 
 
 @torch.no_grad()
 def held_out_bits(model: Model, task: EpisodicTask, level: Difficulty) -> float:
-    """The error on freshly drawn episodes.
+    """The error on newly drawn episodes of one level.
 
     Args:
-        model: what is tested.
-        task: on what.
+        model: the model to test.
+        task: the task to test it on.
         level: of the episodes.
 
     Returns:
@@ -293,7 +301,7 @@ def held_out_bits(model: Model, task: EpisodicTask, level: Difficulty) -> float:
 
 
 def _counted(chunks: Iterable[Chunk], progress: dict[str, Any]) -> Iterator[Chunk]:
-    """The chunks, counting the episodes that a row has ended, on average over the rows."""
+    """The chunks; the episodes that they end are counted, as a mean over the rows."""
     for chunk in chunks:
         should_reset = chunk[3]
         assert should_reset is not None

@@ -23,13 +23,14 @@ from seqdni.recipes.files import UNFINISHED, append, read_whole, remove_unfinish
 from seqdni.recipes.lock import NAME as LOCK
 from seqdni.recipes.lock import lock
 
-MOST = 1 << 20  # bytes of a config
+MOST = 1 << 20  # largest size of a config.yaml in bytes
 
 
 class RunDirectory:
-    """Files of one run. Nothing in it is ever half written, and reading it executes no code.
+    """The files of one run. No file is ever half written, and reading them executes no code.
 
-    Nothing is read or written through a link: a folder that comes from a stranger stays in itself.
+    Nothing is read or written through a link, so that a folder that comes from somebody else cannot
+    lead to files outside of it.
 
     Args:
         path: the folder.
@@ -42,7 +43,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, options: Any) -> RunDirectory:
-        """A new folder with the effective options in it, which no other process may write to.
+        """Make a new folder with the run's options in it, and lock it.
 
         Args:
             options: a recipe's options; ``out`` names the folder, or None for ``runs/RECIPE/TIME``.
@@ -51,7 +52,7 @@ class RunDirectory:
             The directory.
 
         Raises:
-            RunError: there is a run in it already.
+            RunError: the folder has a run already.
         """
         directory = cls(new_folder(options.out, options.recipe))
         directory.lock()
@@ -59,16 +60,16 @@ class RunDirectory:
         return directory
 
     def lock(self) -> None:
-        """Keep other processes from writing here, until :meth:`close`.
+        """Keep other processes from writing to this folder, until :meth:`close`.
 
         Raises:
-            RunError: one of them does already; names it.
+            RunError: another process writes to it; the message names that process.
         """
         self._lock = lock(self.path)
         remove_unfinished(self.path)
 
     def write_options(self, options: Any) -> None:
-        """Write config.yaml; a result of other options is no longer one.
+        """Write config.yaml, and remove result.json, which may belong to other options.
 
         Args:
             options: a recipe's options.
@@ -79,17 +80,17 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | Path, recipe: str | None = None) -> tuple[RunDirectory, dict]:
-        """An existing run.
+        """Open the folder of an existing run.
 
         Args:
-            path: its folder.
-            recipe: what it must be a run of; None takes any.
+            path: the folder.
+            recipe: the recipe that it must be a run of; None: any.
 
         Returns:
             The directory and its options.
 
         Raises:
-            RunError: it is no run, or one of another recipe.
+            RunError: it is not the folder of a run, or the run is of another recipe.
         """
         directory = cls(path)
         try:
@@ -113,7 +114,7 @@ class RunDirectory:
         """Add a row to metrics.jsonl, and its numbers to TensorBoard where that is installed.
 
         Args:
-            row: with ``update`` and ``tokens``, what was trained so far.
+            row: numbers by name, among them ``update`` and ``tokens``.
         """
         append(self.path, "metrics.jsonl", json.dumps(_finite(row)) + "\n")
         if self._board is None:
@@ -124,12 +125,12 @@ class RunDirectory:
                     self._board.add_scalar(name, value, row["update"])
 
     def forget_metrics_after(self, tokens: int) -> None:
-        """Drop rows that a stopped run wrote after its last checkpoint; they will come again.
+        """Drop rows that a stopped run wrote after its last checkpoint; it will write them again.
 
-        Damaged rows are dropped as well, and counted on standard error: they stop no run.
+        Damaged rows are dropped too, and their number is printed on standard error.
 
         Args:
-            tokens: trained on at the checkpoint.
+            tokens: number of tokens trained on until the checkpoint.
         """
         try:
             lines = read_whole(self.path, "metrics.jsonl").splitlines(keepends=True)
@@ -145,7 +146,7 @@ class RunDirectory:
         write_whole(self.path, "metrics.jsonl", b"".join(kept))
 
     def save(self, name: str, state: dict[str, Any]) -> None:
-        """Write a checkpoint: whole or not at all.
+        """Write a checkpoint, whole or not at all.
 
         Args:
             name: ``last`` or ``best``.
@@ -154,7 +155,7 @@ class RunDirectory:
         write_whole(self.path, f"{name}.pt", to_bytes(state))
 
     def load(self, name: str) -> dict[str, Any]:
-        """Read a checkpoint, or an export in its place; tensors and primitives only, no code.
+        """Read a checkpoint, or an export where there is none, without running any code in it.
 
         Args:
             name: ``last`` or ``best``.
@@ -192,7 +193,7 @@ class RunDirectory:
         return saved
 
     def has_checkpoint(self) -> bool:
-        """Whether the run came as far as its first checkpoint; else it begins with its options."""
+        """Whether the run has a checkpoint; one without begins again with its options."""
         return any(os.path.lexists(self.path / name) for name in ("last.pt", WEIGHTS))
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
@@ -206,7 +207,7 @@ class RunDirectory:
         write_whole(self.path, name, text.encode())
 
     def close(self) -> None:
-        """Flush what TensorBoard has not written yet, and let other processes write."""
+        """Finish writing for TensorBoard, and let other processes write to the folder."""
         if self._board:
             self._board.close()
         if self._lock is not None:
@@ -215,7 +216,7 @@ class RunDirectory:
 
 
 def _tokens_of(line: bytes) -> int | float | None:
-    """Where a row of metrics.jsonl stands, or None where it is damaged."""
+    """The number of tokens in a row of metrics.jsonl; None where the row is damaged."""
     try:
         tokens = json.loads(line)["tokens"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -224,7 +225,7 @@ def _tokens_of(line: bytes) -> int | float | None:
 
 
 def _finite(value: Any) -> Any:
-    """The same with null for what JSON has no number for."""
+    """Replace numbers that are not finite by None, because JSON does not have them."""
     if isinstance(value, dict):
         return {name: _finite(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -233,17 +234,17 @@ def _finite(value: Any) -> Any:
 
 
 def new_folder(out: str | None, recipe: str) -> Path:
-    """An empty folder. What a process has left that was killed before it had begun counts as empty.
+    """Make an empty folder. One with nothing but files that a killed process left counts as empty.
 
     Args:
         out: its name; None for ``runs/RECIPE/TIME``.
-        recipe: its name.
+        recipe: name of the recipe.
 
     Returns:
         The folder.
 
     Raises:
-        RunError: there is something in it already.
+        RunError: the folder is not empty.
     """
     if out is None:
         return _new_folder(Path("runs", recipe))
@@ -262,7 +263,7 @@ def _is_of_a_run(path: Path) -> bool:
 
 
 def _new_folder(parent: Path) -> Path:
-    """A folder named by the time, made by this call and no other."""
+    """Make a folder named by the time, which did not exist before."""
     now, number = time.strftime("%Y%m%d-%H%M%S"), 1
     parent.mkdir(parents=True, exist_ok=True)
     while True:

@@ -12,7 +12,7 @@ from seqdni.recipes.trainers import way_of
 
 @dataclass
 class EpisodicOptions(RunOptions):
-    """Options of recipes whose rows play episodes."""
+    """Options of recipes whose data are episodes."""
 
     chunk_len: int = option(
         4,
@@ -25,7 +25,8 @@ class EpisodicOptions(RunOptions):
     lr: float = same_option(RunOptions, "lr", 3e-3)
     update_every: Literal["episode"] | int = option(
         "episode",
-        "chunks whose gradients make one update, or 'episode'",
+        "number of chunks whose gradients are summed for one update of the model, or 'episode' for "
+        "all chunks of an episode",
         at_least=1,
         only=lambda options: not way_of(options).whole_episodes,
         when="a trainer that truncates",

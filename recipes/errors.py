@@ -1,4 +1,4 @@
-"""What the command line shows as one line, without a traceback."""
+"""Errors that the command line shows as one line, without a traceback."""
 
 
 class RunError(Exception):
@@ -9,7 +9,7 @@ def one_line(error: Exception) -> str:
     """An error's message on one line, or its type where it has none.
 
     Args:
-        error: any.
+        error: any error.
 
     Returns:
         At most 200 characters.

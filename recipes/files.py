@@ -1,4 +1,7 @@
-"""Files in a folder that may come from a stranger: never through a link, never half written."""
+"""Reads and writes files in a folder that may come from somebody else.
+
+No file is read or written through a link, and none is ever half written.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,22 @@ from pathlib import Path
 from seqdni.recipes.errors import RunError
 
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-UNFINISHED = ".*.part"  # what a killed process may leave behind
+UNFINISHED = ".*.part"  # names of files that a killed process may have left
 
 
 def write_whole(folder: Path, name: str, data: bytes | bytearray | memoryview) -> None:
-    """Write a file: whole or not at all.
+    """Write a file, whole or not at all.
 
-    The data goes into a new file beside it, which then takes its place. A link of that name is
-    replaced, not followed.
+    The data is written to a new file in the same folder, which is then renamed. A link of that name
+    is replaced and not followed.
 
     Args:
-        folder: where.
+        folder: of the file.
         name: of the file, without a folder.
-        data: what it is to contain.
+        data: the new content.
 
     Raises:
-        OSError: it cannot be written; names the file.
+        OSError: the file cannot be written; the error names it.
 
     Example:
         >>> import tempfile
@@ -48,16 +51,16 @@ def write_whole(folder: Path, name: str, data: bytes | bytearray | memoryview) -
 
 
 def append(folder: Path, name: str, text: str) -> None:
-    """Add to the end of a file, which is made if it is not there.
+    """Add text to the end of a file, which is made if it does not exist.
 
     Args:
-        folder: where it is.
+        folder: of the file.
         name: of the file, without a folder.
         text: what to add.
 
     Raises:
-        OSError: it cannot be written; names the file.
-        RunError: it is a link, or no ordinary file.
+        OSError: the file cannot be written; the error names it.
+        RunError: it is a link, or not an ordinary file.
     """
     path = folder / name
     try:
@@ -70,19 +73,19 @@ def append(folder: Path, name: str, text: str) -> None:
 
 
 def read_whole(folder: Path, name: str, most: int | None = None) -> bytes:
-    """What a file contains.
+    """Read a whole file.
 
     Args:
-        folder: where it is.
+        folder: of the file.
         name: of the file, without a folder.
-        most: bytes that it may have; None is no limit.
+        most: largest allowed size in bytes; None: no limit.
 
     Returns:
-        The bytes.
+        The content.
 
     Raises:
-        OSError: it is missing or cannot be read; names the file.
-        RunError: it is a link, no ordinary file, or too large.
+        OSError: the file is missing or cannot be read; the error names it.
+        RunError: it is a link, not an ordinary file, or too large.
     """
     path = folder / name
     with open(open_plain(path, os.O_RDONLY), "rb") as file:
@@ -92,18 +95,18 @@ def read_whole(folder: Path, name: str, most: int | None = None) -> bytes:
 
 
 def open_plain(path: Path, flags: int) -> int:
-    """Open an ordinary file; a pipe or a device does not make this wait.
+    """Open an ordinary file, and refuse a pipe or a device without waiting for it.
 
     Args:
         path: of the file.
-        flags: as of :func:`os.open`.
+        flags: as for :func:`os.open`.
 
     Returns:
         Its descriptor.
 
     Raises:
         OSError: it cannot be opened.
-        RunError: it is a link, or no ordinary file.
+        RunError: it is a link, or not an ordinary file.
     """
     if path.is_symlink():
         raise RunError(
@@ -117,10 +120,10 @@ def open_plain(path: Path, flags: int) -> int:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote has left; of a link, the link.
+    """Remove files that a process left which was killed while it wrote. Links are not followed.
 
     Args:
-        folder: of a run that nobody else writes to.
+        folder: of a run that no other process writes to.
     """
     for path in folder.glob(UNFINISHED):
         if path.is_symlink() or path.is_file():

@@ -15,16 +15,16 @@ from seqdni.recipes.session import Session
 
 
 def known_tokens(folder: str) -> KnownVocabulary:
-    """The tokens of a language model that is trained further.
+    """The vocabulary of a language model that is to be trained further.
 
     Args:
         folder: of its run or export.
 
     Returns:
-        Its vocabulary, as a kind of tokens.
+        The vocabulary, as a kind of tokens.
 
     Raises:
-        RunError: it has none, or it is damaged.
+        RunError: the folder has no vocabulary, or a damaged one.
     """
     saved = _saved(folder)
     try:
@@ -37,14 +37,14 @@ def known_tokens(folder: str) -> KnownVocabulary:
 
 
 def start_from(session: Session, folder: str) -> None:
-    """Replace the weights of a run that has not begun.
+    """Replace the random weights of a new run by those of another.
 
     Args:
         session: of that run.
         folder: of another run, or of an export.
 
     Raises:
-        RunError: the weights there are of another model.
+        RunError: the other weights do not fit the model.
     """
     saved = _saved(folder)
     model: Any = session.trainer.model
@@ -52,7 +52,7 @@ def start_from(session: Session, folder: str) -> None:
         model = model.core
     own = model.state_dict()
     weights = saved["trainer"].get("model")
-    if isinstance(weights, dict) and not own.keys() <= weights.keys():  # wrapped where it was saved
+    if isinstance(weights, dict) and not own.keys() <= weights.keys():  # saved with a wrapper
         weights = {str(name).removeprefix("core."): part for name, part in weights.items()}
     try:
         check_weights(weights, own)
@@ -60,7 +60,7 @@ def start_from(session: Session, folder: str) -> None:
     except (Damaged, RuntimeError) as error:
         raise RunError(
             f"--init-from {folder} has another model ({one_line(error)}); give the same --core, "
-            "--hidden, --layers and what else it was built with: see its config.yaml"
+            "--hidden, --layers and other options of the model: see its config.yaml"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Whether what a checkpoint holds is of the kind that a run of the same options has."""
+"""Checks that the parts of a checkpoint are of the same kind as those of a new run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ DEEPEST = 20
 def check_fits(saved: Any, like: Any, name: str) -> None:
     """Compare a part of a checkpoint with that of a run that has just begun.
 
-    Tensors must be of the same type and number of axes, and counts are never negative. A list that
-    is longer than the other's is compared with its last part throughout; where the other's is
-    empty, or None, anything goes.
+    Tensors must have the same type and number of axes, and counts must not be negative. The saved
+    list may be longer than that of the new run; its further parts are compared with the last part
+    of the other. Where the new run has an empty list, or None, everything is accepted.
 
     Args:
-        saved: from the checkpoint.
+        saved: the part in the checkpoint.
         like: the same part of a new run.
         name: of the part, for the message.
 
@@ -67,7 +67,7 @@ def check_fits(saved: Any, like: Any, name: str) -> None:
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse moments that are not of the shape of their weights, which a fused update relies on.
+    """Refuse moments whose shape is not that of their weights: a fused update would not check it.
 
     Args:
         optimizer: with the state of a checkpoint.

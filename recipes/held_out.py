@@ -1,4 +1,4 @@
-"""How far the credit of a run reaches, measured on data that it was not trained on."""
+"""Measures how far credit reaches in a run, on data that it was not trained on."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from seqdni.recipes.trainers import way_of
 
 
 class HeldOut(NamedTuple):
-    """Data that was not trained on, and what is measured there.
+    """Data that was not trained on, with a model and a loss to measure on it.
 
     Args:
         chunks: consecutive, from the beginning of a stream or an episode.
-        model: built by the run's options, its weights not yet those of the run.
-        loss: per step, of the model's outputs and the targets.
+        model: built from the run's options; :func:`measure` puts the run's weights into it.
+        loss: ``(outputs, targets) -> [T, B]``.
     """
 
     chunks: list[Batch]
@@ -42,7 +42,7 @@ def measure(directory: RunDirectory, options: RunOptions, held_out: HeldOut) -> 
         held_out: data and model.
 
     Returns:
-        Agreement of synthetic with true gradients.
+        How well synthetic and true gradients agree.
 
     Raises:
         RunError: the run has no synthesizer, or there is no boundary in the data.
@@ -71,12 +71,12 @@ def measure(directory: RunDirectory, options: RunOptions, held_out: HeldOut) -> 
 
 
 def log_horizon(session: Session, chunks: Callable[[], list[Batch]], row: dict[str, Any]) -> None:
-    """Measure a run in training, if that is due, and add the numbers to a row of its metrics.
+    """Measure a run in training every ``--horizon-every`` updates, and add the result to a row.
 
     Args:
         session: of a run with synthetic gradients.
-        chunks: gives held-out data, at least two consecutive chunks.
-        row: where to add horizon_cosine and horizon_steps.
+        chunks: returns consecutive chunks of held-out data; a single one is not measured.
+        row: a row of metrics, which gets horizon_cosine and horizon_steps.
     """
     every, trainer = session.options.horizon_every, session.trainer
     last = session.progress.setdefault("horizon_at", 0)
@@ -86,10 +86,10 @@ def log_horizon(session: Session, chunks: Callable[[], list[Batch]], row: dict[s
     assert trainer.boundary is not None
     data = chunks()
     if len(data) < 2:
-        return  # all within one chunk: no boundary yet
+        return  # one chunk has no boundary
     known = session.options.look_ahead
     model: Any = trainer.model
-    with torch.random.fork_rng(), without_dropout(model):  # a control draws
+    with torch.random.fork_rng(), without_dropout(model):  # a control draws random numbers
         found = measure_horizon(
             model,
             trainer.boundary,

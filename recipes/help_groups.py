@@ -52,8 +52,9 @@ GROUPS = (
         "synthetic gradients",
         ("synthesizer", "look_ahead", "grad_scale", "synth_lr", "message_scale"),
         (
-            *("synth_hidden", "synth_clip", "synth_steps", "forgetting", "ridge", "solve_every"),
-            *("lessons", "targets", "bound", "control", "hint", "warmup_chunks"),
+            *("synth_hidden", "synth_clip", "updates_per_chunk", "train_fraction", "targets"),
+            *("forgetting", "ridge", "solve_every", "bound", "control", "condition"),
+            *("warmup_chunks",),
         ),
     ),
     Group("limits", ("updates", "epochs", "max_tokens", "max_seconds", "patience"), ()),

@@ -1,4 +1,4 @@
-"""A trained model to work with in Python: what :func:`seqdni.load` returns."""
+"""The trained model that :func:`seqdni.load` returns, to be used in Python."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from seqdni.recipes.registry import saved_run
 
 
 class Loaded(NamedTuple):
-    """A model, what it reads, and the options it was trained with.
+    """A trained model with its vocabulary and the options of its run.
 
     Args:
-        model: trained, on its device.
-        vocabulary: text to token ids and back; None where the model reads no text.
+        model: the model, on its device.
+        vocabulary: converts text to token ids and back; None where the model reads no text.
         options: of its run.
     """
 
@@ -35,7 +35,7 @@ class Loaded(NamedTuple):
     options: Any
 
     def score(self, text: str) -> float:
-        """How well the model predicts a text, its state carried along.
+        """The mean loss of the model on a text, along which its state is carried.
 
         Args:
             text: at least two tokens, of characters that the model knows.
@@ -60,14 +60,15 @@ class Loaded(NamedTuple):
         temperature: float = 1.0,
         top_k: int | None = None,
     ) -> str:
-        """Text that the model makes up.
+        """Generate text.
 
         Args:
             prompt: what the text begins with.
-            length: tokens after the prompt.
-            seed: of the choices.
-            temperature: below 1 is more careful, above 1 more daring; 0 takes the likeliest.
-            top_k: choose among this many of the likeliest; None among all.
+            length: number of tokens after the prompt.
+            seed: of the random choices.
+            temperature: divides the scores: below 1 likely tokens are chosen more often, above 1
+                less often; 0 always takes the likeliest.
+            top_k: choose among so many of the likeliest tokens; None: among all.
 
         Returns:
             The prompt and its continuation.
@@ -84,7 +85,7 @@ class Loaded(NamedTuple):
 
     @torch.no_grad()
     def hidden_states(self, inputs: str | Tensor) -> Tensor:
-        """What the recurrent core shows after each step: the features that the readout is given.
+        """The output of the recurrent core at each step, which is what the readout takes.
 
         Args:
             inputs: a text; or what the model takes, ``[T, B]`` ids or ``[T, B, D]`` features.
@@ -93,7 +94,8 @@ class Loaded(NamedTuple):
             ``[T, B, H]``, one row for a text.
 
         Raises:
-            RunError: a text for a model that reads none, or a model with several readouts.
+            RunError: a text was given to a model that reads none, or the model has several
+                readouts.
         """
         if isinstance(inputs, str):
             inputs = torch.from_numpy(self._encoded(inputs).astype(np.int64))[:, None]

@@ -1,4 +1,4 @@
-"""One process at a time writes to the folder of a run."""
+"""A lock, so that only one process at a time writes to the folder of a run."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network fil
 def lock(folder: Path) -> int:
     """Keep other processes from writing to a run's folder.
 
-    The operating system holds the lock and drops it with the process, however that ends: so the
-    lock of a process that is gone is free. The file tells others who has it.
+    The operating system holds the lock, and releases it when the process ends in any way. The file
+    holds the number of the process that has the lock.
 
     Args:
         folder: of the run.
 
     Returns:
-        A descriptor; closing it gives the lock up.
+        A descriptor; closing it releases the lock.
 
     Raises:
-        RunError: another process has it; names that process.
+        RunError: another process has the lock; the message names that process.
 
     Example:
         >>> import tempfile

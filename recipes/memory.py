@@ -1,4 +1,4 @@
-"""Sizes that no machine's memory holds are refused before anything is allocated."""
+"""Refuses sizes that do not fit into memory, before anything is allocated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seqdni.recipes.errors import RunError
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 COPIES = 4  # of a weight in training: itself, its gradient, and Adam's two moments
 NUMBER = 4  # bytes
-SIGNS = (  # what torch and NumPy say where memory ends
+SIGNS = (  # parts of the messages of torch and NumPy when memory is exhausted
     *("can't allocate memory", "not enough memory", "out of memory", "overflow"),
     *("Unable to allocate", "invalid size", "too large", "too big"),
 )
@@ -22,14 +22,14 @@ SIGNS = (  # what torch and NumPy say where memory ends
 def check_memory(options: Any) -> None:
     """Refuse a core that the memory of this machine cannot hold.
 
-    Counted are the weights of the recurrent layers in training, and a step of their gates for
-    every row: the least that a run needs.
+    The least that a run needs is counted: the weights of the recurrent layers in training, and
+    their gates at one step for every row.
 
     Args:
         options: a recipe's options.
 
     Raises:
-        RunError: naming the options that make it so large.
+        RunError: naming the options that make the core so large.
     """
     gates, hidden = GATES[options.core], options.hidden
     weights = COPIES * gates * 2 * hidden * hidden * options.layers
@@ -48,10 +48,10 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that something is larger than the memory.
 
     Args:
-        error: any.
+        error: any error.
 
     Returns:
-        True for what torch, NumPy and Python raise then.
+        True for the errors that torch, NumPy and Python raise in this case.
 
     Example:
         >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
@@ -63,10 +63,10 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def too_large(error: Exception) -> str:
-    """What to tell the user of it.
+    """The message for the user about an error of memory.
 
     Args:
-        error: for which :func:`is_out_of_memory` is true.
+        error: one for which :func:`is_out_of_memory` is true.
 
     Returns:
         One line.

@@ -24,16 +24,17 @@ def option(
     only: Callable[[Any], bool] | None = None,
     when: str = "",
 ) -> Any:
-    """A dataclass field with what the command line needs to know about it.
+    """Make a dataclass field with all that the command line needs to know about an option.
 
     Args:
-        default: its default.
-        help: what ``--help`` says.
-        at_least: smallest value, inclusive.
-        at_most: largest value, inclusive.
-        above: smallest value, exclusive.
-        only: whether the option has an effect, given all options; changing it without is refused.
-        when: that condition in words.
+        default: the default value.
+        help: the text that ``--help`` shows.
+        at_least: smallest allowed value.
+        at_most: largest allowed value.
+        above: all allowed values are larger.
+        only: takes all options, and returns whether this one has an effect. If it has none, a value
+            for it is refused.
+        when: the condition of ``only`` in words, for the error.
 
     Returns:
         The field.
@@ -49,13 +50,13 @@ def same_option(
     only: Callable[[Any], bool] | None = None,
     when: str = "",
 ) -> Any:
-    """An option of another dataclass, as it is there or with a default or a condition of its own.
+    """Repeat an option of another dataclass, perhaps with another default or one more condition.
 
     Args:
         options_type: the other dataclass.
         name: of its field.
-        default: that the recipe has instead; without one, the other's.
-        only: a further condition for an effect, beside the other's; None adds none.
+        default: the other default; if it is not given, the default stays.
+        only: one more condition for an effect, besides that of the other option; None: no more.
         when: that condition in words.
 
     Returns:
@@ -137,14 +138,14 @@ def check_values(options: Any) -> None:
 
 
 def check_effect(options: Any, given: set[str]) -> None:
-    """Refuse options without an effect, also where they are given at their default.
+    """Refuse options that have no effect, even if they were given with their default value.
 
     Args:
         options: a recipe's options.
-        given: names of those that the user has set.
+        given: names of the options that the user has set.
 
     Raises:
-        RunError: naming the first.
+        RunError: naming the first such option.
     """
     for each in fields(options):
         only = each.metadata.get("only")

@@ -17,16 +17,16 @@ MOST_THREADS = 1024
 def for_dni(
     default: Any, help: str, synthesizers: tuple[str, ...] = SYNTHESIZERS, **limits: Any
 ) -> Any:
-    """An option that only a run with synthetic gradients has, of some kinds of synthesizer.
+    """An option that has an effect only with synthetic gradients, and with some synthesizers only.
 
     Args:
-        default: its default.
-        help: what ``--help`` says.
-        synthesizers: those that it is for.
-        limits: as of :func:`option`.
+        default: the default value.
+        help: the text that ``--help`` shows.
+        synthesizers: the values of ``--synthesizer`` with which it has an effect.
+        limits: the limits of :func:`seqdni.recipes.option.option`.
 
     Returns:
-        The field.
+        A dataclass field.
     """
 
     def only(options: RunOptions) -> bool:
@@ -40,7 +40,7 @@ def for_dni(
 
 @dataclass
 class RunOptions:
-    """Options that every recipe has, spelled the same."""
+    """Options that every recipe has, under the same names."""
 
     trainer: FlatTrainer = option(  # noqa: RUF009 - a field, as all others; the type is an alias
         "dni",
@@ -49,44 +49,47 @@ class RunOptions:
     )
     recompute: bool = option(
         False,
-        "recompute activations in the backward pass, chunk by chunk: full BPTT at little more than "
-        "the memory of a chunk, for a second forward pass",
+        "whether to recompute activations in the backward pass, chunk by chunk: full BPTT then "
+        "needs little more memory than a chunk, and a second forward pass",
         **only_with_own_trainer("recompute"),
     )
     cut_probability: float = option(
         0.5,
-        "probability of a cut at a chunk boundary; a graph has 1 / this many chunks on average",
+        "probability p of a cut at a chunk boundary; a graph has 1 / p chunks on average",
         above=0,
         at_most=1,
         **only_with_own_trainer("cut_probability"),
     )
     history: int = option(
         1,
-        "chunks before each chunk that are run again and that its gradient reaches",
+        "number of chunks before each chunk that are run once more, so that its gradient reaches "
+        "through them",
         at_least=1,
         **only_with_own_trainer("history"),
     )
     chunk_len: int = option(8, "T: steps of a chunk, the truncation length", at_least=1)
     core: Literal["lstm", "gru", "rnn"] = option("lstm", "kind of recurrent core")
-    hidden: int = option(256, "units of each recurrent layer", at_least=1)
+    hidden: int = option(256, "number of units of each recurrent layer", at_least=1)
     layers: int = option(1, "number of recurrent layers", at_least=1)
     forget_bias: float = option(
         0.0,
-        "what is added to the LSTM's forget bias at the start",
+        "number that is added to the initial forget-gate bias of the LSTM; above 0 it keeps its "
+        "state for longer at the start",
         only=lambda options: options.core == "lstm",
         when="--core lstm",
     )
     init_from: str | None = option(
         None,
-        "folder of a run or of an export whose weights training starts from (fine-tuning); null: "
-        "weights drawn from the seed",
+        "folder of a run or of an export; training starts from its weights (fine-tuning). null: "
+        "random weights, drawn from the seed",
     )
-    batch: int = option(32, "B: rows that are trained side by side", at_least=1)
+    batch: int = option(32, "B: number of sequences (rows) that are trained together", at_least=1)
     lr: float = option(1e-3, "learning rate of the model", above=0)
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "optimiser of the model")
     weight_decay: float = option(
         0.0,
-        "weight decay of the model; decoupled with adamw, else added to the gradient",
+        "weight decay of the model: with adamw apart from the gradient (decoupled), else added to "
+        "it",
         at_least=0,
     )
     momentum: float = option(
@@ -96,126 +99,139 @@ class RunOptions:
         only=lambda options: options.optimizer == "sgd",
         when="--optimizer sgd",
     )
-    clip: float = option(1.0, "largest norm of the model's gradient", above=0)
+    clip: float = option(
+        1.0, "largest norm of the model's gradient, which is scaled down to it", above=0
+    )
     update_every: Literal["episode"] | int = option(
-        1, "chunks whose gradients make one update, or 'episode'", at_least=1
+        1,
+        "number of chunks whose gradients are summed for one update of the model, or 'episode' for "
+        "all chunks of an episode",
+        at_least=1,
     )
     synthesizer: Literal["rls", "whitened", "mlp", "linear", "none"] | None = for_dni(
         None,
-        "what predicts the gradient. rls: linear, by recursive least squares; whitened: one hidden "
-        "tanh layer on the whitened state, by Adam; mlp: one hidden ReLU layer on the raw state, "
-        "by Adam (the paper's); "
-        "linear: the same without the hidden layer; "
-        "none: nothing beyond the steps of --look-ahead; null: rls for episodes, none for text, "
-        "mlp for dni-aux",
+        "the synthesizer, which predicts the gradient at the end of a chunk. rls: linear, solved "
+        "by recursive least squares; whitened: one hidden tanh layer on the whitened state, "
+        "trained by Adam; mlp: one hidden ReLU layer on the state, trained by Adam (the paper's); "
+        "linear: no hidden layer, trained by Adam; none: no synthesizer, only the steps of "
+        "--look-ahead; null: rls for episodes, none for text, mlp with --trainer dni-aux",
     )
     look_ahead: int = for_dni(
         0,
-        "K: steps after a chunk whose gradient is taken by running the model on over them, at "
-        "about K / T of a chunk's cost; the synthesizer is asked for what lies beyond",
+        "K: number of steps after a chunk that the model also runs over, for the exact gradient of "
+        "their loss at the chunk's end. It costs about K / T of a chunk. The synthesizer predicts "
+        "the gradient of what comes after these steps",
         at_least=0,
     )
     forgetting: float = for_dni(
         0.97,
-        "weight that least squares leaves the past from lesson to lesson",
+        "factor on the weight of all earlier data at each update of least squares",
         ("rls",),
         above=0,
         at_most=1,
     )
     ridge: float = for_dni(
-        1e-4, "damping of least squares, relative to each feature's energy", ("rls",), above=0
+        1e-4,
+        "damping of least squares, as a fraction of each feature's sum of squares",
+        ("rls",),
+        above=0,
     )
     solve_every: int | None = for_dni(
         None,
-        "chunks between two solutions of least squares; null: more of them the wider the state",
+        "updates of least squares from one solution to the next; null: a 32nd of the "
+        "number of features, since a solution costs more the wider the state",
         ("rls",),
         at_least=1,
     )
     synth_hidden: int | None = for_dni(
         None,
-        "width of the synthesizer's hidden layer; null: half the core's (the paper: the core's)",
+        "units of the synthesizer's hidden layer; null: half as many as --hidden (in the paper as "
+        "many)",
         ("mlp", "whitened"),
         at_least=1,
     )
-    synth_lr: float = for_dni(
-        1e-3, "learning rate of the synthesizer, which Adam trains", DESCENDED, above=0
-    )
+    synth_lr: float = for_dni(1e-3, "learning rate of the synthesizer's Adam", DESCENDED, above=0)
     synth_clip: float = for_dni(
         1.0, "largest norm of the synthesizer's gradient", DESCENDED, above=0
     )
-    lessons: float = for_dni(
+    train_fraction: float = for_dni(
         1.0,
-        "share of the chunks that the synthesizer learns from; less costs less",
+        "share of the chunks that the synthesizer learns from; a smaller share takes less time",
         LEARNING,
         above=0,
         at_most=1,
     )
-    synth_steps: int = for_dni(
+    updates_per_chunk: int = for_dni(
         1,
-        "regression steps of the synthesizer a chunk, each on its part of the targets",
+        "updates of the synthesizer in a chunk, each on its own part of the targets",
         DESCENDED,
         at_least=1,
     )
     targets: Literal["boundary", "dense"] = for_dni(
         "boundary",
-        "what the synthesizer learns from: the gradient at the chunk's start, or also at every "
-        "state inside the chunk (LSTM and GRU; not with dni-aux)",
+        "gradients that the synthesizer learns from. boundary: that of the state at the chunk's "
+        "start; dense: those of all states in the chunk (LSTM and GRU; not with dni-aux)",
         LEARNING,
     )
     grad_scale: float = for_dni(
-        1.0, "factor on the synthetic gradient where the model consumes it", LEARNING, at_least=0
+        1.0, "factor on the synthetic gradient that the model gets", LEARNING, at_least=0
     )
     bound: float | None = for_dni(
         1.0,
-        "largest synthetic gradient of a row, as a multiple of the usual target; null: no bound",
+        "limit of the root mean square of a row's synthetic gradient, as a multiple of that of the "
+        "gradients that the synthesizer learns from; null: no limit",
         LEARNING,
         above=0,
     )
     control: Literal["shuffled", "batch-mean", "zero"] | None = for_dni(
         None,
-        "a control for experiments: rows get each other's synthetic gradients, or the batch's "
-        "mean, or none; a gain that survives is not credit assignment",
+        "a control for experiments, which changes the gradients that rows get. shuffled: those of "
+        "other rows; batch-mean: the mean of all rows; zero: none. A gain over tbptt that remains "
+        "does not come from credit assignment",
     )
     warmup_chunks: int = for_dni(
         0,
-        "chunks during which the synthesizer learns but is not listened to; known steps are",
+        "number of first chunks in which the synthesizer learns but its predictions are not used "
+        "(the gradients from --look-ahead are)",
         LEARNING,
         at_least=0,
     )
     horizon_every: int | None = for_dni(
         None,
-        "measure every this many updates, on held-out data, how far credit reaches, and log it: "
-        "horizon_cosine (weight gradient against full BPTT's), horizon_steps; null: never",
+        "updates between two measurements, on held-out data, of how far credit reaches. The log "
+        "gets horizon_cosine (cosine of the weight gradient with that of full BPTT) and "
+        "horizon_steps; null: no measurement",
         at_least=1,
     )
     precision: Literal["float32", "bfloat16"] = option(
         "float32",
-        "type of the model's numbers; with bfloat16 the parameters stay float32 (autocast)",
+        "number type of the computation; with bfloat16 the parameters stay float32 (autocast)",
     )
     seed: int = option(
         0, "seed of the initial weights and of the data", at_least=0, at_most=2**63 - 1
     )
     updates: int | None = option(10_000, "stop after this many weight updates", at_least=1)
-    max_seconds: float | None = option(None, "stop after this much training time", above=0)
+    max_seconds: float | None = option(None, "stop after this many seconds of training", above=0)
     device: str = option(
         "auto", "where to compute: cpu, cuda, cuda:1 ...; auto takes a GPU if there is one"
     )
     threads: int | None = option(
-        None, "number of CPU threads; null leaves it to torch", at_least=1, at_most=MOST_THREADS
+        None, "number of CPU threads; null: torch decides", at_least=1, at_most=MOST_THREADS
     )
     log_every: int = option(50, "updates between two rows of metrics.jsonl", at_least=1)
-    checkpoint_seconds: float = option(60.0, "training time between two checkpoints", above=0)
+    checkpoint_seconds: float = option(60.0, "seconds of training between two checkpoints", above=0)
     out: str | None = option(None, "folder of the run; null: runs/RECIPE/TIME")
 
 
 class Sampling(NamedTuple):
-    """What ``seqdni sample`` was asked for.
+    """The options of ``seqdni sample``.
 
     Args:
-        length: symbols; None takes the recipe's.
-        seed: of the choices.
-        temperature: below 1 is more careful, above 1 more daring; 0 always takes the likeliest.
-        top_k: choose among this many of the likeliest; None among all.
+        length: number of symbols; None takes the recipe's.
+        seed: of the random choices.
+        temperature: divides the scores: below 1 likely symbols are chosen more often, above 1 less
+            often; 0 always takes the likeliest.
+        top_k: choose among so many of the likeliest symbols; None: among all.
         prompt: text to continue.
     """
 
@@ -234,11 +250,11 @@ RESUMABLE = {
 
 
 def check(options: Any, synthesizer: str) -> None:
-    """Refuse values out of range, and settings that would be silently ignored.
+    """Refuse values out of range, and options that would have no effect.
 
     Args:
-        options: a recipe's options; an open choice of the synthesizer is filled in.
-        synthesizer: the recipe's choice.
+        options: a recipe's options. This function sets ``synthesizer`` where it is None.
+        synthesizer: the recipe's default for it.
 
     Raises:
         RunError: naming the option.
@@ -256,8 +272,8 @@ def check(options: Any, synthesizer: str) -> None:
             f"--trainer {options.trainer} shapes a hidden layer of the synthesizer, and "
             f"--synthesizer {options.synthesizer} has none; add --synthesizer mlp"
         )
-    if options.synth_steps > 1 and way.aux:
-        raise RunError("--synth-steps needs --trainer dni")
+    if options.updates_per_chunk > 1 and way.aux:
+        raise RunError("--updates-per-chunk needs --trainer dni")
     if options.targets == "dense" and options.precision != "float32":
         raise RunError("--targets dense computes the core in float32; leave --precision at float32")
     if options.targets == "dense" and options.core == "rnn":

@@ -1,4 +1,4 @@
-"""How a dataclass of options becomes a command line, and YAML."""
+"""Makes a command-line parser from a dataclass of options, and reads command lines and configs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ from seqdni.recipes.help_groups import in_groups
 from seqdni.recipes.option import flag
 
 CONFIGS = Path(__file__).parent / "configs"  # shipped; known by their names
+# Options that had another name in earlier versions: the old name, and the name now.
+RENAMED = {
+    "lessons": "train_fraction",
+    "synth_steps": "updates_per_chunk",
+    "hint": "condition",
+}
 
 
 def recipe_parser(
@@ -29,7 +35,7 @@ def recipe_parser(
         recipe: its name.
         summary: one line.
         options_type: dataclass of options.
-        experts: whether its help shows all options, or those that most runs need.
+        experts: whether its help shows all options; False: only those that most runs need.
 
     Returns:
         A parser with a flag for each field, ``--config``, ``--print_config`` and ``--resume``.
@@ -70,7 +76,7 @@ def _add_files(parser: ArgumentParser) -> None:
 
 
 def given_flags(words: Sequence[str]) -> set[str]:
-    """The options that a command line itself gives, those of its configs left aside.
+    """The options that a command line itself gives, without those of its configs.
 
     Args:
         words: the command line.
@@ -92,7 +98,7 @@ def parse(parser: ArgumentParser, words: Sequence[str], defaults: bool = True) -
     Args:
         parser: from :func:`recipe_parser`.
         words: the command line.
-        defaults: also give the options that the words do not name.
+        defaults: whether to return also the options that the words do not name.
 
     Returns:
         Options by field name.
@@ -117,7 +123,7 @@ def parse(parser: ArgumentParser, words: Sequence[str], defaults: bool = True) -
 
 
 def parse_saved(parser: ArgumentParser, saved: dict[str, Any]) -> dict[str, Any]:
-    """Check the options of a config.yaml that a run has written, which may come from anybody.
+    """Check the options of a run's config.yaml, which may have been edited.
 
     Args:
         parser: from :func:`recipe_parser`.
@@ -136,7 +142,7 @@ def parse_saved(parser: ArgumentParser, saved: dict[str, Any]) -> dict[str, Any]
 
 
 def _config(word: str, parser: ArgumentParser) -> Path:
-    """The config that a word names, found good as far as its form and its names go."""
+    """The path of the config that a word names; its form and the names of its options are good."""
     path, shipped = Path(word), CONFIGS / f"{word}.yaml"
     if not path.is_file() and word in known_configs():
         path = shipped
@@ -166,20 +172,26 @@ def known_configs() -> list[str]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint for a word that is not known.
+    """The end of an error about a word that is not known: the word that was probably meant.
 
     Args:
         word: as it was typed.
-        known: what it may have been meant to be.
+        known: the words that would be accepted.
 
     Returns:
-        The end of a sentence, empty where nothing is near.
+        The end of a sentence; empty where no known word is similar.
 
     Example:
         >>> did_you_mean("--chunk-lenght", ["--chunk-len", "--lr"])
         '; did you mean --chunk-len?'
+        >>> did_you_mean("--lessons", ["--train-fraction", "--lr"])
+        '; its name is now --train-fraction'
     """
-    near = difflib.get_close_matches(word, list(known), 1)
+    known = list(known)
+    now = RENAMED.get(word.removeprefix("--").replace("-", "_"), "")
+    for name in {now, flag(now)} & set(known):
+        return f"; its name is now {name}"
+    near = difflib.get_close_matches(word, known, 1)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -1,4 +1,4 @@
-"""What every recipe has: what the commands call, and how a trained model is read and exported."""
+"""The functions that every recipe has, and how a trained model is read and exported."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Trained(NamedTuple):
     """The model of a run, or of an export.
 
     Args:
-        model: with its weights, as it is evaluated.
-        progress: of the run, when the model was saved.
-        vocabulary: text to token ids and back; None where the model reads no text.
-        saved_part: what checkpoints hold, where that is a part of the model; None: all of it.
+        model: the model that is evaluated, with its weights.
+        progress: the run's progress when the model was saved.
+        vocabulary: converts text to token ids and back; None where the model reads no text.
+        saved_part: the part of the model that checkpoints hold; None: all of it.
     """
 
     model: Any
@@ -33,45 +33,45 @@ class Trained(NamedTuple):
 
 
 class RecipeFile(Protocol):
-    """What a recipe does: a module with these functions, or an object with these methods."""
+    """The functions of a recipe, which the commands call: of a module, or methods of an object."""
 
     def prepare(self, options: Any) -> None:
-        """Refuse options that cannot work, before any data is read; make paths absolute."""
+        """Refuse options that cannot work, before any data is read, and make paths absolute."""
 
     def start(self, options: Any, directory: RunDirectory) -> Session:
-        """Data, model and trainer of a run that has not begun."""
+        """Make the data, model and trainer of a new run."""
         ...
 
     def resumed(self, session: Session) -> None:
-        """Refuse to go on with a restored session if its data is not that of the run."""
+        """Refuse to resume a session if its data is not that of the run."""
 
     def run(self, session: Session) -> dict[str, Any]:
-        """Train a new or restored session to its end; returns what result.json holds."""
+        """Train a new or restored session to its end, and return the content of result.json."""
         ...
 
     @property
     def evaluate(self) -> Any:
-        """``(directory, options)`` to the result, computed again from a checkpoint."""
+        """A function of ``(directory, options)`` that computes the result from a checkpoint."""
 
     def sample(self, directory: RunDirectory, options: Any, asked: Sampling) -> None:
-        """Print what the trained model makes."""
+        """Print a sample of what the trained model generates or answers."""
 
     def trained(self, directory: RunDirectory, options: Any) -> Trained:
-        """The model of a run or of an export; needs no data."""
+        """The model of a run, or that of an export; it can be read without the data."""
         ...
 
     def held_out(self, directory: RunDirectory, options: Any, length: int | None, /) -> HeldOut:
-        """Data that was not trained on, for the horizon."""
+        """Data that was not trained on, for ``seqdni horizon``."""
         ...
 
 
 class Recipe(NamedTuple):
-    """A recipe, as the command line knows it.
+    """A recipe as an entry of the command line.
 
     Args:
         summary: its line in ``seqdni ls``.
-        options: dataclass of its options.
-        file: what it does.
+        options: the dataclass of its options.
+        file: its functions.
         reads_text: whether its models read text, so that they can score and continue a text.
         compared: the ways of training that ``--trainer all`` runs one after another.
     """
@@ -84,12 +84,12 @@ class Recipe(NamedTuple):
 
 
 def load_last(directory: RunDirectory, options: Any, model: nn.Module) -> Trained:
-    """Put the last weights of a run, or those of an export, into a model that was built alike.
+    """Put the last weights of a run, or those of an export, into a model.
 
     Args:
-        directory: of either.
+        directory: of the run or export.
         options: its options.
-        model: built by these.
+        model: built from these options.
 
     Returns:
         The same model, and the run's progress.
@@ -103,14 +103,14 @@ def load_last(directory: RunDirectory, options: Any, model: nn.Module) -> Traine
 
 
 def exported(found: Trained) -> tuple[nn.Module, dict[str, Any]]:
-    """What others need to use a model.
+    """The parts of a trained model that an export has.
 
     Args:
         found: the model.
 
     Returns:
         The module whose weights are written, and files by name: the vocabulary if there is one,
-        for subwords sentencepiece's own too.
+        and for subwords also the model file of sentencepiece.
     """
     files: dict[str, Any] = {}
     if found.vocabulary is not None:
@@ -121,10 +121,10 @@ def exported(found: Trained) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def check_no_text(asked: Sampling) -> None:
-    """Refuse what only a language model can be asked for.
+    """Refuse options of ``seqdni sample`` that are for language models alone.
 
     Args:
-        asked: by the user.
+        asked: the options that the user gave.
 
     Raises:
         RunError: a prompt, a temperature or a top-k was given.
@@ -138,11 +138,11 @@ def check_same_images(options: Any, digest: str | None, progress: dict[str, Any]
 
     Args:
         options: of the run.
-        digest: of the images that are there now; None where all is drawn.
-        progress: of the run, with that of its own.
+        digest: digest of the images that are there now; None where the data is drawn at random.
+        progress: of the run, with the digest of the images that it was trained on.
 
     Raises:
-        RunError: they are others.
+        RunError: the digests differ.
     """
     if digest != progress.get("data"):
         where = getattr(options, "data_dir", None) or "scikit-learn"
@@ -150,7 +150,7 @@ def check_same_images(options: Any, digest: str | None, progress: dict[str, Any]
 
 
 def resumed(session: Session) -> None:
-    """Refuse to go on with other images.
+    """Refuse to resume a run with other images.
 
     Args:
         session: restored; its data has a digest.

@@ -1,4 +1,4 @@
-"""The recipes by name, and how a run's folder tells which of them it is of."""
+"""The recipes by name, and how the recipe and options of a saved run are found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.lm import recipe as lm
 from seqdni.recipes.option import check_kinds
-from seqdni.recipes.parsing import parse_saved, recipe_parser
+from seqdni.recipes.parsing import RENAMED, parse_saved, recipe_parser
 from seqdni.recipes.recipe import Recipe
 
 RECIPES = {
@@ -29,7 +29,7 @@ RECIPES = {
 
 
 def saved_run(path: str | Path) -> tuple[RunDirectory, Recipe, Any]:
-    """A run that is there, or an export of one.
+    """Open the folder of a run, or of an export.
 
     Args:
         path: its folder.
@@ -38,7 +38,7 @@ def saved_run(path: str | Path) -> tuple[RunDirectory, Recipe, Any]:
         The folder, its recipe, and its options, checked.
 
     Raises:
-        RunError: it is no run, or its config.yaml is damaged.
+        RunError: it is not the folder of a run, or its config.yaml is damaged.
     """
     directory, saved = RunDirectory.open(path)
     if saved["recipe"] not in RECIPES:
@@ -51,11 +51,11 @@ def saved_run(path: str | Path) -> tuple[RunDirectory, Recipe, Any]:
 
 
 def saved_options(recipe: Recipe, saved: dict[str, Any]) -> Any:
-    """The options in a config.yaml that a run has written.
+    """The options in a config.yaml that a run has written, perhaps under an earlier version.
 
     Args:
         recipe: of the run.
-        saved: values by name.
+        saved: values by name; an option may have the name of an earlier version.
 
     Returns:
         The recipe's options.
@@ -64,6 +64,10 @@ def saved_options(recipe: Recipe, saved: dict[str, Any]) -> Any:
         RunError: an option is unknown, or its value is of the wrong kind.
     """
     names = {each.name for each in fields(recipe.options)}
+    saved = dict(saved)
+    for old, new in RENAMED.items():
+        if old in saved and new in names - set(saved):
+            saved[new] = saved.pop(old)
     if unknown := sorted(set(saved) - names):
         raise RunError(f"config.yaml has options that this version does not know: {unknown}")
     parser = recipe_parser(saved["recipe"], recipe.summary, recipe.options)

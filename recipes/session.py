@@ -1,4 +1,4 @@
-"""A run in progress: the loop around the trainer, its checkpoints, and how it stops."""
+"""A run in progress: the training loop, its checkpoints, and how it is stopped."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from seqdni.recipes.fit import check_fits, check_optimizer
 from seqdni.recipes.option import LIMITS, flag
 from seqdni.recipes.trainers import way_of
 
-FIRST_LINE, EVERY_LINE = 2.0, 30.0  # seconds of training, off a terminal
-# What a checkpoint with edited values makes of whatever takes it up.
+FIRST_LINE, EVERY_LINE = 2.0, 30.0  # seconds of training between lines, where there is no terminal
+# The errors that a checkpoint with edited values can cause when it is restored or first used.
 UNFIT = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError),
     *(RuntimeError, TypeError, ValueError),
@@ -32,16 +32,16 @@ UNFIT = (
 
 
 class Session:
-    """What a run computes with, and all that it must save to go on as if never stopped.
+    """A run's trainer and data, with all that it saves to continue as if it had never stopped.
 
     Args:
-        directory: where it writes.
+        directory: the folder of the run.
         options: its options.
         trainer: a :class:`seqdni.Trainer`, or a :class:`seqdni.HierarchyTrainer`.
         stream: what it trains on; has ``state_dict`` and ``load_state_dict``.
-        progress: the recipe's own numbers, primitives only.
-        data: what the recipe read and need not read again.
-        unit: of the training error in the log: bits, or the loss itself under another name.
+        progress: numbers that the recipe keeps and saves; primitives only.
+        data: what the recipe has read and does not save.
+        unit: unit of the training error in the log: ``bits``, or a name for the loss itself.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class Session:
         self.data = data
         self.unit = unit
         self.most_tokens: int | None = getattr(options, "max_tokens", None)  # to train on
-        self.seconds = 0.0  # of training, evaluations not counted
-        self.reported = 0.0  # work at the last report
-        self._proved = True  # whether what was restored has made a step
+        self.seconds = 0.0  # of training, without evaluations
+        self.reported = 0.0  # work (see train) at the last row of metrics
+        self._proved = True  # False after a restore until the first step has succeeded
 
     def train(
         self,
@@ -72,32 +72,33 @@ class Session:
         work: Callable[[], float],
         finished: Callable[[], bool] = lambda: False,
     ) -> Iterator[dict[str, Any]]:
-        """Train until a limit is reached, and hand out a row of metrics every ``log_every``.
+        """Train until a limit is reached, and yield a row of metrics every ``log_every``.
 
-        What the caller adds to the row is logged with it, but for ``note``, which only the progress
-        bar shows, and ``shown``, which it shows in place of the training error; what the caller
-        does to the stream takes effect from the next chunk on. Its time is not counted as training.
+        The caller may add numbers to the row, and they are logged with it. Two entries are not
+        logged: the progress bar shows ``note`` as well as the training error, and ``shown`` in its
+        place. The caller may also change the stream; the next chunk is then the first changed one.
+        The caller's time is not counted as training.
 
         Args:
             chunks: the stream, or an iterator over it.
-            work: what ``log_every`` counts, so far: updates, episodes.
-            finished: whether to stop before the limits, asked before each chunk.
+            work: returns how much has been done, in what ``log_every`` counts: updates, episodes.
+            finished: returns whether to stop before the limits; called before each chunk.
 
         Yields:
-            A row: update, tokens, seconds, train_bits (or the unit's), synth_loss (1: no better
-            than zero; with the auxiliary task the two losses are added). For a hierarchy also
-            train_bits_K of each level K that has a loss beside others, and message_loss_K.
+            A row: update, tokens, seconds, train_bits (or train_UNIT), synth_loss (1 is as good as
+            a prediction of zero; with the auxiliary task the two losses are added). For a hierarchy
+            also train_bits_K of each level K, if several have a loss, and message_loss_K.
 
         Raises:
-            RunStopped: Ctrl-C or SIGTERM; the run is saved.
-            RunError: the loss is no longer finite; the last checkpoint is.
+            RunStopped: the user pressed Ctrl-C, or SIGTERM came; the run is saved.
+            RunError: the loss is no longer finite. The last checkpoint is, and is kept.
         """
         trainer, options = self.trainer, self.options
         steps_known = getattr(options, "look_ahead", 0) if way_of(options).synthetic else 0
         source = iter(chunks)
         saved_at = self.seconds
         if not (self.directory.path / "last.pt").exists():
-            self.save("last")  # so that there is something to resume from, however early it ends
+            self.save("last")  # so that a run that ends early can be resumed
         with _stop_requests() as stopping, self._bar() as bar:
             clock = time.perf_counter()
             shown_at = self.seconds + FIRST_LINE - EVERY_LINE
@@ -163,7 +164,7 @@ class Session:
         )
 
     def restore(self) -> None:
-        """Take up the last checkpoint.
+        """Continue from the last checkpoint.
 
         Raises:
             RunError: there is none, or it does not fit the options.
@@ -228,7 +229,7 @@ class Session:
         """How much of the run is done.
 
         Returns:
-            0 at the start, 1 or more where the first of its limits is reached.
+            0 at the start, 1 or more when the first of its limits is reached.
         """
         options = self.options
         parts = [0.0]
@@ -260,10 +261,10 @@ class Session:
         return reached
 
     def further(self) -> str:
-        """The limits that were reached, doubled: what a command to train on may give.
+        """The limits that were reached, doubled, to be added to a command that trains further.
 
         Returns:
-            Words of a command line.
+            Words of a command line, e.g. ``--updates 8000``.
         """
         doubled = []
         for reached in self.limits_reached():
@@ -322,7 +323,7 @@ class Session:
         )
 
     def _print_line(self) -> None:
-        """Where there is no terminal for a bar: how far the run is. Does not ask the device."""
+        """Print how far the run is, where there is no terminal for a bar."""
         done = f"{self.trainer.updates} updates, {self.trainer.tokens:,} tokens"
         print(
             f"{100 * self.fraction():5.1f}% after {self.seconds:.0f} s: {done}",
@@ -339,16 +340,16 @@ class Session:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Filled by Ctrl-C and SIGTERM, to stop after the chunk; a second one stops at once."""
+    """Collect Ctrl-C and SIGTERM in a list, to stop after the chunk; a second one stops at once."""
     requests: list[int] = []
 
-    def ask(number: int, _frame: Any) -> None:
+    def request(number: int, _frame: Any) -> None:
         if requests:
             raise KeyboardInterrupt
         requests.append(number)
         os.write(2, b"\nstopping after this chunk; once more stops at once\n")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield requests
     finally:
@@ -366,10 +367,10 @@ def _floats(state: Any) -> Iterator[torch.Tensor]:
 
 
 def table(rows: dict[str, Any]) -> str:
-    """Two aligned columns.
+    """A table of two aligned columns.
 
     Args:
-        rows: names and values; floats are shown with four digits.
+        rows: names and values; floats are shown with four decimals.
 
     Returns:
         The lines.

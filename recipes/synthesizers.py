@@ -96,7 +96,7 @@ def synthetic_gradients(options: Any, boundary: Boundary) -> SyntheticGradients:
         options: the synthesizer's settings.
         boundary: with its synthesizer.
     """
-    targets, fraction = options.targets, options.lessons
+    targets, fraction = options.targets, options.train_fraction
     if boundary.synthesizer is None:
         targets, fraction = "boundary", 1.0
     descent = options.synthesizer in DESCENDED and boundary.synthesizer is not None
@@ -107,6 +107,6 @@ def synthetic_gradients(options: Any, boundary: Boundary) -> SyntheticGradients:
         clip=options.synth_clip if descent else None,
         warmup_chunks=options.warmup_chunks,
         targets=targets,
-        updates_per_chunk=options.synth_steps if descent else 1,
+        updates_per_chunk=options.updates_per_chunk if descent else 1,
         train_fraction=fraction,
     )

@@ -1,7 +1,7 @@
-"""The ways of training that ``--trainer`` names, one entry in one table for each.
+"""A table of the ways of training that ``--trainer`` names, with one entry for each.
 
-An entry says in what a way differs from the others. Which options do not go together is checked
-where the options are. To add a way, add its name to :data:`FlatTrainer` and an entry to
+An entry has all in which a way differs from the others; which options do not go together is checked
+in the files of the options. To add a way, add its name to :data:`FlatTrainer` and an entry to
 :data:`TRAINERS`. If it has options of its own, add these to options.py and help_groups.py.
 """
 
@@ -61,16 +61,18 @@ class Way(NamedTuple):
     """A way of training.
 
     Args:
-        help: what ``--help`` says of it, where one network is trained.
+        help: its description in ``--help``; empty for a way that only trains hierarchies.
         own_options: names of the options that have an effect with this way alone.
         whole_episodes: whether the chunks are whole episodes, so that nothing is truncated.
         synthetic: whether synthesizers predict gradients.
         aux: whether the synthesizer has the auxiliary task.
-        wrap_stream: from the options and a stream of chunks to the stream that is trained on.
-        wrap_model: from the options and a model to the model that is trained.
-        credit: from the options and a model to what carries gradients over a chunk's end.
-        cuts_per_chunk: from the options to the mean number of cuts at a chunk's end, 0 to 1.
-        mode: of :class:`seqdni.HierarchyTrainer`; None where a hierarchy cannot be trained so.
+        wrap_stream: takes the options and a stream of chunks, and returns the stream to train on.
+        wrap_model: takes the options and a model, and returns the model to train.
+        credit: takes the options and a model, and returns the ``credit`` of
+            :class:`seqdni.Trainer`.
+        cuts_per_chunk: takes the options, and returns the mean number of cuts at a chunk's end,
+            from 0 to 1.
+        mode: the mode of :class:`seqdni.HierarchyTrainer`; None: this way is for one network alone.
     """
 
     help: str = ""
@@ -113,7 +115,7 @@ TRAINERS = {
         aux=True,
         credit=partial(_synthetic, aux=True),
     ),
-    # The next two are for networks at several rates alone.
+    # The next two are only for hierarchies.
     "joint": Way(mode="joint"),
     "no-feedback": Way(mode="no-feedback"),
 }
@@ -121,7 +123,7 @@ SYNTHETIC = tuple(name for name, way in TRAINERS.items() if way.synthetic)
 
 
 def way_of(options: Any) -> Way:
-    """The way of training that the options name.
+    """The way of training that ``--trainer`` names.
 
     Args:
         options: of a run.
@@ -138,11 +140,11 @@ def way_of(options: Any) -> Way:
 
 
 def chunks_of(options: Any, stream: Any) -> Iterable[Any]:
-    """What the trainer takes one after another from a stream.
+    """The chunks that the trainer is given.
 
     Args:
         options: of the run.
-        stream: of chunks.
+        stream: a stream of chunks.
 
     Returns:
         The stream itself, or its whole episodes where nothing is truncated.
@@ -151,10 +153,10 @@ def chunks_of(options: Any, stream: Any) -> Iterable[Any]:
 
 
 def only_with_own_trainer(option_name: str) -> dict[str, Any]:
-    """When an option has an effect that belongs to some ways of training.
+    """The condition of an option that has an effect with some ways of training only.
 
     Args:
-        option_name: in their ``own_options``.
+        option_name: the option's name, as it stands in the ``own_options`` of these ways.
 
     Returns:
         The arguments ``only`` and ``when`` of :func:`seqdni.recipes.option.option`.

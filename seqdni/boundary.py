@@ -1,10 +1,11 @@
-r"""Where the graph is cut: the one mechanism behind a chunk's end and a fast-to-slow message.
+r"""A place where the graph is cut: the end of a chunk, or a message between levels of a hierarchy.
 
-Shapes: B rows, S features of a packed state, K features of condition.
+Shapes: B rows, S features of a packed state, K features of a condition.
 
-The side before a boundary with state :math:`s` adds :math:`\langle \hat g, s \rangle` to its
-objective, with :math:`\hat g = scale \cdot M(s)` a constant: its backward pass carries
-:math:`\hat g` on. The side after starts from a cut copy, whose gradient becomes M's target.
+What runs before a boundary with state :math:`s` adds :math:`\langle \hat g, s \rangle` to its
+objective, where :math:`\hat g = scale \cdot M(s)` is a constant. Its backward pass then begins with
+:math:`\hat g` at :math:`s`. What runs after the boundary starts from a copy of :math:`s` without a
+graph. The gradient of this copy becomes the target of the synthesizer M.
 
 Source: Jaderberg et al., arXiv 1608.05343, section 2.1.
 """
@@ -30,8 +31,8 @@ def bootstrap_term(state: State, synthetic_grad_BS: Float[Tensor, "B S"]) -> Flo
     .. math:: \langle \mathrm{stop\_grad}(\hat g), s \rangle
 
     Args:
-        state: the state at the chunk's end, still attached to the chunk's graph.
-        synthetic_grad_BS: the gradient to carry on from there, packed.
+        state: the state at the chunk's end, with the chunk's graph.
+        synthetic_grad_BS: its synthetic gradient, packed.
 
     Returns:
         A scalar to add to the objective before the one backward pass.
@@ -46,14 +47,14 @@ def bootstrap_term(state: State, synthetic_grad_BS: Float[Tensor, "B S"]) -> Flo
 
 
 def with_grads(state: State, grad_BS: Float[Tensor, "B S"]) -> tuple[list[Tensor], list[Tensor]]:
-    """Where a backward pass begins in a state, and with what: constant leaves are left out.
+    """The tensors of a state that have a graph, and the gradient of each.
 
     Args:
-        state: the state at the chunk's end, still attached to the chunk's graph.
-        grad_BS: the gradient to carry on from there, packed.
+        state: the state at the chunk's end, with the chunk's graph.
+        grad_BS: the gradient of the state, packed.
 
     Returns:
-        Leaves, and the gradient of each.
+        Two lists of equal length, for ``torch.autograd.backward``.
     """
     pairs = zip(leaves(state), leaves(unpack(grad_BS, like=state)), strict=True)
     attached = [(leaf, grad) for leaf, grad in pairs if leaf.requires_grad]
@@ -63,7 +64,7 @@ def with_grads(state: State, grad_BS: Float[Tensor, "B S"]) -> tuple[list[Tensor
 def where_continues(
     grad_BS: Float[Tensor, "B S"], continues_B: Bool[Tensor, " B"] | None
 ) -> Float[Tensor, "B S"]:
-    """A gradient, 0 in rows whose episode ended.
+    """Set a gradient to 0 in the rows whose episode ended.
 
     Args:
         grad_BS: packed.
@@ -76,30 +77,31 @@ def where_continues(
 
 
 class Boundary(nn.Module):
-    r"""A cut in the graph with a synthesizer that bridges it.
+    r"""A cut in the graph, with a synthesizer that predicts the gradient there.
 
-    ``loss_scale`` below is the factor that the objective puts on the loss summed over a row's steps
-    (1 / B for a batch mean of sums, 1 / (T * B) for a mean over all steps). It takes
-    the synthesizer to per-example-sum units, independent of batch size and normalisation.
+    ``loss_scale`` below is the factor of the objective on the loss summed over a row's steps (1 / B
+    for a batch mean of sums, 1 / (T * B) for a mean over all steps). The synthesizer works without
+    this factor, in *per-example-sum units*: gradients of one row's summed loss, which do not depend
+    on batch size and normalisation.
 
-    A factor on the *whole* objective, bootstrap included, is noticed by itself: that of a gradient
-    scaler, or a division for gradient accumulation. The backward pass tells :meth:`bootstrap`, and
-    :meth:`loss` takes the factor out of the target again.
+    A factor on the *whole* objective, bootstrap included, is found without being given, for example
+    that of a gradient scaler or of gradient accumulation. :meth:`bootstrap` reads it in the
+    backward pass, and :meth:`loss` divides the target by it.
 
     Args:
         synthesizer: predicts the gradient from the packed state: :class:`seqdni.MLPSynthesizer`,
             :class:`seqdni.LeastSquares`, or any :class:`Synthesizer`. None predicts zero, for a
             trainer that only looks ahead.
-        grad_scale: factor on the synthetic gradient where it is applied. 1 takes it whole;
-            on an endless stream a factor below 1 keeps bootstrapped targets from growing.
+        grad_scale: factor on the synthetic gradient where it is applied. On an endless stream a
+            factor below 1 keeps bootstrapped targets from growing.
         bound: largest root mean square of a row's synthetic gradient where it is applied, as a
-            multiple of the targets' (see :mod:`seqdni.synthesizers.gradient_scale`). None sets no
-            limit.
-        control: for experiments, what to do to predictions before they are applied; see
+            multiple of that of the targets (see :mod:`seqdni.synthesizers.gradient_scale`). None
+            sets no limit.
+        control: for experiments, changes predictions before they are applied; see
             :mod:`seqdni.synthesizers.controls`.
 
     Raises:
-        ValueError: ``grad_scale`` is negative or infinite, or ``bound`` not positive.
+        ValueError: ``grad_scale`` is negative or infinite, or ``bound`` is not positive.
 
     Example:
         >>> from seqdni import MLPSynthesizer, cut
@@ -134,21 +136,21 @@ class Boundary(nn.Module):
 
     @property
     def aux(self) -> bool:
-        """Whether the synthesizer has an Aux head, which wants the next synthetic gradient."""
+        """Whether the synthesizer has an Aux head, whose target is the next synthetic gradient."""
         return getattr(self.synthesizer, "aux_head", None) is not None
 
     @torch.no_grad()
     def predict(
         self, state: State, condition_BK: Float[Tensor, "B K"] | None = None
     ) -> Float[Tensor, "B S"]:
-        """What the synthesizer says, :math:`M(s)`: the Aux head's target.
+        """The synthesizer's prediction :math:`M(s)`, which is also the target of an Aux head.
 
         Args:
             state: the state at the chunk's end.
             condition_BK: the condition at that boundary.
 
         Returns:
-            A constant, per-example-sum units.
+            A tensor without a graph, in per-example-sum units.
         """
         packed_BS = pack(state)
         if self.synthesizer is None:
@@ -159,26 +161,26 @@ class Boundary(nn.Module):
     def applied(
         self, predicted_BS: Float[Tensor, "B S"], continues_B: Bool[Tensor, " B"] | None = None
     ) -> Float[Tensor, "B S"]:
-        """What the model gets of a prediction: bounded, scaled, 0 where the episode ended.
+        """The gradient that the model gets from a prediction: :meth:`limited` and :meth:`masked`.
 
         Args:
             predicted_BS: from :meth:`predict`.
             continues_B: rows whose episode goes on after the chunk; None if all do.
 
         Returns:
-            A constant, per-example-sum units.
+            A tensor without a graph, in per-example-sum units.
         """
         return self.masked(self.limited(predicted_BS), continues_B)
 
     @torch.no_grad()
     def limited(self, predicted_BS: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
-        """A prediction, bounded and scaled.
+        """Limit a prediction to the bound, and multiply it by ``grad_scale``.
 
         Args:
             predicted_BS: from :meth:`predict`.
 
         Returns:
-            A constant, per-example-sum units.
+            A tensor without a graph, in per-example-sum units.
         """
         grad_BS = predicted_BS
         if self.bound is not None:
@@ -189,14 +191,14 @@ class Boundary(nn.Module):
     def masked(
         self, grad_BS: Float[Tensor, "B S"], continues_B: Bool[Tensor, " B"] | None = None
     ) -> Float[Tensor, "B S"]:
-        """A gradient as it crosses the boundary: under the control, 0 where the episode ended.
+        """Apply the control to a gradient, and set it to 0 where the episode ended.
 
         Args:
-            grad_BS: the gradient of what follows, as known or predicted.
+            grad_BS: the gradient of what follows, known or predicted.
             continues_B: rows whose episode goes on after the chunk; None if all do.
 
         Returns:
-            A constant, per-example-sum units.
+            A tensor without a graph, in per-example-sum units.
         """
         grad_BS = grad_BS if self.control is None else self.control(grad_BS)
         return where_continues(grad_BS, continues_B)
@@ -207,7 +209,7 @@ class Boundary(nn.Module):
         continues_B: Bool[Tensor, " B"] | None = None,
         condition_BK: Float[Tensor, "B K"] | None = None,
     ) -> Float[Tensor, "B S"]:
-        r"""What is applied at a chunk's end: :math:`scale \cdot M(s)`, 0 where the episode ended.
+        r"""The gradient for a chunk's end: :math:`scale \cdot M(s)`, 0 where the episode ended.
 
         Args:
             state: the state at the chunk's end.
@@ -215,7 +217,7 @@ class Boundary(nn.Module):
             condition_BK: the condition at that boundary.
 
         Returns:
-            A constant, per-example-sum units.
+            A tensor without a graph, in per-example-sum units.
         """
         return self.applied(self.predict(state, condition_BK), continues_B)
 
@@ -230,7 +232,7 @@ class Boundary(nn.Module):
         """The term to add to the chunk's objective.
 
         Args:
-            state: the state at the chunk's end, attached to its graph.
+            state: the state at the chunk's end, with the chunk's graph.
             continues_B: rows whose episode goes on after the chunk; None if all do.
             loss_scale: the objective's factor on the per-example-sum loss.
             condition_BK: the condition at that boundary.
@@ -261,8 +263,8 @@ class Boundary(nn.Module):
         """The synthesizer's regression loss, after the chunk's backward pass.
 
         Args:
-            start: the cut state the chunk started from (see :func:`seqdni.cut`). None, for the
-                first chunk of a stream, teaches nothing.
+            start: the cut state that the chunk started from (see :func:`seqdni.cut`). With None,
+                for the first chunk of a stream, the loss is 0.
             valid_B: rows that continued an episode here; a row that restarted has no target.
             loss_scale: the objective's factor on the per-example-sum loss.
             condition_BK: the condition at the chunk's start.
@@ -312,13 +314,14 @@ class Boundary(nn.Module):
         next_predicted_BS: Float[Tensor, "B S"] | None = None,
         next_valid_B: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, ""]:
-        """:meth:`loss` for any pairs of a state and the gradient that arrived there.
+        """The regression loss of :meth:`loss`, for any pairs of a state and its gradient.
 
         Args:
-            state_BS: packed states, constants; B counts pairs, of one step or of many.
+            state_BS: packed states without a graph. Here B is the number of pairs, from one step or
+                from many.
             grad_BS: the gradients, in the objective's units.
-            valid_B: pairs that count.
-            final_B: pairs whose gradient contains no bootstrap; None if there is none.
+            valid_B: pairs that are learned from; None: all.
+            final_B: pairs whose gradient contains no bootstrap; None: no pair.
             loss_scale: as in :meth:`loss`.
             condition_BK: as in :meth:`loss`.
             next_predicted_BS: as in :meth:`loss`.

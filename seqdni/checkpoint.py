@@ -1,4 +1,4 @@
-"""What the checkpoints of all trainers have in common: a format number, and states as leaves."""
+"""The common form of all trainers' checkpoints: a format number, and states as lists of tensors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from seqdni.cores.base import Core
 from seqdni.state import State, map_state
 
 FORMAT = 2
-"""Of the dictionaries that trainers save; raised when a key changes its name or its meaning."""
+"""Number of the format of saved trainers; raised when a key changes its name or its meaning."""
 
 
 def new_checkpoint(**parts: Any) -> dict[str, Any]:
-    """A trainer's parts by name, with the number of the format.
+    """Make a checkpoint from a trainer's parts, with the number of the format.
 
     Args:
-        parts: tensors and primitives.
+        parts: tensors and primitives by name.
 
     Example:
         >>> new_checkpoint(tokens=3)
@@ -29,7 +29,7 @@ def new_checkpoint(**parts: Any) -> dict[str, Any]:
 
 
 def check_format(saved: Mapping[str, Any]) -> None:
-    """Refuse what another version has saved.
+    """Refuse a checkpoint of another format.
 
     Args:
         saved: from a trainer's ``state_dict``.
@@ -47,12 +47,12 @@ def check_format(saved: Mapping[str, Any]) -> None:
 
 
 def restored_state(saved: list[Tensor], core: Core, device: torch.device) -> State:
-    """A state from the list of its leaves.
+    """Make a state from the list of its tensors.
 
     Args:
         saved: from :func:`seqdni.state.leaves`.
-        core: whose state; gives the structure.
-        device: where it computes.
+        core: the core that it belongs to, which has the structure of the state.
+        device: where the core computes.
 
     Example:
         >>> from torch import nn

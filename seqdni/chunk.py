@@ -1,4 +1,4 @@
-"""What a trainer is fed: chunks of a stream, and how rows restart in them.
+"""Chunks of a stream, which a trainer learns from, and the restarts of rows in them.
 
 Shapes: T steps, B rows.
 """
@@ -22,8 +22,8 @@ from seqdni.state import State, leaves
 class Chunk(NamedTuple):
     """T steps of a stream, for B rows. A trainer takes any tuple of two to four such fields.
 
-    Keep ``mask`` and ``should_reset`` on the CPU: they decide how a chunk is run, and asking a GPU
-    for them would wait for it.
+    Keep ``mask`` and ``should_reset`` on the CPU. They decide how a chunk is run, and to read them
+    from a GPU would be to wait for it.
 
     Args:
         inputs: ``[T, B, ...]``, what the model takes.
@@ -31,8 +31,8 @@ class Chunk(NamedTuple):
             scored, and not counted.
         mask: ``[T, B]``, True where a step is scored; None scores every step.
         should_reset: ``[T + 1, B]``, True where a row restarts before a step; None: no row does.
-            The last line speaks of the step after the chunk: a row whose episode ends here is not
-            bootstrapped.
+            The last entry is about the step after the chunk: a row that is True there ends its
+            episode with the chunk, and gets no gradient from what follows.
 
     Example:
         >>> x = torch.zeros(4, 2)
@@ -51,18 +51,18 @@ ChunkLike: TypeAlias = tuple[Any, ...]
 
 
 def as_chunk(fields: ChunkLike) -> Chunk:
-    """Take a chunk as people have it.
+    """Convert a tuple of fields to a :class:`Chunk`.
 
     Args:
-        fields: ``(inputs, targets)``, with a mask and the restarts if there are any. Masks may be
-            of any type with the values 0 and 1, and any field a NumPy array.
+        fields: ``(inputs, targets)``, ``(inputs, targets, mask)`` or all four. Masks may be of any
+            type with the values 0 and 1, and any field may be a NumPy array.
 
     Returns:
-        The chunk: Boolean masks, and targets of -100 masked out.
+        The chunk with Boolean masks, in which targets of -100 are masked out.
 
     Raises:
-        TypeError: it is no such tuple, or a field is no array.
-        ValueError: another number of fields, or a mask with other values.
+        TypeError: it is not a tuple of two to four fields, or a field is not an array.
+        ValueError: a mask has values other than 0 and 1.
 
     Example:
         >>> x = torch.tensor([[1, 2], [3, -100]])
@@ -88,17 +88,17 @@ def as_chunk(fields: ChunkLike) -> Chunk:
 
 
 def as_tensor(value: Any, name: str) -> Tensor:
-    """A tensor as it is, or a NumPy array as a tensor.
+    """Convert a NumPy array to a tensor; return a tensor as it is.
 
     Args:
-        value: what was given.
-        name: of it, for the message.
+        value: a tensor or an array.
+        name: the field's name, for the message.
 
     Returns:
         A tensor.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: the value is neither.
     """
     if isinstance(value, Tensor):
         return value
@@ -108,17 +108,17 @@ def as_tensor(value: Any, name: str) -> Tensor:
 
 
 def as_mask(value: Any, name: str) -> Tensor | None:
-    """A mask of any type as a Boolean one.
+    """Convert a mask of any type to a Boolean one.
 
     Args:
-        value: what was given, with the values 0 and 1, or None.
-        name: of it, for the message.
+        value: a mask with the values 0 and 1, or None.
+        name: the field's name, for the message.
 
     Returns:
         A Boolean tensor, or None.
 
     Raises:
-        ValueError: it has other values.
+        ValueError: the mask has other values.
 
     Example:
         >>> as_mask(torch.tensor([[1, 0]], dtype=torch.uint8), "mask")
@@ -137,16 +137,16 @@ def as_mask(value: Any, name: str) -> Tensor | None:
 
 
 def without_ignored(targets: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Targets of -100 as masked steps.
+    """Mask the steps whose target is -100.
 
-    Targets on a GPU are left as they are: looking for such values there would wait for it.
+    Targets on a GPU are left as they are, because to look for such values would be to wait for it.
 
     Args:
         targets: of any type and shape.
         mask: ``[T, B]``, or None.
 
     Returns:
-        Targets with valid ids everywhere, and a mask that leaves out the steps that had none.
+        Targets in which 0 stands for -100, and a mask that leaves out these steps.
 
     Example:
         >>> without_ignored(torch.tensor([[5, -100]]), None)
@@ -168,19 +168,19 @@ def run_chunk(
     autocast: torch.dtype | None = None,
     traced: bool = False,
 ) -> tuple[Tensor, State, Trace | None]:
-    r"""A chunk's summed loss :math:`\sum_{t,b} mask_{t,b} \, \ell_{t,b}` and the state at its end.
+    r"""Run a chunk, and sum its loss: :math:`\sum_{t,b} mask_{t,b} \, \ell_{t,b}`.
 
     Args:
         model: what is run.
-        chunk: wherever its tensors are. Inputs may begin before the targets do: the steps before
-            are run, and not scored.
+        chunk: its tensors may be on any device. There may be more inputs than targets: the first
+            inputs are then run and not scored.
         start: the state at its start, on the model's device.
         loss: ``(outputs, targets) -> [T, B]``.
         autocast: compute the model in this type where that is safe; the loss is in float32.
-        traced: also keep the trace of its states, of a model that can tell it.
+        traced: also trace the states, of a :class:`seqdni.TraceableCore`.
 
     Returns:
-        A scalar, the state after the last step, and the trace or None.
+        The summed loss, the state after the last step, and the trace or None.
     """
     inputs, targets, mask, should_reset = chunk
     device = leaves(start)[0].device
@@ -194,19 +194,19 @@ def run_chunk(
     outputs = outputs[-len(targets) :] if len(outputs) > len(targets) else outputs
     outputs = outputs.float() if autocast else outputs
     mask = None if mask is None else mask.to(device, non_blocking=True)
-    nats = scored_loss(loss, outputs, targets.to(device, non_blocking=True), mask)
-    return nats, end, trace
+    loss_sum = scored_loss(loss, outputs, targets.to(device, non_blocking=True), mask)
+    return loss_sum, end, trace
 
 
 def steps_ahead(chunks: Sequence[ChunkLike], steps: int) -> Chunk:
-    """The first steps of the given chunks, as far as they reach.
+    """The first steps of the given chunks as one chunk.
 
     Args:
-        chunks: consecutive, at least one.
-        steps: how many, >= 1.
+        chunks: consecutive chunks, at least one.
+        steps: how many steps, >= 1.
 
     Returns:
-        One chunk.
+        One chunk of so many steps, or of fewer where the given chunks have fewer.
 
     Example:
         >>> x = torch.arange(6).view(6, 1)
@@ -229,17 +229,17 @@ def steps_ahead(chunks: Sequence[ChunkLike], steps: int) -> Chunk:
 
 
 def whole_episodes(chunks: Iterable[ChunkLike]) -> Iterator[Chunk]:
-    """Join the chunks of each lock-step episode: TBPTT over the result is full BPTT.
+    """Join the chunks of each episode into one: TBPTT over the result is full BPTT.
 
     Args:
-        chunks: a stream whose rows end their episodes together.
+        chunks: a stream whose rows begin and end their episodes together (in *lock-step*).
 
     Yields:
-        One chunk an episode. The stream is read no further than the episode's end; an
-        episode that the stream breaks off is not yielded.
+        One chunk for each episode. The stream is read no further than the episode's end. An episode
+        that the stream does not complete is left out.
 
     Raises:
-        ValueError: the stream has no episode ends, or its rows end apart.
+        ValueError: the stream has no episodes, or its rows do not end them together.
 
     Example:
         >>> x, reset = torch.zeros(2, 1), torch.zeros(3, 1, dtype=torch.bool)
@@ -257,10 +257,10 @@ def whole_episodes(chunks: Iterable[ChunkLike]) -> Iterator[Chunk]:
 
 
 def join(chunks: list[Chunk]) -> Chunk:
-    """Consecutive chunks as one.
+    """Join consecutive chunks into one.
 
     Args:
-        chunks: at least one; each goes on where the one before ended.
+        chunks: at least one; each continues the one before.
 
     Returns:
         One chunk over all their steps.
@@ -281,9 +281,9 @@ def join(chunks: list[Chunk]) -> Chunk:
 def join_resets(
     inputs: Sequence[Tensor], resets: Sequence[Tensor | None]
 ) -> Bool[Tensor, "Tplus1 B"] | None:
-    """The restarts of consecutive chunks as one ``should_reset``; None where all are.
+    """Join the restarts of consecutive chunks into one ``should_reset``; None where all are None.
 
-    Where two chunks meet, the later one says whether a row restarts.
+    Whether a row restarts between two chunks is taken from the later chunk.
 
     Args:
         inputs: of each chunk, for their sizes.
@@ -302,14 +302,16 @@ def join_resets(
 
 
 class Rows(NamedTuple):
-    """What is known of a chunk's rows before it runs. Masks are [B], on the CPU; None: all rows.
+    """Which rows begin, end or continue an episode in a chunk: masks ``[B]`` on the CPU.
+
+    Except in ``ended`` and ``final``, None stands for all rows.
 
     Args:
-        ended: rows whose episode is over at the chunk's end; None if the stream has no episodes.
+        ended: rows whose episode ends with the chunk; None if the stream has no episodes.
         continued: rows that continue an episode at the chunk's start.
         continues: rows whose episode goes on after the chunk.
-        spans: rows of one episode from before the chunk to after it.
-        final: rows whose episode ended within the chunk; here None says: no row.
+        spans: rows whose episode began before the chunk and goes on after it.
+        final: rows whose episode ends in the chunk or with it; None: no row.
     """
 
     ended: Tensor | None
@@ -320,13 +322,13 @@ class Rows(NamedTuple):
 
 
 def rows_of(should_reset: Tensor | None) -> Rows:
-    """Read a chunk's restarts.
+    """Find from a chunk's restarts which rows begin, end or continue an episode.
 
     Args:
         should_reset: ``[T + 1, B]``, or None where no row restarts.
 
     Returns:
-        The masks that a trainer needs.
+        The masks.
 
     Example:
         >>> rows_of(torch.tensor([[True, False], [False, False], [False, True]])).final

@@ -1,12 +1,12 @@
-r"""The update of one model, or of one level of a hierarchy, from one chunk.
+r"""The parts of one update from one chunk, of a model or of one level of a hierarchy.
 
 .. code-block:: text
 
     plan -> forward -> roots -> backward pass -> teach the synthesizer -> update
 
-The *plan* is made from what lies on the CPU, so that nothing waits for the device. The *forward*
-pass is the caller's. The *roots* are where the one backward pass begins: the loss of the chunk,
-the state at its end with the gradient of what follows, and whatever the caller adds.
+The *plan* is made from values on the CPU alone, so that nothing waits for the device. The caller
+runs the *forward* pass. The *roots* are the tensors in which the one backward pass begins: the
+loss of the chunk, the state at its end with the gradient of what follows, and what the caller adds.
 
 Shapes: B rows, S features of a packed state, K features of a condition.
 """
@@ -33,9 +33,9 @@ from seqdni.targets import boundary_pairs, dense_pairs
 from seqdni.truncation.look_ahead import ahead_grad
 
 FutureGrad: TypeAlias = Callable[[State, Tensor | None], Tensor]
-"""Computes the gradient of what follows from steps that are known: a state without a graph, and
-the rows that continue (None: all) -> the gradient, packed, in units of the loss summed over the
-steps of a row."""
+"""Computes the gradient of what follows a chunk from the known steps after it. Its arguments are
+the state at the chunk's end, without a graph, and the rows whose episode continues, ``[B]`` (None:
+all). It returns the gradient, ``[B, S]``, in units of the loss summed over the steps of a row."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,15 @@ class ChunkPlan:
     Args:
         rows: B.
         steps: T.
-        scored: scored steps of all rows.
-        factor: on the summed loss, ``loss_scale / B``.
+        scored: number of scored steps, summed over the rows.
+        factor: ``loss_scale / B``, which the summed loss is multiplied by.
         restarts: which rows begin, end or go on with an episode, as five masks.
-        taught_B: rows whose state at the chunk's start is taught; None: all of them.
+        taught_B: rows in which the synthesizer learns from the state at the chunk's start; None:
+            all rows.
         episode_over: whether an update is due because an episode of all rows ends.
         continues_stream: whether the chunk follows another one.
         synthesizer_ready: whether the synthesizer is past its warm-up.
-        bridges_end: whether a gradient arrives at the chunk's end.
+        bridges_end: whether a gradient of what follows is added at the chunk's end.
         trains_synthesizer: whether the synthesizer learns from this chunk.
         dense_targets: whether it learns from every state inside the chunk.
     """
@@ -72,21 +73,22 @@ class ChunkPlan:
 
     @property
     def has_gradient(self) -> bool:
-        """Whether the chunk has a loss, or a gradient at its end."""
+        """Whether the chunk has a scored step, or a gradient at its end."""
         return bool(self.scored) or self.bridges_end
 
 
 @dataclass
 class ForwardRun:
-    """A chunk after its forward pass.
+    """The results of a chunk's forward pass.
 
     Args:
-        start: the state it was started from; a cut one where the synthesizer learns.
-        loss: summed over steps and rows; None where there is none.
+        start: the state that the chunk started from; made by :func:`seqdni.cut` where the
+            synthesizer learns.
+        loss: summed over steps and rows; None where the chunk has no loss.
         end: the state after its last step, with its graph.
-        trace: of the states inside, for dense targets.
-        bridged: where the gradient of what follows arrives; None: at ``end``.
-        predicted_BS: what the synthesizer said about the end, once it was asked.
+        trace: records the states inside the chunk, for dense targets; else None.
+        bridged: the tensors that the gradient of what follows is added at; None: ``end``.
+        predicted_BS: the synthesizer's prediction at the end; None before it is computed.
     """
 
     start: State
@@ -98,7 +100,7 @@ class ForwardRun:
 
 
 class BackwardPass:
-    """Collects where a backward pass begins, and with what gradient; then runs it once.
+    """Collects the tensors in which a backward pass begins, with their gradients; runs it once.
 
     Example:
         >>> state = torch.ones(1, 2, requires_grad=True)
@@ -115,28 +117,29 @@ class BackwardPass:
         self.grads: list[Tensor | None] = []
 
     def add(self, root: Tensor, grad: Tensor | None = None) -> None:
-        """Begin in a tensor.
+        """Let the backward pass begin in a tensor.
 
         Args:
-            root: with its graph.
-            grad: the gradient that arrives there, of the same shape; None for a scalar loss.
+            root: the tensor, with its graph.
+            grad: its gradient, of the same shape; None for a scalar loss.
         """
         self.roots.append(root)
         self.grads.append(grad)
 
     def add_gradient(self, state: State, grad_BS: Tensor) -> None:
-        """Begin in a state, with the gradient that arrives there from outside of the graph.
+        """Let the backward pass begin in a state.
 
         Args:
-            state: with its graph; leaves without one are passed over.
-            grad_BS: packed, in units of the objective.
+            state: with its graph; its tensors without a graph are left out.
+            grad_BS: the gradient of what lies outside of the graph, packed, in units of the
+                objective.
         """
         roots, grads = with_grads(state, grad_BS)
         self.roots += roots
         self.grads += grads
 
     def run(self) -> None:
-        """Run the backward pass, if it begins anywhere."""
+        """Run the backward pass; with nothing to begin in, do nothing."""
         if self.roots:
             torch.autograd.backward(self.roots, self.grads)
 
@@ -147,9 +150,9 @@ class ChunkUpdater:
     Args:
         parameters: of the model.
         learner: how the model learns from its gradient.
-        synthetic: bridges the ends of the chunks; None truncates there.
+        synthetic: gives the gradient at the ends of the chunks; None truncates there.
         meter: where the losses of the synthesizer are added up.
-        error_suffix: names the model in an error, `` of level 1``.
+        error_suffix: added to "chunk 7" in an error, to name the level: `` of level 1``.
     """
 
     def __init__(
@@ -185,8 +188,8 @@ class ChunkUpdater:
         Args:
             rows: B.
             steps: T.
-            scored: scored steps of all rows.
-            should_reset: ``[T + 1, B]`` on the CPU, or None.
+            scored: number of scored steps, summed over the rows.
+            should_reset: ``[T + 1, B]`` on the CPU; None: no row restarts.
             continues_stream: whether the chunk follows another one.
             looks_ahead: whether steps after the chunk are known.
 
@@ -194,7 +197,8 @@ class ChunkUpdater:
             The plan.
 
         Raises:
-            ValueError: an update is due at the end of episodes that rows do not end together.
+            ValueError: an update is due at the end of each episode, and some rows end one where
+                others do not.
         """
         synthetic, restarts = self.synthetic, rows_of(should_reset)
         ready = synthetic is not None and synthetic.ready(self.chunks)
@@ -216,15 +220,15 @@ class ChunkUpdater:
         )
 
     def check_loss(self, run: ForwardRun) -> bool:
-        """Whether the loss of a chunk is finite; what is not is counted, or raises an error.
+        """Whether the loss of a chunk is finite. One that is not is counted as skipped, or refused.
 
-        On a GPU, where asking would wait, the answer is always True.
+        On a GPU the result is always True, because to read the loss would be to wait for it.
 
         Args:
             run: of the chunk.
 
         Raises:
-            FloatingPointError: it is not, and ``non_finite`` is ``"raise"``.
+            FloatingPointError: the loss is not finite, and ``non_finite`` is ``"raise"``.
         """
         if run.loss is None or self.device.type != "cpu" or math.isfinite(run.loss.item()):
             return True
@@ -242,6 +246,9 @@ class ChunkUpdater:
         Args:
             model: runs these steps.
             ahead: the steps, as far as they are known.
+
+        Returns:
+            The function, for :meth:`roots`.
         """
         synthetic, learner = self.synthetic, self.learner
         assert synthetic is not None
@@ -264,16 +271,16 @@ class ChunkUpdater:
         known: FutureGrad | None = None,
         condition_BK: Tensor | None = None,
     ) -> BackwardPass:
-        """Where the backward pass of a chunk begins: in its loss, and in the state at its end.
+        """Prepare a backward pass that begins in a chunk's loss and in the state at its end.
 
         Args:
             plan: of the chunk.
             run: of the chunk.
-            known: looks ahead; None: the synthesizer says what follows.
-            condition_BK: what the synthesizer sees besides the state at the end.
+            known: looks ahead; None: the synthesizer predicts the gradient of what follows.
+            condition_BK: what the synthesizer reads besides the state at the end.
 
         Returns:
-            A backward pass that has not run; the caller may add to it.
+            A backward pass that has not run yet; the caller may add to it.
         """
         backward, synthetic = BackwardPass(), self.synthetic
         if synthetic is not None and (
@@ -300,20 +307,20 @@ class ChunkUpdater:
         should_reset: Tensor | None,
         condition_BK: Tensor | None = None,
     ) -> None:
-        """Let the synthesizer learn from the gradients that the backward pass brought.
+        """Let the synthesizer learn from the gradients that the backward pass computed.
 
         Args:
             plan: of the chunk.
             run: of the chunk, after its backward pass.
-            should_reset: of the chunk.
-            condition_BK: what the synthesizer sees besides the state at the start.
+            should_reset: ``[T + 1, B]`` of the chunk, or None.
+            condition_BK: what the synthesizer reads besides the state at the start.
         """
         synthetic = self.synthetic
         if synthetic is None or not plan.trains_synthesizer:
             return
         if run.trace is not None:
-            nobody_B = torch.zeros(plan.rows, dtype=torch.bool)
-            taught_B = plan.taught_B if plan.continues_stream else nobody_B
+            no_row_B = torch.zeros(plan.rows, dtype=torch.bool)
+            taught_B = plan.taught_B if plan.continues_stream else no_row_B
             pairs = dense_pairs(run.trace, should_reset, taught_B, plan.bridges_end)
         elif plan.continues_stream:
             pairs = boundary_pairs(run.start, plan.taught_B, plan.restarts.final, plan.bridges_end)
@@ -330,13 +337,13 @@ class ChunkUpdater:
             self.meter.add(synth_loss=synth_loss, synth_steps=1)
 
     def next_carry(self, run: ForwardRun, initial_state: Callable[[int], State]) -> State:
-        """The state that the next chunk goes on from, without a graph.
+        """The state that the next chunk starts from, without a graph.
 
-        With ``non_finite="skip"`` the rows that are not finite begin anew.
+        With ``non_finite="skip"`` a row that is not finite starts again from the initial state.
 
         Args:
             run: of the chunk.
-            initial_state: of the model, by the number of rows.
+            initial_state: the model's method of this name.
         """
         if self.learner.non_finite == "raise" or (
             self.device.type == "cpu" and (run.loss is None or run.loss.isfinite())
@@ -347,14 +354,14 @@ class ChunkUpdater:
         return reset_rows(detach(run.end), ~finite_B, initial)
 
     def count_and_update(self, has_gradient: bool, episode_over: bool = False) -> None:
-        """Count a chunk, and update the model if that is due and there is a gradient.
+        """Count a chunk, and update the model if an update is due and there is a gradient.
 
-        Without one there is no update: an optimiser with momentum would go on with old gradients.
-        (On a GPU, gradients that are not finite become zero, and this is not asked.)
+        Without a gradient there is no update, because an optimiser with momentum would repeat old
+        steps. (On a GPU, gradients that are not finite become zero, and the update takes place.)
 
         Args:
-            has_gradient: whether its backward pass began anywhere.
-            episode_over: whether an update is due in any case.
+            has_gradient: whether the chunk's backward pass began in any tensor.
+            episode_over: whether an update is due whatever ``update_every`` is.
 
         Raises:
             FloatingPointError: a gradient is not finite, and ``non_finite`` is ``"raise"``.
@@ -372,15 +379,15 @@ class ChunkUpdater:
             self.updates += self.learner.update(self.parameters, where + self.error_suffix)
 
     def to_device(self, x: Tensor | None) -> Tensor | None:
-        """A tensor on the model's device, without waiting for it.
+        """Copy a tensor to the model's device, without waiting for the copy.
 
         Args:
-            x: from anywhere, or None.
+            x: on any device, or None.
         """
         return None if x is None else x.to(self.device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next chunk depends on, the model and the optimisers not included.
+        """All that the next chunk depends on, except the model and the optimisers.
 
         Returns:
             Tensors and primitives.
@@ -394,7 +401,7 @@ class ChunkUpdater:
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Continue as if never stopped.
+        """Continue as if training had never stopped.
 
         Args:
             saved: from :meth:`state_dict`.

@@ -1,4 +1,4 @@
-"""What keeps a number that is not finite from spreading: into a synthesizer, and into a model.
+"""Keeps numbers that are not finite out of synthesizers and models.
 
 Shapes: B rows, S features of a packed state.
 """
@@ -15,20 +15,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 JUMP = 1e4  # a target this many times larger than any recent one is taken for a mistake
-DECAY = 0.99  # of the largest recent target, at each target
+DECAY = 0.99  # factor on the norm of the largest recent target, at each new target
 
 NonFinite: TypeAlias = Literal["raise", "skip"]
-"""What to do about a loss or gradient that is not finite: stop with an error, or pass it over."""
+"""What to do about a loss or gradient that is not finite: stop with an error, or leave it out."""
 
 
 class TargetGuard(nn.Module):
     """Refuses targets of a synthesizer that cannot be right, and counts them.
 
-    A target is refused where it is not finite, or where its norm is more than 10,000 times that of
-    the largest recent one. The second happens where the objective was multiplied by a factor that
-    the synthesizer was not told. Each refusal raises the limit tenfold, so that a change that stays
-    is accepted after a few of them. On a GPU, where asking for the norm would wait for the device,
-    only a target that is not finite is refused.
+    A target is refused if it is not finite, or if its norm is more than 10,000 times that of the
+    largest recent one. The second happens when the objective is multiplied by a factor that was not
+    given to the boundary. Each refusal raises the limit tenfold, so that a lasting change is
+    accepted after a few refusals. On a GPU only a target that is not finite is refused, because to
+    read the norm would be to wait for the device.
 
     Example:
         >>> guard = TargetGuard()
@@ -39,14 +39,14 @@ class TargetGuard(nn.Module):
     def __init__(self):
         super().__init__()
         self.peak = 0.0  # norm of the largest recent target; 0 before the first that is not zero
-        self.refused: Tensor  # targets so far
+        self.refused: Tensor  # the number of targets refused so far
         self.register_buffer("refused", torch.zeros((), dtype=torch.long))
 
     def admits(self, norm: float) -> bool:
-        """Whether a target of this norm may be learned from; it moves the limit.
+        """Whether a target may be learned from. The limit is changed by each call.
 
         Args:
-            norm: of the gradients that arrived at a boundary.
+            norm: of all gradients that arrived at a boundary together.
         """
         admitted = norm <= JUMP * self.peak or (self.peak == 0 and math.isfinite(norm))
         self.peak = max(norm, DECAY * self.peak) if admitted else 10 * self.peak
@@ -59,18 +59,18 @@ class TargetGuard(nn.Module):
         target_BS: Float[Tensor, "B S"],
         valid_B: Bool[Tensor, " B"] | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """States and targets to learn from, without a target that is refused.
+        """Replace states and targets by zeros where the target is refused, and count the refusal.
 
-        On the CPU a refused target leaves no valid row, and there is a warning. On a GPU a zero
-        state with a zero target takes its place; ``refused`` tells of it.
+        On the CPU there is also a warning, and no row stays valid. On a GPU the rows stay as valid
+        as they were.
 
         Args:
             state_BS: packed states.
             target_BS: the gradients that arrived there.
-            valid_B: rows that count; None counts all.
+            valid_B: rows that are learned from; None: all.
 
         Returns:
-            The same three where the target is admitted.
+            The three arguments, unchanged where the target is accepted.
         """
         norm = torch.linalg.vector_norm(target_BS)
         if norm.device.type != "cpu":
@@ -96,23 +96,23 @@ class TargetGuard(nn.Module):
         return {"peak": self.peak}
 
     def set_extra_state(self, state: dict[str, float]) -> None:
-        """Take up what :meth:`get_extra_state` gave."""
+        """Restore what :meth:`get_extra_state` returned."""
         self.peak = state["peak"]
 
 
 @torch.no_grad()
 def drop_if_not_finite(parameters: Iterable[nn.Parameter], norm: Float[Tensor, ""]) -> bool:
-    """Drop gradients whose norm is not finite, so that no optimiser sees them.
+    """Drop gradients whose norm is not finite, so that no optimiser uses them.
 
-    On the CPU the gradients become None, and the caller is told. On a GPU they become zero, since
-    asking would wait for the device.
+    On the CPU the gradients become None. On a GPU they become zero, because to read the norm would
+    be to wait for the device.
 
     Args:
-        parameters: whose gradients.
+        parameters: the parameters that have the gradients.
         norm: of all these gradients together.
 
     Returns:
-        Whether they were dropped, as far as that is known without waiting.
+        Whether they were dropped. On a GPU always False.
     """
     if norm.device.type == "cpu":
         if math.isfinite(norm.item()):

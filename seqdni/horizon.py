@@ -1,9 +1,9 @@
-r"""How far credit reaches: synthetic against true gradients, on held-out chunks.
+r"""Measures how far credit reaches: compares synthetic with true gradients on held-out chunks.
 
 Shapes: B rows, S features of a packed state.
 
-The true gradient of all remaining loss at a boundary comes from unrolling the chunks as one graph,
-so the memory is that of full BPTT over them.
+The true gradient of all remaining loss at a boundary is computed with all the chunks as one graph,
+which needs the memory of full BPTT over them.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from seqdni.state import State, cut, detach, leaves, map_state, or_zeros, pack
 from seqdni.trainer import Model
 from seqdni.truncation.look_ahead import ahead_grad
 
-CREDIT = 0.1  # least share of a lag's credit that counts as reached
+CREDIT = 0.1  # the least share of the credit at a lag with which that lag counts as reached
 
 
 class Agreement(NamedTuple):
-    """Synthetic against true state gradient at one boundary, over all rows and features.
+    """How well the synthetic gradient of the state at one boundary agrees with the true one.
+
+    Both are taken as one vector over all rows and features.
 
     Args:
         step: steps from the first chunk's start to the boundary.
-        cosine: of the angle between the two; 0 is no information, 1 the right direction.
-        norm_ratio: length of the synthetic over that of the true one.
-        r2: share of the true gradient's energy that is predicted; 0 for a prediction of zero.
+        cosine: of the angle between the two: 0 is no information, 1 the right direction.
+        norm_ratio: the norm of the synthetic gradient divided by that of the true one.
+        r2: share of the true gradient's energy (sum of squares) that is predicted: 1 is exact, 0 is
+            as good as a prediction of zero, and below 0 is worse.
     """
 
     step: int
@@ -44,17 +47,18 @@ class Agreement(NamedTuple):
 class Lag(NamedTuple):
     r"""How much credit for the losses of a later chunk the synthetic gradient carries.
 
-    With :math:`g_j` the true gradient, at a boundary, of the losses of the j-th chunk after it, the
-    shares are the least-squares fit over rows, features and boundaries of
+    Let :math:`g_j` be the true gradient, at a boundary, of the losses of the j-th chunk after it.
+    The shares are the least-squares fit, over rows, features and boundaries, of
 
     .. math:: \hat g \approx \sum_j share_j \, g_j
 
-    A lag with less than about a millionth of the energy gets no share: there is nothing to carry.
+    A lag with less than about a millionth of the energy gets the share 0, because it has no credit
+    to carry.
 
     Args:
         steps: from the boundary to the end of that chunk.
-        energy: of :math:`g_j`, as a share of all lags'.
-        share: 1 where all its credit arrives, 0 where none does, as in TBPTT.
+        energy: the sum of squares of :math:`g_j`, as a fraction of the sum over all lags.
+        share: 1 where all credit of the lag arrives, 0 where none does, as in TBPTT.
     """
 
     steps: int
@@ -63,19 +67,19 @@ class Lag(NamedTuple):
 
 
 class Horizon(NamedTuple):
-    """What :func:`measure_horizon` finds.
+    """The result of :func:`measure_horizon`.
 
     Args:
-        boundaries: one :class:`Agreement` a boundary, in order.
-        lags: one :class:`Lag` a distance in chunks, in order.
-        effective: steps that the training gradient reaches back, in whole chunks: T, and beyond it
-            the steps of the last lag up to which every ``share`` is at least ``CREDIT``. T is the
-            first chunk's. Of the last of these chunks perhaps only a part arrives.
+        boundaries: one :class:`Agreement` for each boundary, in order.
+        lags: one :class:`Lag` for each distance in chunks, from 1.
+        effective: steps that the training gradient reaches back, in whole chunks: T of the first
+            chunk, plus the steps of the last lag up to which every ``share`` is at least
+            ``CREDIT``. From the last of these chunks perhaps only a part of the credit arrives.
         spectrum: eigenvalues of the covariance of the states at the boundaries, largest first.
-        tbptt_cosine: of the weight gradient of TBPTT with that of full BPTT.
-        dni_cosine: of the weight gradient of DNI, as applied, with that of full BPTT.
-        tbptt_norm_ratio: length of TBPTT's weight gradient over full BPTT's.
-        dni_norm_ratio: the same for DNI.
+        tbptt_cosine: cosine between the weight gradients of TBPTT and of full BPTT.
+        dni_cosine: cosine between the weight gradients of DNI and of full BPTT.
+        tbptt_norm_ratio: norm of the weight gradient of TBPTT divided by that of full BPTT.
+        dni_norm_ratio: norm of the weight gradient of DNI divided by that of full BPTT.
     """
 
     boundaries: list[Agreement]
@@ -100,11 +104,11 @@ def measure_horizon(
     Args:
         model: as in training.
         boundary: as in training; it learns nothing here.
-        chunks: at least two, from the beginning of a stream or an episode, on the model's device
-            but for masks; what follows the last is taken to be no loss.
+        chunks: at least two, from the beginning of a stream or an episode. Inputs and targets lie
+            on the model's device. There is taken to be no loss after the last chunk.
         loss: as in training.
-        steps_known: steps that the trainer looks ahead. Beyond the data's end the synthesizer is
-            still asked.
+        steps_known: steps that the trainer looks ahead. Near the end of the chunks it looks ahead
+            as far as they go, and the synthesizer predicts what would come after them.
 
     Returns:
         Agreement at each boundary between two chunks, and of the weight gradients.
@@ -128,8 +132,8 @@ def measure_horizon(
     state = model.initial_state(chunks[0].inputs.shape[1])
     losses, ends = [], []
     for chunk in chunks:
-        nats, state, _ = run_chunk(model, chunk, state, loss)
-        losses.append(nats)
+        loss_sum, state, _ = run_chunk(model, chunk, state, loss)
+        losses.append(loss_sum)
         ends.append(state)
     inner = [leaf for end in ends[:-1] for leaf in leaves(end)]
     grads = torch.autograd.grad(
@@ -137,13 +141,13 @@ def measure_horizon(
     )
     full = _flat(grads[: len(weights)], weights)
     arrived = iter(or_zeros(grads[len(weights) :], inner))
-    boundaries, said, step = [], [], 0
+    boundaries, applied, step = [], [], 0
     for k, end in enumerate(ends[:-1]):
         step += len(chunks[k][0])
         true_BS = pack(map_state(lambda _: next(arrived), end))
-        said.append(_said(model, boundary, chunks[k:], end, loss, steps_known))
-        boundaries.append(_agreement(step, said[-1], true_BS))
-    lags = _by_lag(losses, ends, said, len(chunks[0][0]))
+        applied.append(_applied(model, boundary, chunks[k:], end, loss, steps_known))
+        boundaries.append(_agreement(step, applied[-1], true_BS))
+    lags = _by_lag(losses, ends, applied, len(chunks[0][0]))
     reached = list(takewhile(lambda lag: lag.share >= CREDIT, lags))
     states = torch.cat([pack(detach(end)) for end in ends[:-1]]).double()
     spectrum = (
@@ -158,11 +162,11 @@ def measure_horizon(
 
 
 def _by_lag(
-    losses: list[Tensor], ends: list[State], said: list[Tensor], chunk_len: int
+    losses: list[Tensor], ends: list[State], applied: list[Tensor], chunk_len: int
 ) -> list[Lag]:
-    """Credit by distance in chunks, over all boundaries."""
-    count = len(said)
-    by_lag: list[list[Tensor]] = [[] for _ in said]  # of each boundary, the nearest lag first
+    """Fit the shares of the credit by distance in chunks, over all boundaries."""
+    count = len(applied)
+    by_lag: list[list[Tensor]] = [[] for _ in applied]  # of each boundary, the nearest lag first
     for later in range(1, count + 1):
         before = [leaf for end in ends[:later] for leaf in leaves(end)]
         grads = torch.autograd.grad(losses[later], before, retain_graph=True, allow_unused=True)
@@ -173,11 +177,11 @@ def _by_lag(
             by_lag[k].append(true_BS.flatten())
     inner = torch.zeros(count, count, dtype=torch.float64)
     carried = torch.zeros(count, dtype=torch.float64)
-    for said_BS, true in zip(said, by_lag, strict=True):
+    for applied_BS, true in zip(applied, by_lag, strict=True):
         lags_KN = torch.stack(true).double()
         here = slice(0, len(true))
         inner[here, here] += (lags_KN @ lags_KN.T).cpu()
-        carried[here] += (lags_KN @ said_BS.flatten().double()).cpu()
+        carried[here] += (lags_KN @ applied_BS.flatten().double()).cpu()
     shares = (torch.linalg.pinv(inner, rtol=1e-6, hermitian=True) @ carried).tolist()
     energy = inner.diagonal()
     portions = (energy / energy.sum().clamp_min(1e-300)).tolist()
@@ -192,23 +196,23 @@ def _chunked(
     loss: Callable[[Tensor, Tensor], Tensor],
     steps_known: int,
 ) -> Tensor:
-    """The summed weight gradient of chunk after chunk, bridged or not."""
+    """The weight gradient summed over the chunks: of DNI, or, without a boundary, of TBPTT."""
     weights = list(model.parameters())
     state = model.initial_state(chunks[0][0].shape[1])
     total = torch.zeros(sum(weight.numel() for weight in weights), device=weights[0].device)
     for k, chunk in enumerate(chunks):
-        nats, end, _ = run_chunk(model, chunk, cut(state), loss)
-        outputs, given = [nats], [torch.ones_like(nats)]
+        loss_sum, end, _ = run_chunk(model, chunk, cut(state), loss)
+        outputs, given = [loss_sum], [torch.ones_like(loss_sum)]
         if boundary is not None and k < len(chunks) - 1 and not no_rows(_continues(chunk)):
-            said_BS = _said(model, boundary, chunks[k:], end, loss, steps_known)
-            states, grads = with_grads(end, said_BS)
+            applied_BS = _applied(model, boundary, chunks[k:], end, loss, steps_known)
+            states, grads = with_grads(end, applied_BS)
             outputs, given = outputs + states, given + grads
         total += _flat(torch.autograd.grad(outputs, weights, given, allow_unused=True), weights)
         state = detach(end)
     return total
 
 
-def _said(
+def _applied(
     model: Model,
     boundary: Boundary,
     chunks: Sequence[Chunk],
@@ -216,7 +220,7 @@ def _said(
     loss: Callable[[Tensor, Tensor], Tensor],
     steps_known: int,
 ) -> Tensor:
-    """What is applied at the end of the first of these chunks."""
+    """The gradient that training would apply at the end of the first of these chunks."""
     end, continues_B = detach(end), _continues(chunks[0])
     if not steps_known:
         return boundary.applied(boundary.predict(end), continues_B)
@@ -233,12 +237,12 @@ def _flat(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> Tensor:
     return torch.cat([grad.flatten() for grad in or_zeros(grads, like)])
 
 
-def _agreement(step: int, said_BS: Tensor, true_BS: Tensor) -> Agreement:
-    said, true = said_BS.double().flatten(), true_BS.double().flatten()
+def _agreement(step: int, applied_BS: Tensor, true_BS: Tensor) -> Agreement:
+    applied, true = applied_BS.double().flatten(), true_BS.double().flatten()
     energy = true.square().sum().clamp_min(1e-300)
     return Agreement(
         step,
-        torch.cosine_similarity(said, true, dim=0, eps=1e-150).item(),
-        (said.norm() / energy.sqrt()).item(),
-        (1 - (said - true).square().sum() / energy).item(),
+        torch.cosine_similarity(applied, true, dim=0, eps=1e-150).item(),
+        (applied.norm() / energy.sqrt()).item(),
+        (1 - (applied - true).square().sum() / energy).item(),
     )

@@ -27,20 +27,20 @@ class Learner:
         optimizer: of the model's parameters.
         loss: ``(outputs, targets) -> [T, B]``, the loss of each step.
         loss_scale: factor on the batch mean of the summed loss: 1 / T makes it a mean over steps.
-        clip: largest norm of the model's gradient; None leaves it alone.
+        clip: largest norm of the model's gradient; None: no limit.
         update_every: chunks whose gradients are summed for one update of the model, or
-            ``"episode"`` for all chunks of an episode that all rows begin and end together. (A
-            synthesizer does not wait for these updates.)
+            ``"episode"`` for all chunks of an episode that all rows begin and end together. (The
+            updates of a synthesizer do not depend on this.)
         autocast: compute the model in this type where that is safe, e.g. ``torch.bfloat16``.
         non_finite: what to do about a loss or a gradient that is not finite. ``"raise"`` stops with
             an error that names the chunk; ``"skip"`` makes no update with it, restarts the rows
-            whose state is not finite, and goes on. The model never sees such a gradient. On a GPU,
-            where asking would wait for the device, both drop the gradient and go on, and a loss
-            that is not finite shows in the trainer's meter.
+            whose state is not finite, and goes on. No update ever uses such a gradient. On a GPU
+            both drop the gradient and go on, because to look at it would be to wait for the device;
+            a loss that is not finite then shows in the trainer's meter.
 
     Raises:
-        ValueError: a number out of range.
-        TypeError: the optimiser is none.
+        ValueError: a number is out of range.
+        TypeError: ``optimizer`` is not an optimiser.
 
     Example:
         >>> model = nn.GRU(2, 8)
@@ -72,7 +72,7 @@ class Learner:
         _check_autocast(self.autocast)
 
     def precision(self, device: torch.device) -> torch.autocast:
-        """Where the model computes: ``with learner.precision(device): model(x, state)``.
+        """The autocast context of the model: ``with learner.precision(device): model(x, state)``.
 
         Args:
             device: of the model.
@@ -80,14 +80,14 @@ class Learner:
         return torch.autocast(device.type, self.autocast, enabled=self.autocast is not None)
 
     def update(self, parameters: Sequence[nn.Parameter], where: str) -> bool:
-        """One step of the optimiser from the gradients that there are, if they are finite.
+        """Make one step of the optimiser from the present gradients, if they are finite.
 
         Args:
             parameters: of the model.
             where: the name of the chunk, for the error.
 
         Returns:
-            Whether a step was made, as far as that is known without waiting for the device.
+            Whether a step was made. On a GPU always True.
 
         Raises:
             FloatingPointError: a gradient is not finite, and ``non_finite`` is ``"raise"``.
@@ -105,11 +105,11 @@ def clipped(parameters: Sequence[nn.Parameter], clip: float | None) -> bool:
     """Clip gradients, or drop them where they are not finite.
 
     Args:
-        parameters: whose gradients.
-        clip: their largest norm; None leaves them alone.
+        parameters: the parameters that have the gradients.
+        clip: the largest norm of all of them together; None: no limit.
 
     Returns:
-        Whether they were dropped.
+        Whether the gradients were dropped. On a GPU always False.
     """
     norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
     return drop_if_not_finite(parameters, norm)
@@ -119,13 +119,13 @@ def clipped(parameters: Sequence[nn.Parameter], clip: float | None) -> bool:
 
 
 def check_count(name: str, value: object, least: int, other: str = "") -> None:
-    """Refuse what is no whole number, or too small.
+    """Refuse a value that is not a whole number, or is too small.
 
     Args:
         name: of the setting.
         value: what was given.
-        least: the smallest value.
-        other: what else it may be, for the message.
+        least: the smallest allowed value.
+        other: another allowed value, for the message.
 
     Raises:
         ValueError: naming what was got and what was expected.
@@ -135,7 +135,7 @@ def check_count(name: str, value: object, least: int, other: str = "") -> None:
 
 
 def check_clip(name: str, clip: float | None) -> None:
-    """Refuse a clip that is no positive number.
+    """Refuse a clip that is not a positive number.
 
     Args:
         name: of the setting.
@@ -152,13 +152,13 @@ def check_clip(name: str, clip: float | None) -> None:
 
 
 def check_optimizer(name: str, optimizer: torch.optim.Optimizer, of: str, *owners: object) -> None:
-    """Refuse an optimiser of something else's parameters.
+    """Refuse an optimiser that holds parameters of other modules.
 
     Args:
         name: of the setting.
         optimizer: what was given.
         of: the name of what it should train.
-        owners: the modules whose parameters it may hold; anything else among them has none.
+        owners: the modules whose parameters it may hold. Other objects among them are ignored.
 
     Raises:
         ValueError: it holds other parameters.

@@ -1,4 +1,4 @@
-"""A trained model from the folder of a run, to work with in Python."""
+"""Loads a trained model from the folder of a run, to be used in Python."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def load(path: str | Path, device: str = "cpu") -> Loaded:
-    """Load a run of ``seqdni run``, or what ``seqdni export`` has written; no code in it is run.
+    """Load the model of a run, or of what ``seqdni export`` has written. No code in it is run.
 
     Args:
-        path: its folder.
+        path: the folder of the run or export.
         device: where the model is to compute: ``cpu``, ``cuda``, ``cuda:1`` ..., or ``auto``.
 
     Returns:
@@ -23,7 +23,7 @@ def load(path: str | Path, device: str = "cpu") -> Loaded:
         None where the model reads no text.
 
     Raises:
-        seqdni.recipes.errors.RunError: it is no such folder, or something in it is damaged.
+        seqdni.recipes.errors.RunError: it is not such a folder, or a file in it is damaged.
 
     Example:
         >>> load("nowhere")

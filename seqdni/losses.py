@@ -1,6 +1,6 @@
-"""Losses per step, masked sums, and the units people quote.
+"""Losses per step, masked sums, and conversions from nats to bits and perplexity.
 
-Shapes: T steps, B rows, V symbols. Losses are in nats until they are shown.
+Shapes: T steps, B rows, V symbols. Cross-entropy is in nats; it is converted where it is shown.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def cross_entropy(
 
     Args:
         logits_TBV: unnormalised scores.
-        targets_TB: symbol ids of any integer type; where a step is masked out, any valid id. An
-            id of -100 costs nothing.
+        targets_TB: symbol ids of any integer type; where a step is masked out, any valid id. The
+            loss of an id of -100 is 0.
 
     Returns:
         Nats per step, ``[T, B]``.
@@ -56,10 +56,10 @@ def squared_error(
 
     Args:
         outputs: predictions ``[T, B, ...]``.
-        targets: what was wanted, same shape.
+        targets: the right values, same shape.
 
     Returns:
-        One number a step, ``[T, B]``.
+        One number for each step, ``[T, B]``.
 
     Example:
         >>> import torch
@@ -137,13 +137,13 @@ def masked_sum(
 
 
 def to_bits(nats: float) -> float:
-    """Nats to bits: ``nats / ln 2``. Nats per character become BPC.
+    """Convert nats to bits: ``nats / ln 2``. Nats per character become BPC (bits per character).
 
     Args:
         nats: a mean negative log-likelihood.
 
     Returns:
-        The same in bits.
+        The same number in bits.
 
     Example:
         >>> round(to_bits(0.6931471805599453), 6)
@@ -153,7 +153,7 @@ def to_bits(nats: float) -> float:
 
 
 def to_perplexity(nats: float) -> float:
-    """Nats per token to perplexity: ``exp(nats)``; infinite where that overflows.
+    """Convert nats per token to perplexity: ``exp(nats)``; infinite where that overflows.
 
     Args:
         nats: a mean negative log-likelihood per token.

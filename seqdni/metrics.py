@@ -1,4 +1,4 @@
-"""Running sums that stay on the device until somebody reads them."""
+"""Running sums that stay on the device until they are read."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 class RunningSums:
-    """Sums of named quantities; adding never waits for the device, reading does once.
+    """Sums of named quantities. Adding never waits for the device; reading waits once.
 
     Args:
-        device: where the added tensors live.
+        device: the device of the added tensors.
 
     Example:
         >>> meter = RunningSums("cpu")
@@ -54,7 +54,7 @@ class RunningSums:
         }
 
     def clear(self) -> None:
-        """Start again from nothing."""
+        """Set all sums to zero."""
         self._sums = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class RunningSums:
         return dict(self._sums)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up sums saved by :meth:`state_dict`.
+        """Restore sums saved by :meth:`state_dict`.
 
         Args:
             state: the saved sums.

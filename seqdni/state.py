@@ -1,8 +1,9 @@
 """Recurrent state as a plain value: a tensor, or a tuple or dictionary of states.
 
+The tensors of a state are called its *leaves*. Every leaf is ``[L, B, H]``, as in ``nn.LSTM``, or
+``[B, H]``, as in a single cell: the row axis is always the second to last.
+
 Shapes: L layers, B rows of the batch, H features of a leaf, S = all features of one row together.
-Every leaf is ``[L, B, H]``, as in ``nn.LSTM``, or ``[B, H]``, as in a single cell: the row axis is
-the second to last. Nothing here guesses which axis is the batch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ State: TypeAlias = Tensor | tuple[Any, ...] | dict[str, Any]  # of states again
 
 
 class LSTMState(NamedTuple):
-    """State of an LSTM: what it shows and what it remembers, ``[L, B, H]`` each."""
+    """State of an LSTM: the hidden state, which is also its output, and the cell state.
+
+    Both are ``[L, B, H]``.
+    """
 
     hidden: Tensor
     cell: Tensor
@@ -35,7 +39,7 @@ def leaves(state: State) -> list[Tensor]:
         Its tensors, depth first.
 
     Raises:
-        TypeError: something in it is neither a tensor nor a tuple nor a dictionary.
+        TypeError: a part of it is neither a tensor nor a tuple nor a dictionary.
 
     Example:
         >>> [tuple(leaf.shape) for leaf in leaves((torch.zeros(1, 2, 3), torch.zeros(2, 4)))]
@@ -58,7 +62,7 @@ def _kind(value: Any) -> str:
 
 
 def map_state(fn: Callable[..., Tensor], state: State, *others: State) -> State:
-    """Apply ``fn`` to every leaf, keeping the structure (a NamedTuple stays a NamedTuple).
+    """Apply a function to every leaf and keep the structure (a NamedTuple stays a NamedTuple).
 
     Args:
         fn: function of one leaf (and the matching leaf of each of ``others``).
@@ -85,13 +89,13 @@ def map_state(fn: Callable[..., Tensor], state: State, *others: State) -> State:
 
 
 def detach(state: State) -> State:
-    """The same values without their history.
+    """The same values without a graph.
 
     Args:
         state: any state.
 
     Returns:
-        The state, cut from the graph (storage shared).
+        The detached state, which shares its storage with the original.
 
     Example:
         >>> detach(torch.ones(1, 1, requires_grad=True)).requires_grad
@@ -105,11 +109,11 @@ def cut(state: State) -> State: ...
 @overload
 def cut(state: None) -> None: ...
 def cut(state: State | None) -> State | None:
-    """Cut the graph here and remember what gradient arrives: every leaf records its ``.grad``.
+    """Cut the graph at a state. Its new leaves record the gradient that arrives as ``.grad``.
 
     Args:
-        state: the state at the end of the chunk before. None, which torch's networks take for
-            zeros, stays None.
+        state: the state at the end of the chunk before. None, with which torch's networks start
+            from zeros, stays None.
 
     Returns:
         The same values as graph leaves, to start the next chunk from. After the backward pass of
@@ -127,10 +131,10 @@ def cut(state: State | None) -> State | None:
 
 
 def target_grad(start: State) -> Float[Tensor, "B S"]:
-    """The gradient that arrived at a state made by :func:`cut`, packed; zero where none did.
+    """The packed gradient that arrived at a state made by :func:`cut`; zero where none did.
 
     Args:
-        start: the state a chunk was started from, after that chunk's backward pass.
+        start: the state that a chunk started from, after that chunk's backward pass.
 
     Returns:
         ``d objective / d start`` as ``[B, S]``, in the units of the objective.
@@ -152,14 +156,14 @@ def target_grad(start: State) -> Float[Tensor, "B S"]:
 
 
 def or_zeros(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients, and zeros where none arrived.
+    """Replace missing gradients by zeros.
 
     Args:
-        grads: as ``torch.autograd.grad`` gives them with ``allow_unused=True``.
-        like: what they are gradients of.
+        grads: as ``torch.autograd.grad`` returns them with ``allow_unused=True``.
+        like: the tensors that they are gradients of.
 
     Returns:
-        A tensor for each.
+        A gradient for each tensor.
 
     Example:
         >>> or_zeros([None], [torch.ones(2)])
@@ -175,7 +179,7 @@ def reset_rows(state: State, rows_B: Bool[Tensor, " B"], initial: State) -> Stat
     Args:
         state: the state before the reset.
         rows_B: True for the rows that restart.
-        initial: the state they restart from, same structure.
+        initial: the state that they restart from, of the same structure.
 
     Returns:
         The new state. No gradient flows from a restarted row into ``state``.
@@ -189,7 +193,7 @@ def reset_rows(state: State, rows_B: Bool[Tensor, " B"], initial: State) -> Stat
 
 
 def pack(state: State) -> Float[Tensor, "B S"]:
-    """One matrix with a row for each row of the batch: what a synthesizer reads and predicts.
+    """Put a state into one matrix ``[B, S]``, the form that a synthesizer reads and predicts.
 
     Args:
         state: leaves ``[L, B, H]`` or ``[B, H]``.
@@ -247,7 +251,7 @@ def unpack(packed_BS: Float[Tensor, "B S"], like: State) -> State:
 
 
 def in_full_precision(x: Tensor) -> Tensor:
-    """What was computed in bfloat16, in float32; anything else as it is.
+    """Convert bfloat16 to float32; return other types as they are.
 
     Args:
         x: from a model, perhaps under autocast.
@@ -260,7 +264,7 @@ def in_full_precision(x: Tensor) -> Tensor:
 
 
 def state_size(state: State) -> int:
-    """S: how many numbers the state of one row has.
+    """S, the number of numbers in the state of one row.
 
     Args:
         state: any state.

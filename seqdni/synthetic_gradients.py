@@ -1,4 +1,4 @@
-"""What carries credit beyond a cut: a boundary with its synthesizer, and how that one learns.
+"""Synthetic gradients: a boundary with its synthesizer, and how this synthesizer learns.
 
 Shapes: N pairs of a state and a gradient, S features of a packed state, K of a condition.
 """
@@ -25,27 +25,28 @@ class SyntheticGradients:
     """Synthetic gradients at the ends of the chunks, or at the messages of a level.
 
     Args:
-        boundary: asks the synthesizer, and limits and scales what it says. ``Boundary(None)`` has
-            no synthesizer: only steps that are known ahead then tell what follows.
+        boundary: has the synthesizer, and limits and scales its predictions. ``Boundary(None)`` has
+            no synthesizer: a gradient then comes only from known steps ahead.
         optimizer: of the boundary's parameters. A synthesizer that is solved for, such as
-            :class:`seqdni.LeastSquares`, has no parameters and needs none; one with parameters is
-            frozen on purpose by ``boundary.requires_grad_(False)``.
-        clip: largest norm of the synthesizer's gradient; None leaves it alone.
-        warmup_chunks: chunks during which the synthesizer learns and is not used. It then learns
-            the gradient of one chunk alone (and of known steps ahead): without a bootstrap nothing
-            later arrives.
-        targets: what the synthesizer learns from: the gradient at the chunk's start, or,
-            ``"dense"``, at every state inside the chunk, from the same backward pass. That needs a
-            model that can tell them (``traced``, and ``can_trace`` is True).
-        updates_per_chunk: what is learned from in a chunk is split into this many parts, with a
-            step of the optimiser for each. Running averages of the boundary count these steps.
+            :class:`seqdni.LeastSquares`, has no parameters and needs no optimiser. One with
+            parameters is frozen by ``boundary.requires_grad_(False)``.
+        clip: largest norm of the synthesizer's gradient; None: no limit.
+        warmup_chunks: number of first chunks in which the synthesizer learns but its predictions
+            are not used. It then learns the gradient of one chunk (and of known steps ahead) only,
+            because the targets contain no bootstrap.
+        targets: the gradients that the synthesizer learns from: that of the state at the chunk's
+            start, or, ``"dense"``, those of every state inside the chunk, from the same backward
+            pass. ``"dense"`` needs a model with ``traced`` and ``can_trace``
+            (:class:`seqdni.TraceableCore`).
+        updates_per_chunk: the targets of a chunk are split into this many parts, with a step of
+            the optimiser for each. Running averages of the boundary count these steps.
         train_fraction: share of the chunks that the synthesizer learns from, 0 < share <= 1. They
-            are spread evenly, without a fixed period. Most of the cost of a
-            synthesizer is its learning: 0.5 halves that.
+            are spread evenly, without a fixed period. Most of a synthesizer's cost is its learning;
+            0.5 halves that.
 
     Raises:
-        ValueError: a number out of range, a synthesizer that nothing would train, or a synthesizer
-            that does not go with the targets.
+        ValueError: a number is out of range, nothing would train the synthesizer, or the
+            synthesizer does not go with the targets.
 
     Example:
         >>> from seqdni import LeastSquares
@@ -80,14 +81,14 @@ class SyntheticGradients:
 
     @property
     def learns(self) -> bool:
-        """Whether the synthesizer learns: by descent, or, without parameters, solved for."""
+        """Whether the synthesizer learns (without parameters, by solving and not by descent)."""
         if not self.boundary.training or self.boundary.synthesizer is None:
             return False
         return self.optimizer is not None or not list(self.boundary.parameters())
 
     @property
     def condition_size(self) -> int:
-        """K: what the synthesizer sees besides a state; 0: nothing."""
+        """K: features that the synthesizer reads besides a state; 0: none."""
         synthesizer = self.boundary.synthesizer
         return 0 if synthesizer is None else synthesizer.condition_size
 
@@ -95,7 +96,7 @@ class SyntheticGradients:
         """Whether the synthesizer is past its warm-up, so that its predictions are used.
 
         Args:
-            chunks: that it could learn from so far.
+            chunks: the number of chunks so far.
         """
         return chunks >= self.warmup_chunks
 
@@ -103,7 +104,7 @@ class SyntheticGradients:
         """Whether the synthesizer learns from a chunk.
 
         Args:
-            chunk: its number, from 0.
+            chunk: its number, counted from 0.
         """
         return self.learns and chunk * GOLDEN % 1 < self.train_fraction
 
@@ -116,17 +117,17 @@ class SyntheticGradients:
         next_predicted_BS: Tensor | None = None,
         next_valid_B: Tensor | None = None,
     ) -> list[Tensor]:
-        """Let the synthesizer learn. A loss that is not finite is passed over.
+        """Let the synthesizer learn. A gradient that is not finite is not used.
 
         Args:
             pairs: states, and the gradients that arrived there in units of the objective.
             factor: the objective's factor on the summed loss.
-            condition_BK: what the synthesizer sees besides each state.
+            condition_BK: what the synthesizer reads besides each state.
             next_predicted_BS: the target of an Aux head.
             next_valid_B: the rows that have such a target; None: all.
 
         Returns:
-            The loss of each part.
+            The loss of each of the ``updates_per_chunk`` parts.
         """
         losses = []
         for part in pairs.dealt(self.updates_per_chunk):
@@ -163,7 +164,7 @@ class SyntheticGradients:
         return {"boundary": self.boundary.state_dict(), "optimizer": optimizer}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Continue as if never stopped.
+        """Continue as if training had never stopped.
 
         Args:
             saved: from :meth:`state_dict`.
@@ -226,11 +227,11 @@ class SyntheticGradients:
 
 
 def check_dense(synthetic: SyntheticGradients | None, model: object) -> None:
-    """Refuse dense targets where the model cannot tell the gradients of the states inside a chunk.
+    """Refuse dense targets of a model that cannot return the gradients of the states in a chunk.
 
     Args:
-        synthetic: perhaps with dense targets.
-        model: what is run.
+        synthetic: with or without dense targets; None is accepted.
+        model: what is trained.
 
     Raises:
         ValueError: naming the model.

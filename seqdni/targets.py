@@ -1,9 +1,9 @@
-r"""What a synthesizer is taught after a chunk: states, and the gradients that arrived there.
+r"""What a synthesizer learns from after a chunk: states, and the gradients that arrived there.
 
 Shapes: T steps, B rows, S features of a packed state, N pairs of a state and a gradient.
 
-With :math:`L` the chunk's loss and bootstrap, a chunk has a target at its start and, at the cost
-of the same backward pass, one at every state inside:
+With :math:`L` the sum of the chunk's loss and its bootstrap, a chunk has a target at its start and,
+from the same backward pass, one at every state inside:
 
 .. math:: target(s_t) = \partial L_{\ge t} / \partial s_t, \quad t = 0 \; \text{or} \; 0 \le t < T
 """
@@ -28,7 +28,7 @@ class Pairs(NamedTuple):
     Args:
         state_NS: packed states, without a graph.
         grad_NS: the gradients, in the objective's units.
-        valid_N: pairs that count; None counts all.
+        valid_N: pairs that are learned from; None: all.
         final_N: pairs whose gradient contains no bootstrap; None: no pair.
     """
 
@@ -38,13 +38,13 @@ class Pairs(NamedTuple):
     final_N: Bool[Tensor, " N"] | None
 
     def dealt(self, parts: int) -> Iterator[Pairs]:
-        """The pairs in equal parts, dealt out one after the other; a part with nothing is left out.
+        """Split the pairs into equal parts; a part without a valid pair is left out.
 
         Args:
             parts: how many, >= 1.
 
         Yields:
-            Every ``parts``-th pair.
+            Part i has the pairs i, i + ``parts``, i + 2 ``parts`` and so on.
         """
         for first in range(min(parts, len(self.state_NS))):
             state, grad, valid, final = (
@@ -62,16 +62,16 @@ def boundary_pairs(
     final_B: Bool[Tensor, " B"] | None,
     bridged: bool,
 ) -> Pairs:
-    """One pair a row: the chunk's start.
+    """One pair for each row: the state at the chunk's start and its gradient.
 
     Args:
-        start: the state a chunk was started from, made by :func:`seqdni.cut`.
-        taught_B: rows that go on here with what was bridged before; None: all rows.
+        start: the state that a chunk started from, made by :func:`seqdni.cut`.
+        taught_B: rows whose start is learned from; None: all rows.
         final_B: rows whose episode ended within the chunk; None: no row.
         bridged: whether a gradient arrived at the chunk's end.
 
     Returns:
-        N = B pairs, valid in the rows that are taught.
+        N = B pairs, valid in those rows.
     """
     state_BS = pack(detach(start))
     if not bridged:
@@ -85,17 +85,17 @@ def dense_pairs(
     taught_B: Bool[Tensor, " B"] | None,
     bridged: bool,
 ) -> Pairs:
-    """A pair for every step of every row: the state that enters it.
+    """One pair for each step of each row: the state that enters the step and its gradient.
 
     Args:
         trace: from :func:`seqdni.unroll_traced`, after the backward pass.
         should_reset: the chunk's restarts.
-        taught_B: rows that go on at the chunk's start with what was bridged before; None: all.
+        taught_B: rows whose state at the chunk's start is learned from; None: all rows.
         bridged: whether a gradient arrived at the chunk's end.
 
     Returns:
-        N = T * B pairs, step after step, valid where the row does not restart just then. A pair is
-        final if its row restarts at a later step.
+        N = T * B pairs, step after step. A pair is valid where its row does not restart at that
+        step, and final if its row restarts at a later step or no gradient arrived at the end.
 
     Example:
         >>> trace = Trace(torch.zeros(3, 1, 2), (torch.zeros(3, 1, 2),))

@@ -1,6 +1,6 @@
-r"""The trainer: truncated BPTT, with synthetic gradients if it is given any.
+r"""Trains a model by truncated BPTT, with or without synthetic gradients.
 
-One step of training reads from top to bottom in :meth:`Trainer.step`; what its parts do is in
+One step of training can be read from top to bottom in :meth:`Trainer.step`; its parts are in
 ``chunk_step.py``.
 
 Shapes: T steps, B rows, K features of a condition.
@@ -40,27 +40,27 @@ class Model(Core, Protocol):
 
 
 class Trainer:
-    r"""Truncated BPTT over a stream of chunks; with synthetic gradients, DNI.
+    r"""Trains a model over a stream of chunks by truncated BPTT; with synthetic gradients, by DNI.
 
-    For a chunk started from :math:`s_0`, one backward pass of
+    For a chunk that starts from :math:`s_0`, one backward pass of
 
     .. math:: \frac{loss\_scale}{B} \Big( \sum_{t,b} \ell_{t,b}
               + \langle \hat g(s_T), s_T \rangle \Big)
 
     gives the model's gradient and, at :math:`s_0`, the synthesizer's target. The sum is over the
-    steps that are scored; :math:`\hat g` is a constant, the synthetic gradient of the state at the
-    end (or what known steps tell of it), and 0 in rows whose episode ended. Full BPTT is this
-    trainer without ``credit`` over :func:`whole_episodes`.
+    scored steps. :math:`\hat g` is a constant: the gradient of what follows the chunk, predicted by
+    the synthesizer or computed from known steps, and 0 in rows whose episode ended. Full BPTT is
+    this trainer without ``credit`` over :func:`whole_episodes`.
 
     Args:
-        model: a core from inputs to what the loss takes, with parameters.
+        model: a core with parameters, whose outputs are what the loss takes.
         learner: the optimiser, the loss, and when the model is updated.
-        credit: what carries credit beyond the ends of a chunk. None: nothing does, which is
-            truncated BPTT; :class:`SyntheticGradients`, or :class:`Overlap` for overlapping chunks.
+        credit: how credit crosses the ends of a chunk: by :class:`SyntheticGradients`, by
+            overlapping chunks (:class:`Overlap`), or, with None, not at all (truncated BPTT).
 
     Raises:
-        ValueError: parts that do not fit the model.
-        TypeError: the model does not keep the core contract, or a part is something else.
+        ValueError: the learner or ``credit`` does not fit the model.
+        TypeError: the model does not keep the core contract, or an argument has a wrong type.
 
     Example:
         >>> import torch.nn as nn
@@ -107,7 +107,7 @@ class Trainer:
 
     @property
     def learners(self) -> list[Learner]:
-        """The one learner; a hierarchy's trainer has one for each level."""
+        """A list of the one learner; a hierarchy's trainer has one for each level."""
         return [self.learner]
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
@@ -122,7 +122,7 @@ class Trainer:
 
     @property
     def chunks(self) -> int:
-        """Chunks so far."""
+        """The number of chunks so far."""
         return self._updater.chunks
 
     def step(
@@ -136,16 +136,15 @@ class Trainer:
         Args:
             chunk: a :class:`seqdni.Chunk`, or a tuple of its first two to four fields. Row b
                 continues row b of the chunk before.
-            condition: ``[B, K]`` each, what the synthesizer may see at the chunk's start and at its
-                end, if it was built with ``condition_size``.
+            condition: two tensors ``[B, K]``, what the synthesizer reads besides the state at the
+                chunk's start and at its end, if it was built with ``condition_size``.
             ahead: the steps after the chunk as far as they are known, any number of them. The
-                gradient from these is then exact (see :func:`seqdni.look_ahead`), and the
-                synthesizer is asked for what lies beyond.
+                gradient of their loss is computed (see :func:`seqdni.look_ahead`), and the
+                synthesizer predicts that of the steps after them.
 
         Raises:
-            ValueError: shapes that do not fit, ``update_every="episode"`` on a stream without
-                lock-step episodes, ``ahead`` without a boundary to carry its gradient over, or
-                ``ahead`` together with a condition.
+            ValueError: shapes do not fit; ``update_every="episode"`` on a stream whose rows do not
+                end their episodes together; ``ahead`` without a boundary, or with a condition.
             FloatingPointError: the loss or the gradient is not finite (see ``non_finite``).
         """
         chunk = as_chunk(chunk)
@@ -170,7 +169,7 @@ class Trainer:
         self._updater.count_and_update(finite and plan.has_gradient, plan.episode_over)
 
     def _forward(self, chunk: Chunk, plan: ChunkPlan) -> ForwardRun:
-        """Run a chunk; with overlapping chunks, from further back."""
+        """Run a chunk; with overlapping chunks, together with the chunks before it."""
         carry, inputs, should_reset = self.carry, chunk.inputs, chunk.should_reset
         if self.overlap is not None and plan.scored:
             carry, inputs, should_reset = self.overlap.extend(carry, inputs, should_reset)
@@ -181,10 +180,10 @@ class Trainer:
         longer = Chunk(inputs, chunk.targets, chunk.mask, should_reset)
         loss, autocast = self.learner.loss, self.learner.autocast
         with torch.set_grad_enabled(plan.has_gradient):
-            nats, end, trace = run_chunk(
+            loss_sum, end, trace = run_chunk(
                 self.model, longer, start, loss, autocast, traced=plan.dense_targets
             )
-        return ForwardRun(start, nats, end, trace)
+        return ForwardRun(start, loss_sum, end, trace)
 
     def _checked_ahead(
         self, ahead: ChunkLike | None, rows: int, condition: tuple[Tensor, Tensor] | None
@@ -201,7 +200,7 @@ class Trainer:
         return ahead
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on.
+        """All that the next step depends on.
 
         Returns:
             Tensors and primitives only: it survives ``torch.load(weights_only=True)``.
@@ -218,14 +217,14 @@ class Trainer:
         )
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Continue as if never stopped.
+        """Continue as if training had never stopped.
 
         Args:
-            saved: from :meth:`state_dict` of a trainer built alike.
+            saved: from :meth:`state_dict` of a trainer built with the same settings.
 
         Raises:
-            ValueError: it is of another format, one of the two has synthetic gradients or overlap
-                and the other does not, or it kept more chunks than this one does.
+            ValueError: the checkpoint has another format, only one of the two trainers has
+                synthetic gradients or overlapping chunks, or the saved ``history`` is longer.
         """
         check_format(saved)
         for name in ("synthetic", "overlap"):
@@ -247,7 +246,7 @@ class Trainer:
 
 
 def _counted(chunk: Chunk, scored: int) -> int | Tensor:
-    """Steps that count in the mean; targets of -100 on a GPU are counted there."""
+    """Steps that count in the mean. On a GPU, targets of -100 are subtracted there, as a tensor."""
     targets, mask = chunk.targets, chunk.mask
     if targets.device.type == "cpu" or targets.is_floating_point() or targets.dim() != 2:
         return scored
@@ -272,7 +271,7 @@ def _check_parts(learner: object, credit: object) -> None:
 
 
 def _check_model(model: Model) -> None:
-    """The model keeps the core contract, and its state has its rows where they belong."""
+    """Refuse a model that does not keep the core contract, or whose state has another row axis."""
     if not hasattr(model, "initial_state"):
         wrapped = getattr(model, "module", None)
         name = type(model).__name__

@@ -16,15 +16,15 @@ VALUES_A_LINE = 10
 
 @dataclass(frozen=True)
 class AddingTask:
-    r"""Answer, at the last step, with the sum of the two values that a marker was 1 at.
+    r"""The task to answer, at the last step, with the sum of the two marked values.
 
         value   u_1 u_2 .. u_L     uniform in [0, 1)
         marker   0   1  ..  0      1 at one step of each half, chosen uniformly
         target              u_i + u_j
 
-    `Difficulty.length` is L; the first half has L // 2 steps. The error is squared. Chance: always
-    answering 1, the mean, has the variance of the sum of two uniform values,
-    :math:`2 \cdot 1/12 = 1/6`; so the task is learned where the mean squared error is far below.
+    `Difficulty.length` is L; the first half has L // 2 steps. The error is squared. The answer 1,
+    which is the mean, has the variance of the sum of two uniform values as its mean squared error,
+    :math:`2 \cdot 1/12 = 1/6`. The task is learned if the error is far smaller.
 
     Example:
         >>> task = AddingTask()
@@ -98,7 +98,7 @@ class AddingTask:
         mask_L: Bool[Tensor, " L"],
         outputs_L: Float32[Tensor, " L"] | None = None,
     ) -> str:
-        """The values, ten a line, with a star at the marked ones; then the sum and the answer."""
+        """The values, ten in a line, the marked ones with a star; then the sum and the answer."""
         cells = [f"{'*' if marker else ' '}{value:.2f}" for value, marker in inputs_L2.tolist()]
         lines = [
             " ".join(["value " if i == 0 else " " * 6, *cells[i : i + VALUES_A_LINE]])

@@ -21,13 +21,13 @@ from seqdni.corpora.tasks.task import Difficulty, Episode
 
 @dataclass(frozen=True)
 class CopyTask:
-    """Emit the N symbols that were read, then the end: 2N + 1 steps, N + 1 of them scored.
+    """The task to emit the N symbols that were read, then the end: 2N + 1 steps, N + 1 scored.
 
         input    s_1 .. s_N  stop  blank x N
         target               s_1   s_2 .. s_N end
 
     Args:
-        symbols: number V of symbol types, >= 1; 2 is the papers' one-bit symbol.
+        symbols: number V of different symbols, >= 1; with 2 a symbol is one bit, as in the papers.
 
     Raises:
         ValueError: `symbols` < 1.
@@ -89,14 +89,14 @@ class CopyTask:
 
 @dataclass(frozen=True)
 class RepeatCopyTask:
-    """Emit the N symbols R times, then the end: N + 2 + N R steps, N R + 1 of them scored.
+    """The task to emit the N symbols R times, then the end: N + 2 + N R steps, N R + 1 scored.
 
         input    s_1 .. s_N  stop  R     blank x N R
         target                     s_1   s_2 .. s_N s_1 .. s_N end
 
     Args:
-        symbols: number V of symbol types, >= 1.
-        max_repeats: the largest R that has a number token, >= 1.
+        symbols: number V of different symbols, >= 1.
+        max_repeats: the largest R, >= 1; each R has a token of its own.
 
     Raises:
         ValueError: `symbols` or `max_repeats` < 1.
@@ -177,7 +177,7 @@ def _episode(
     batch_size: int,
     generator: torch.Generator,
 ) -> Episode:
-    """Symbols, cue, blanks; the first emission is due at the cue's last token."""
+    """Symbols, cue and blanks as inputs. The first answer is scored at the cue's last token."""
     _at_least_one("batch_size", batch_size)
     reading = difficulty.length + len(cue) - 1
     emitted = difficulty.length * difficulty.repeats
@@ -195,7 +195,7 @@ def _episode(
 
 
 def _glyph(symbols: int, token: int, marks: str) -> str:
-    """The symbol's own, one of `marks` for what follows, `x3` for a number."""
+    """A symbol as :func:`glyph`, the tokens after the symbols as `marks`, and a number as `x3`."""
     if token < symbols:
         return glyph(token, symbols)
     after = token - symbols

@@ -1,4 +1,4 @@
-"""Counting digits at two rates: how many of the last T were odd, how many of the last T * T a 3.
+"""Counting digits at two rates: the odd ones of each T digits, and the 3s of each T * T digits.
 
 Shapes: n images, P pixels of one, B rows, T digits of a window, N = T * T digits of a long window.
 
@@ -20,16 +20,16 @@ from seqdni.corpora.errors import CorpusError
 from seqdni.corpora.tasks.mnist import Images, Mnist
 
 COUNTED = 3
-"""The digit that B counts."""
+"""The digit that is counted in long windows."""
 SMALL_SPLITS = (1197, 1497)  # of the 1797 small digits: where validation and test begin
-SHADES = 16  # of the small digits
+SHADES = 16  # largest brightness of the small digits
 
 
 def read_small_digits() -> Mnist:
-    """The 1,797 digits of 8 x 8 pixels that come with scikit-learn; nothing is downloaded.
+    """Read the 1,797 digits of 8 x 8 pixels that come with scikit-learn; nothing is downloaded.
 
     Returns:
-        1,197 / 300 / 300 images, other writers in each, with shades from 0 to 255.
+        1,197 / 300 / 300 images, with brightness from 0 to 255. No writer is in two splits.
 
     Raises:
         CorpusError: scikit-learn is not installed.
@@ -56,15 +56,15 @@ def read_small_digits() -> Mnist:
 
 
 class Digits(NamedTuple):
-    """Some whole windows of B streams of digits, and the answers that fall due in them.
+    """Some whole windows of B streams of digits, with the answers.
 
     Args:
-        inputs_TBP: shades from 0 to 1.
-        digits_TB: what they show.
-        odd_TB: odd digits since the window began.
-        odd_due_TB: True at the last digit of each window.
-        threes_wB: 3s since the long window began, after each of the w windows.
-        threes_due_wB: True after the last window of each long window.
+        inputs_TBP: images, with brightness from 0 to 1.
+        digits_TB: the digits that they show.
+        odd_TB: number of odd digits since the window began.
+        odd_due_TB: True where that answer is scored: at the last digit of each window.
+        threes_wB: number of 3s since the long window began, after each of the w windows.
+        threes_due_wB: True where that answer is scored: after the last window of a long window.
     """
 
     inputs_TBP: Float32[Tensor, "T B P"]
@@ -76,16 +76,16 @@ class Digits(NamedTuple):
 
 
 class CountDigits:
-    """An endless stream of digits drawn at random, a window at a time; all rows in step.
+    """An endless stream of random digits, one window at a time for all rows.
 
     Args:
-        images: what is drawn from, with replacement.
+        images: the images to draw from, with replacement.
         window: T, digits between two answers, >= 1; T windows make a long window.
-        batch_size: B rows, >= 1.
+        batch_size: B, number of rows, >= 1.
         seed: of the stream's own generator.
 
     Raises:
-        ValueError: a size below 1, or no images.
+        ValueError: a size is below 1, or there are no images.
 
     Example:
         >>> images = Images(torch.zeros(10, 64, dtype=torch.uint8), torch.arange(10))
@@ -159,7 +159,7 @@ class CountDigits:
 
 
 def render_digits(digits_N: list[int], window: int) -> str:
-    """The digits, with a bar after each window.
+    """The digits as a line of text, with a bar after each window.
 
     Args:
         digits_N: of one row, whole windows.

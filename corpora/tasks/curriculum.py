@@ -1,4 +1,4 @@
-"""When to make the task longer."""
+"""The curriculum: decides when a task becomes more difficult."""
 
 from seqdni.corpora.tasks.task import Difficulty, EpisodicTask
 
@@ -6,16 +6,16 @@ from seqdni.corpora.tasks.task import Difficulty, EpisodicTask
 def next_difficulty(
     task: EpisodicTask, difficulty: Difficulty, error_bits: float, threshold: float = 0.15
 ) -> Difficulty:
-    """The next difficulty once the error is small: `task.advance` of it if error < threshold.
+    """The difficulty to go on with: `task.advance(difficulty)` if the error is below the threshold.
 
     Args:
-        task: knows what follows a difficulty.
-        difficulty: the difficulty that was played.
+        task: has the difficulties in their order.
+        difficulty: the difficulty that was trained on.
         error_bits: its error, in bits; NaN never advances.
         threshold: in the same bits, > 0.
 
     Returns:
-        `difficulty` or its successor.
+        `difficulty`, or the one after it.
 
     Raises:
         ValueError: `threshold` is not positive, or the task has no such difficulty.

@@ -1,4 +1,4 @@
-"""Endless streams of chunks over an episodic task: all rows in step, or each row on its own.
+"""Endless streams of chunks of an episodic task, whose rows play episodes together or each alone.
 
 Shapes: T steps of a chunk, L steps of an episode, B rows.
 """
@@ -15,19 +15,20 @@ from seqdni.corpora.tasks.task import Difficulty, Episode, EpisodicTask
 
 
 class LockstepEpisodes:
-    """All rows play episodes of one difficulty, in step; an episode's last chunk may be shorter.
+    """A stream whose rows begin and end their episodes together, all of one difficulty.
 
-    Assign `stream.difficulty` to change the difficulty from the next episode on.
+    The last chunk of an episode may be shorter. Assign `stream.difficulty` to change the difficulty
+    from the next episode on.
 
     Args:
-        task: what is played.
+        task: draws the episodes.
         difficulty: of every episode.
-        batch_size: rows, >= 1.
-        chunk_len: steps a chunk, >= 1; None plays a whole episode in one chunk.
+        batch_size: number of rows, >= 1.
+        chunk_len: steps of a chunk, >= 1; None: a chunk is a whole episode.
         seed: of the stream's own generator; any integer.
 
     Raises:
-        ValueError: a size below 1, or the task has no such difficulty.
+        ValueError: a size is below 1, or the task has no such difficulty.
 
     Example:
         >>> from seqdni.corpora.tasks.copying import CopyTask
@@ -64,13 +65,14 @@ class LockstepEpisodes:
         return in_step(piece, starts, ends=self._player.position == 0)
 
     def peek(self, steps: int) -> Batch | None:
-        """The next steps of the episode without going on to them; fewer where it ends.
+        """The next steps of the episode, without moving on in the stream.
 
         Args:
             steps: how many, >= 1.
 
         Returns:
-            What the next chunk begins with; None where the next step begins an episode.
+            The first steps of the next chunk, fewer where the episode ends; None where the next
+            step begins an episode.
         """
         if (rest := self._player.peek(steps)) is None:
             return None
@@ -93,20 +95,21 @@ class LockstepEpisodes:
 
 
 class BackToBackEpisodes:
-    """Each row plays one episode after another, on its own; lengths are uniform up to a difficulty.
+    """A stream in which each row has its own episodes, one after another, of random difficulties.
 
-    Row i depends on (`seed`, i) alone: not on the batch size, the chunk length or other rows.
+    Row i depends only on (`seed`, i), and not on the batch size, the chunk length or other rows.
     Assign `stream.difficulty` to change the difficulty of the episodes that start from then on.
 
     Args:
-        task: what is played.
-        difficulty: of the longest episode; length and repeats are drawn from `task.first` on.
-        batch_size: rows, >= 1.
-        chunk_len: steps a chunk, >= 1.
+        task: draws the episodes.
+        difficulty: the greatest; length and repeats are drawn uniformly from those of `task.first`
+            up to these.
+        batch_size: number of rows, >= 1.
+        chunk_len: steps of a chunk, >= 1.
         seed: of the rows' own generators; any integer.
 
     Raises:
-        ValueError: a size below 1, or the task has no such difficulty.
+        ValueError: a size is below 1, or the task has no such difficulty.
 
     Example:
         >>> from seqdni.corpora.tasks.copying import CopyTask
@@ -154,16 +157,16 @@ class BackToBackEpisodes:
         return Batch(inputs_TB, targets_TB, mask_TB, torch.from_numpy(should_reset))
 
     def peek(self, steps: int) -> Batch | None:
-        """The next steps of each row's episode without going on to them.
+        """The next steps of each row's episode, without moving on in the stream.
 
-        A row whose episode ends sooner restarts there, and has nothing to score from there on.
+        A row whose episode ends sooner restarts there, and no step after that is scored.
 
         Args:
             steps: how many, >= 1.
 
         Returns:
-            As many of them as the row with the most left has; None where every row begins an
-            episode next.
+            These steps; fewer if all episodes end sooner. None where every row begins an episode
+            with its next step.
         """
         rests = [row.peek(steps) for row in self._rows]
         pieces = [rest[0] for rest in rests if rest is not None]
@@ -200,7 +203,7 @@ class BackToBackEpisodes:
 
 
 def in_step(piece: Episode, starts: bool, ends: bool) -> Batch:
-    """Part of an episode that all rows play together, as a chunk.
+    """Convert a part of an episode that all rows play together to a chunk.
 
     Args:
         piece: of the episode.
@@ -217,20 +220,21 @@ def in_step(piece: Episode, starts: bool, ends: bool) -> Batch:
 
 
 class _Player:
-    """Draws an episode whole and reads it piece by piece; position 0 means: draw the next one.
+    """Draws whole episodes and reads them piece by piece. At position 0 the next one is drawn.
 
-    The state holds no episode: the generator as it was before the episode draws it again.
+    The saved state holds no episode: it has the state of the generator before the episode, with
+    which the episode is drawn again.
     """
 
     def __init__(self, draw: Callable[[Difficulty, torch.Generator], Episode], seed: int, row: int):
-        # The Mersenne Twister is seeded with 32 bits; neighbouring (seed, row) share none of them.
+        # Torch's generator takes a seed of 32 bits; the hash makes those of near rows unrelated.
         digest = hashlib.sha256(f"{seed} {row}".encode()).digest()
         self._draw = draw
         self._generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
         self.position = 0
 
     def read(self, difficulty: Difficulty, most: int | None) -> Episode:
-        """The next `most` steps of the episode, or what is left of it; None reads all that is."""
+        """The next `most` steps of the episode, or all that are left; with None always all."""
         if self.position == 0:
             self._begin(difficulty)
         piece, ends = self._episode.part(self.position, most)
@@ -238,7 +242,7 @@ class _Player:
         return piece
 
     def peek(self, most: int) -> tuple[Episode, bool] | None:
-        """What :meth:`read` would give, and whether the episode ends with it; None before one."""
+        """The result of :meth:`read`, and whether the episode ends there; None at position 0."""
         return None if self.position == 0 else self._episode.part(self.position, most)
 
     def _begin(self, difficulty: Difficulty) -> None:

@@ -11,21 +11,21 @@ from jaxtyping import UInt8
 from seqdni.corpora.errors import CorpusError
 
 UNSIGNED_BYTE = 0x08
-MOST = 60_000 * 28 * 28  # bytes that a file's header may ask for: those of MNIST's largest
+MOST = 60_000 * 28 * 28  # largest number of bytes in a file: that of MNIST's largest file
 
 
 def read_idx(path: str | Path, dimensions: int) -> UInt8[np.ndarray, "..."]:
-    """Read a file of unsigned bytes: the header first, and no more than it asks for.
+    """Read a file of unsigned bytes, and no more bytes than its header says.
 
     Args:
         path: of the file; one that ends in .gz is unpacked.
-        dimensions: how many it must have: 1 for labels, 3 for images.
+        dimensions: how many dimensions it must have: 1 for labels, 3 for images.
 
     Returns:
-        The array, of the sizes that the header says.
+        The array, with the shape that the header gives.
 
     Raises:
-        CorpusError: it cannot be read, is of another kind, too short or too long.
+        CorpusError: the file cannot be read, is of another kind, too short or too long.
 
     Example:
         >>> import tempfile

@@ -1,4 +1,4 @@
-"""Sequential MNIST: a digit read pixel by pixel or row by row, named at the end.
+"""Sequential MNIST: read the image of a digit pixel by pixel or row by row, and name the digit.
 
 Shapes: n images, P = 784 pixels, L steps of an episode, B rows, D features of a step: 784 steps of
 1 pixel, or 28 steps of 28.
@@ -30,11 +30,11 @@ MNIST_HELP = (
 
 
 class Images(NamedTuple):
-    """Images of digits with their names.
+    """Images of digits, and the digits that they show.
 
     Args:
-        pixels_nP: shades from 0 to 255, row after row.
-        labels_n: digits.
+        pixels_nP: brightness from 0 to 255, row after row.
+        labels_n: the digits.
     """
 
     pixels_nP: UInt8[Tensor, "n P"]
@@ -42,13 +42,13 @@ class Images(NamedTuple):
 
 
 class Mnist(NamedTuple):
-    """The three splits.
+    """MNIST in three splits.
 
     Args:
-        train: the first 55,000 of the training file.
+        train: the first 55,000 images of the training file.
         valid: its last 5,000.
-        test: the 10,000 of the test file.
-        digest: SHA-256 of all of them, to tell whether it is the same data.
+        test: the 10,000 images of the test file.
+        digest: SHA-256 of all of them, equal only for the same data.
     """
 
     train: Images
@@ -58,16 +58,17 @@ class Mnist(NamedTuple):
 
 
 def read_mnist(data_dir: str | Path) -> Mnist:
-    """Read the four files.
+    """Read the four files of MNIST.
 
     Args:
-        data_dir: their folder; other data of the same form and size (Fashion-MNIST) will do.
+        data_dir: their folder. Other data of the same form and size (Fashion-MNIST) can be read
+            too.
 
     Returns:
         55,000 / 5,000 / 10,000 images.
 
     Raises:
-        CorpusError: a file is missing, damaged, or not what it must be.
+        CorpusError: a file is missing, damaged, or of another form.
 
     Example:
         >>> read_mnist("nowhere")
@@ -95,9 +96,9 @@ t10k-labels-idx1-ubyte, each as it is or with .gz
 
 
 def pixel_order(seed: int) -> np.ndarray:
-    """The permutation of the 784 pixels of a seed: step t reads pixel `order[t]`.
+    """The order of the 784 pixels that belongs to a seed: step t reads pixel `order[t]`.
 
-    NumPy's PCG64 generator makes it; a test pins the permutation of seed 0.
+    NumPy's PCG64 generator makes it. A test checks that the order of seed 0 never changes.
 
     Args:
         seed: >= 0.
@@ -114,13 +115,14 @@ def pixel_order(seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class MnistTask:
-    """How an image becomes an episode: scored at the last step, where the digit is due.
+    """Makes an episode of an image, in which the digit must be named at the last step.
 
-    Chance is an accuracy of 1 / 10 (the most frequent digit of the test file: 0.1135).
+    A guess has an accuracy of 1 / 10 (always the most frequent digit of the test file: 0.1135).
 
     Args:
         by: "pixel", 784 steps of 1 pixel, or "row", 28 steps of 28.
-        permute_seed: reads the pixels in the order :func:`pixel_order`; None from the top left on.
+        permute_seed: the pixels are read in the order :func:`pixel_order` of this seed; None: row
+            after row.
 
     Raises:
         ValueError: there is no such `by`.
@@ -153,7 +155,7 @@ class MnistTask:
         return 1 / CLASSES
 
     def episode(self, images: Images) -> Episode:
-        """The images as rows of a batch; pixels from 0 to 1."""
+        """An episode with a row for each image; pixels are from 0 to 1."""
         pixels_BP, labels_B = images
         if self.permute_seed is not None:
             pixels_BP = pixels_BP[:, torch.from_numpy(pixel_order(self.permute_seed))]
@@ -172,7 +174,7 @@ class MnistTask:
         mask_L: Bool[Tensor, " L"],
         outputs_L: Int64[Tensor, " L"] | None = None,
     ) -> str:
-        """The image, put back in order, two characters a pixel; then the digit and the answer."""
+        """The image in its original order, two characters for a pixel, the digit and the answer."""
         pixels_P = inputs_LD.flatten()
         if self.permute_seed is not None:
             order_P = torch.from_numpy(pixel_order(self.permute_seed))

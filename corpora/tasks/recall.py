@@ -1,4 +1,4 @@
-"""Delayed recall: hold one symbol through a delay full of noise.
+"""Delayed recall: remember one symbol during a delay in which noise is read.
 
 Shapes: L steps of an episode, B rows. Tokens for V symbols and W kinds of noise:
 
@@ -19,22 +19,21 @@ from seqdni.corpora.tasks.task import Difficulty, Episode
 
 @dataclass(frozen=True)
 class RecallTask:
-    r"""Emit, at a read cue, the symbol that was written `difficulty.length` noise steps before.
+    r"""The task to emit the first symbol, at a cue, after `difficulty.length` steps of noise.
 
         input    s  n_1 .. n_N  cue
         target                   s
 
-    Noise tokens are drawn uniformly and independently, so that a state cannot rest: what is to be
-    kept must be told from what is not. Chance is an accuracy of 1 / V and an error of
-    :math:`\log_2 V` bits. Episodes back to back, each of another delay, are a stream of writes and
-    reads: a flip-flop with V positions.
+    Noise tokens are drawn uniformly and independently, so that a model must learn which tokens to
+    ignore. A guess has an accuracy of 1 / V and an error of :math:`\log_2 V` bits. Episodes back to
+    back, each with another delay, are a stream of writes and reads: a flip-flop of V states.
 
     Args:
-        symbols: number V of kinds of symbols, >= 2.
-        distractors: number W of kinds of noise, >= 1; 1 is a blank.
+        symbols: number V of different symbols, >= 2.
+        distractors: number W of different noise tokens, >= 1; with 1 the noise is a blank.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number is out of range.
 
     Example:
         >>> task = RecallTask()

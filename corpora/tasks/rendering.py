@@ -1,4 +1,4 @@
-"""Episodes of tokens as aligned lines of text.
+"""Shows episodes of tokens as aligned lines of text.
 
 Shapes: L steps of an episode.
 """
@@ -11,14 +11,14 @@ from torch import Tensor
 
 
 def glyph(symbol: int, symbols: int) -> str:
-    """A digit or letter for a symbol; `s70` where there are more kinds of them than those.
+    """A digit or a letter for a symbol; where there are too many symbols for that, e.g. `s70`.
 
     Args:
         symbol: in 0..symbols - 1.
         symbols: number of kinds.
 
     Returns:
-        What stands for it.
+        A short text.
 
     Example:
         >>> glyph(10, symbols=20), glyph(10, symbols=100)
@@ -35,14 +35,14 @@ def aligned(
     mask_L: Bool[Tensor, " L"],
     outputs_L: Int64[Tensor, " L"] | None,
 ) -> str:
-    """Lines of input and target; with outputs also these, and a caret under each wrong one.
+    """Lines of inputs and targets, and perhaps of outputs with a caret under each wrong one.
 
     Args:
-        inputs: a cell for each step.
-        name: the cell of a target or an output.
-        targets_L: what was due.
-        mask_L: steps whose targets and outputs are shown.
-        outputs_L: what a model answered, or None.
+        inputs: the text of the input at each step.
+        name: returns the text of a target or an output.
+        targets_L: the right answers.
+        mask_L: the steps whose targets and outputs are shown.
+        outputs_L: the answers of a model, or None.
 
     Returns:
         Two or four lines.

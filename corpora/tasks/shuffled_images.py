@@ -1,4 +1,4 @@
-"""An endless stream over a fixed set of images: shuffled epochs, all rows in step.
+"""An endless stream over a fixed set of images, in a new random order in each epoch.
 
 Shapes: T steps of a chunk, L steps of an episode, B rows, n images.
 """
@@ -14,20 +14,20 @@ from seqdni.corpora.tasks.task import Episode
 
 
 class ShuffledImages:
-    """Each row reads an image from its first step to its last, then all go on to other images.
+    """A stream in which all rows read an image each, from its first step to its last, and so on.
 
-    An epoch goes through the images in a new random order, B at a time; the n % B at its end are
-    left out, other ones each epoch. The last chunk of an episode may be shorter.
+    An epoch goes through the images in a new random order, B at a time. The n % B images at its end
+    are left out, which are other ones in each epoch. The last chunk of an episode may be shorter.
 
     Args:
-        task: how an image becomes an episode.
+        task: makes an episode of an image.
         images: at least `batch_size`.
-        batch_size: rows, >= 1.
-        chunk_len: steps a chunk, >= 1; None plays a whole episode in one chunk.
+        batch_size: number of rows, >= 1.
+        chunk_len: steps of a chunk, >= 1; None: a chunk is a whole episode.
         seed: of the stream's own generator; any integer that torch takes.
 
     Raises:
-        ValueError: a size below 1, or fewer images than rows.
+        ValueError: a size is below 1, or there are fewer images than rows.
 
     Example:
         >>> images = Images(torch.zeros(5, 784, dtype=torch.uint8), torch.arange(5))
@@ -72,13 +72,14 @@ class ShuffledImages:
         return chunk
 
     def peek(self, steps: int) -> Batch | None:
-        """The next steps of the images without going on to them; fewer where they end.
+        """The next steps of the images, without moving on in the stream.
 
         Args:
             steps: how many, >= 1.
 
         Returns:
-            What the next chunk begins with; None where the next step begins other images.
+            The first steps of the next chunk, fewer where the images end; None where the next step
+            begins other images.
         """
         return None if self._position == 0 else self._from_here(steps)
 

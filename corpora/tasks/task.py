@@ -1,4 +1,4 @@
-"""What an episodic task is: difficulties, episodes, and the things a task can do.
+"""The interface of an episodic task: its difficulties, its episodes, its methods.
 
 Shapes: L steps of an episode, B rows, D features of a step.
 """
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class Difficulty(NamedTuple):
-    """How long an episode is.
+    """The difficulty of an episode, which is how long it is.
 
     Args:
-        length: what the task makes longer, >= 1: symbols to remember, a delay, steps.
-        repeats: times that the symbols are emitted, >= 1.
+        length: number of symbols to remember, of steps of a delay, or of all steps; >= 1.
+        repeats: how many times the symbols must be emitted, >= 1.
 
     Example:
         >>> Difficulty(5)
@@ -31,7 +31,7 @@ class Episode(NamedTuple):
 
     Args:
         inputs_LB: token ids, [L, B], or real features, [L, B, D].
-        targets_LB: ids to answer with, or real values, [L, B]; 0 where unscored.
+        targets_LB: ids or real values to answer with, [L, B]; 0 where a step is not scored.
         mask_LB: True where a step is scored, [L, B].
     """
 
@@ -40,11 +40,11 @@ class Episode(NamedTuple):
     mask_LB: Bool[Tensor, "L B"]
 
     def part(self, begin: int, most: int | None) -> tuple["Episode", bool]:
-        """The steps from one on, as a view.
+        """Consecutive steps of the episodes, as a view.
 
         Args:
-            begin: the first of them.
-            most: how many at most; None takes all that are left.
+            begin: the first step.
+            most: the largest number of steps; None takes all that are left.
 
         Returns:
             That part, and whether the episode ends with it.
@@ -56,7 +56,7 @@ class Episode(NamedTuple):
 
 @runtime_checkable
 class EpisodicTask(Protocol):
-    """The interface that the streams and the curriculum need; any class with it will do."""
+    """The methods that the streams and the curriculum need; any class that has them is a task."""
 
     @property
     def input_size(self) -> int:
@@ -70,7 +70,7 @@ class EpisodicTask(Protocol):
 
     @property
     def first(self) -> Difficulty:
-        """The shortest difficulty: where a curriculum begins."""
+        """The lowest difficulty, with which a curriculum begins."""
         ...
 
     def check(self, difficulty: Difficulty) -> None:

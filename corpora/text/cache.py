@@ -1,4 +1,4 @@
-"""Text encoded once, then mapped from disk: a cache that is either whole or absent."""
+"""A cache of encoded texts, which are mapped from disk; each is either whole or absent."""
 
 import errno
 import hashlib
@@ -20,8 +20,8 @@ from seqdni.corpora.text.text import Text
 from seqdni.corpora.text.vocabulary import Tokens, Vocabulary, vocabulary_from
 
 FORMAT_VERSION = 4
-DIGESTED = ("tokens", "crc32", "dtype", "characters", "words")  # of a split; the rest follows
-ATTEMPTS = 3  # a further one is needed only where other processes replace the same damaged cache
+DIGESTED = ("tokens", "crc32", "dtype", "characters", "words")  # they determine all of a split
+ATTEMPTS = 3  # more than one is needed only while other processes replace the same damaged cache
 
 
 class Encoded(NamedTuple):
@@ -29,8 +29,8 @@ class Encoded(NamedTuple):
 
     Args:
         name: of the text.
-        digest: of the vocabulary and the ids; equal only for the same ones.
-        vocabulary: ids to text and back.
+        digest: of the vocabulary and the ids; equal only if they are equal.
+        vocabulary: converts text to ids and back.
         train: [n] ids.
         valid: ids, or None where the text has no such split.
         test: ids, or None where the text has no such split.
@@ -46,32 +46,32 @@ class Encoded(NamedTuple):
     sizes: dict[str, Size]
 
     def scored(self, split: str) -> Size:
-        """The size of what is scored of a split: all but its first token (:func:`scored_size`)."""
+        """The size of a split without its first token, which is not scored; :func:`scored_size`."""
         return scored_size(self.vocabulary, getattr(self, split), self.sizes[split])
 
 
 def encode_splits(
     text: Text, tokens: Tokens | None = None, cache_dir: str | Path | None = None
 ) -> Encoded:
-    """The tokens of `text` as ids, from the cache where it has them.
+    """Encode a text, or read it from the cache if it was encoded before.
 
-    The text is read in passes, block by block, and may be larger than memory. The cache's folder is
-    named by the SHA-256 of the splits, the kind of tokens and the format's version, so it is made
-    anew when one of them changes. It is written beside its place and then renamed: a killed or
-    concurrent run leaves no half cache; a damaged one is built again.
+    The text is read in passes, block by block, and may be larger than memory. The folder in the
+    cache is named by the SHA-256 of the splits, the kind of tokens and the version of the format,
+    so that a change of one of them makes another folder. It is written under another name and then
+    renamed, so that a killed or concurrent run leaves no half of it. A damaged one is made again.
 
     Args:
         text: the corpus; no split may be empty.
-        tokens: kind of tokens; None takes characters.
-        cache_dir: parent of the cache's folder; None takes $SEQDNI_CACHE, else
-            $XDG_CACHE_HOME/seqdni, else ~/.cache/seqdni.
+        tokens: kind of tokens; None: characters.
+        cache_dir: the cache; None: $SEQDNI_CACHE, else $XDG_CACHE_HOME/seqdni, else
+            ~/.cache/seqdni.
 
     Returns:
         The ids, in the smallest unsigned type that holds the vocabulary.
 
     Raises:
-        CorpusError: a split is empty or only white space, or cannot be read, or is not complete;
-            the tokens do not suit the text; or the cache cannot be written.
+        CorpusError: a split is empty or only white space, cannot be read, or is not complete; the
+            text cannot have this kind of tokens; or the cache cannot be written.
 
     Example:
         >>> import tempfile
@@ -112,7 +112,7 @@ def encode_splits(
 
 
 def cache_folder() -> Path:
-    """Where everything is kept that can be made or downloaded again.
+    """The folder for all files that can be made or downloaded again.
 
     Returns:
         $SEQDNI_CACHE, else $XDG_CACHE_HOME/seqdni, else ~/.cache/seqdni.
@@ -210,7 +210,7 @@ def _write(vocabulary: Vocabulary, source: Source, path: Path) -> dict[str, str 
         path: of the file.
 
     Returns:
-        What the cache's meta.json says about it.
+        The entry of the split in meta.json.
     """
     tokens, crc, dtype = 0, 0, "uint8"
     with open(path, "wb") as file:
@@ -236,7 +236,7 @@ def _put(text: Text, building: Path, folder: Path) -> None:
                 folder.rename(damaged)
                 building.rename(folder)
             except OSError:
-                pass  # another process is repairing it too; the caller looks again
+                pass  # another process is repairing it too; the caller tries again
             finally:
                 shutil.rmtree(damaged, ignore_errors=True)
 

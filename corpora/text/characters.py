@@ -12,12 +12,12 @@ from seqdni.corpora.text.source import Source, blocks
 from seqdni.corpora.text.text import Text
 
 CODE_POINTS = 0x110000
-STAND_INS = "\ufffd?*_ "  # for characters not known: the first of these that is
+STAND_INS = "\ufffd?*_ "  # the first of these that is known stands for unknown characters
 
 
 @dataclass(frozen=True)
 class Characters:
-    """Tokens are characters: those of all splits, so that none is unknown.
+    """Tokens are characters. The vocabulary has those of all splits, so that none is unknown.
 
     Example:
         >>> Characters().learn(Text("greeting", "hello", "hole", None)).symbols
@@ -120,18 +120,17 @@ class CharVocabulary:
 
     @property
     def stand_in(self) -> str:
-        """The symbol that :meth:`replaced` puts for characters not known."""
+        """The symbol that :meth:`replaced` puts in place of unknown characters."""
         return next((symbol for symbol in STAND_INS if symbol in self.symbols), self.symbols[0])
 
     def replaced(self, text: str) -> tuple[str, int]:
-        """A text in the characters of the vocabulary.
+        """Replace the characters of a text that the vocabulary does not have.
 
         Args:
-            text: any.
+            text: any text.
 
         Returns:
-            The text with `stand_in` for each character that is not in the vocabulary, and how many
-            there were.
+            The text with `stand_in` in place of each such character, and how many there were.
 
         Example:
             >>> CharVocabulary.from_text("hello?").replaced("hallo")
@@ -165,7 +164,7 @@ class CharVocabulary:
 
 
 def checked_ids(ids: Sequence[int] | np.ndarray | Tensor, size: int) -> np.ndarray:
-    """The ids as an array.
+    """Convert ids to an array, and refuse those that are out of range.
 
     Args:
         ids: [n].
@@ -175,7 +174,7 @@ def checked_ids(ids: Sequence[int] | np.ndarray | Tensor, size: int) -> np.ndarr
         [n] int64.
 
     Raises:
-        ValueError: one is not in 0..size - 1.
+        ValueError: an id is not in 0..size - 1.
     """
     array = np.asarray(ids, dtype=np.int64)
     if array.size and not 0 <= array.min() <= array.max() < size:

@@ -1,4 +1,4 @@
-"""Corpora that can be downloaded: once, checked, into the cache."""
+"""Downloads the files of corpora into the cache, once, and checks them."""
 
 import os
 import shutil
@@ -12,16 +12,16 @@ import pooch
 from seqdni.corpora.errors import CorpusError
 from seqdni.corpora.text.cache import cache_folder
 
-SECONDS = 30  # without an answer
+SECONDS = 30  # to wait for an answer
 
 
 class Remote(NamedTuple):
     """A file to download.
 
     Args:
-        url: where it is.
-        checksum: as pooch writes it, ``"sha256:..."``; None where it is not known.
-        members: what to take out of it where it is a zip archive.
+        url: of the file.
+        checksum: in the form of pooch, ``"sha256:..."``; None if it is not known.
+        members: the files to take out of it, if it is a zip archive.
     """
 
     url: str
@@ -30,18 +30,18 @@ class Remote(NamedTuple):
 
 
 def fetch(name: str, files: tuple[Remote, ...], remedy: str) -> Path:
-    """The folder with a corpus's files, downloaded where they are not there yet.
+    """Download the files of a corpus that are not in the cache yet.
 
     Args:
         name: of the corpus.
-        files: of it.
-        remedy: what the message tells the user to do without a network.
+        files: of the corpus.
+        remedy: the part of an error message that says what to do without a network.
 
     Returns:
-        A folder in the cache; the members of archives keep the folders that they have in them.
+        The folder of the files in the cache; members of archives keep their paths.
 
     Raises:
-        CorpusError: no network, or the file there is not the one expected, or cannot be stored.
+        CorpusError: there is no network, the file is not the one expected, or it cannot be stored.
     """
     folder = cache_folder() / "downloads" / name
     downloader = pooch.HTTPDownloader(progressbar=True, timeout=SECONDS)
@@ -49,7 +49,7 @@ def fetch(name: str, files: tuple[Remote, ...], remedy: str) -> Path:
         if file.members and all((folder / member).exists() for member in file.members):
             continue
         file_name = file.url.rsplit("/", 1)[1]
-        if file.members:  # an archive is this process's own, and goes whether it is good or not
+        if file.members:  # each process has an archive of its own, and removes it in the end
             file_name = f"{uuid.uuid4().hex}-{file_name}"
         try:
             path = pooch.retrieve(
@@ -71,7 +71,7 @@ def fetch(name: str, files: tuple[Remote, ...], remedy: str) -> Path:
 
 
 def _unpack(archive: Path, folder: Path, members: tuple[str, ...]) -> None:
-    """Each member appears in the folder at once."""
+    """Take the members out of an archive; each one is renamed into its place when it is whole."""
     with ZipFile(archive) as zipped:
         for member in members:
             target = folder / member

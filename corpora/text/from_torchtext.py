@@ -1,4 +1,4 @@
-"""Corpora that torchtext has read, as token ids: its data sets and vocabularies, old and new.
+"""Converts data sets and vocabularies of torchtext, old and new, to token ids.
 
 Nothing here needs torchtext itself. Its last version, 0.18, does not load with a current torch;
 0.6.0 does.
@@ -21,13 +21,13 @@ from seqdni.corpora.text.words import END, WordVocabulary
 
 
 def import_torchtext() -> ModuleType:
-    """The torchtext that is installed.
+    """Import the installed torchtext.
 
     Returns:
         The module.
 
     Raises:
-        CorpusError: there is none, or it does not load with this torch.
+        CorpusError: torchtext is not installed, or does not load with this torch.
     """
     try:
         return importlib.import_module("torchtext")
@@ -40,17 +40,17 @@ def import_torchtext() -> ModuleType:
 
 
 def torchtext_vocabulary(vocab: Any) -> WordVocabulary:
-    """A vocabulary of torchtext with the same ids.
+    """Convert a vocabulary of torchtext to one with the same ids.
 
     Args:
-        vocab: with ``itos`` (torchtext up to 0.8) or ``get_itos()`` (later); `<unk>` is in it.
+        vocab: has ``itos`` (torchtext up to 0.8) or ``get_itos()`` (later), and the word `<unk>`.
 
     Returns:
-        Its words in their order.
+        A vocabulary with its words in their order.
 
     Raises:
-        CorpusError: a word occurs twice, or `<unk>` does not.
-        ValueError: it is no such vocabulary.
+        CorpusError: a word occurs twice, or there is no `<unk>`.
+        ValueError: it is not a vocabulary of torchtext.
 
     Example:
         >>> from types import SimpleNamespace
@@ -74,27 +74,27 @@ def torchtext_vocabulary(vocab: Any) -> WordVocabulary:
 def from_torchtext(
     train: Any, valid: Any = None, test: Any = None, vocab: Any = None, name: str = "torchtext"
 ) -> Encoded:
-    """Splits that torchtext has read, as ids in memory, for :class:`seqdni.corpora.TokenStream`.
+    """Convert splits that torchtext has read to ids, for :class:`seqdni.corpora.TokenStream`.
 
-    Takes what the language-modelling data sets of torchtext give: of 0.6.0 the data sets and the
-    BPTTIterator over them, whose field has the vocabulary; of later ones the iterator over lines,
-    strings or lists of words, with `vocab`. There a line's end is `<eos>` where the vocabulary has
-    it (once, also where the line ends in it already), else nothing. Words not in the vocabulary
-    become `<unk>`.
+    From torchtext 0.6.0 it takes the language-modelling data sets and the BPTTIterator over them,
+    whose field has the vocabulary. From later versions it takes an iterator over lines, which are
+    strings or lists of words, together with `vocab`. Then a line end is `<eos>` if the vocabulary
+    has this word (once, even if the line already ends in it), else nothing. Unknown words become
+    `<unk>`.
 
     Args:
         train: data set or iterator; read once.
         valid: the same, or None.
         test: the same, or None.
-        vocab: of torchtext; None takes the one of `train`.
-        name: for people and reports.
+        vocab: of torchtext; None: that of `train`.
+        name: for messages and reports.
 
     Returns:
-        The corpus; its sizes are those of the text that the ids stand for.
+        The corpus; its sizes are those of the decoded text.
 
     Raises:
-        CorpusError: a split is empty, or the vocabulary does not suit.
-        ValueError: something else was given, or there is no vocabulary.
+        CorpusError: a split is empty, or the vocabulary cannot be used.
+        ValueError: an argument is of another kind, or there is no vocabulary.
 
     Example:
         >>> from types import SimpleNamespace
@@ -125,12 +125,12 @@ def from_torchtext(
 
 
 def _own(thing: Any, name: str) -> Any:
-    """An attribute, or None; hasattr is True for all names where 0.6.0's data sets are asked."""
+    """An attribute, or None. (For data sets of 0.6.0 ``hasattr`` is True with any name.)"""
     return getattr(thing, "__dict__", {}).get(name)
 
 
 def _vocab_of(dataset: Any) -> Any:
-    """The vocabulary that a data set of torchtext knows, or None."""
+    """The vocabulary of a data set of torchtext, or None."""
     if fields := _own(dataset, "fields"):
         return getattr(fields.get("text"), "vocab", None)
     return dataset.get_vocab() if hasattr(dataset, "get_vocab") else None

@@ -41,7 +41,7 @@ def ptb_text(data_dir: str | Path | None, by_character: bool = True) -> Text:
         by_character: whether tokens are characters.
 
     Returns:
-        5,017,482 / 393,042 / 442,423 characters; of 50 types where words are joined by `_`.
+        5,017,482 / 393,042 / 442,423 characters; 50 different ones if words are joined by `_`.
 
     Raises:
         CorpusError: a file is missing or not the one expected, or cannot be downloaded.
@@ -72,10 +72,10 @@ archive; pass its path as --data-dir
 
 
 def ptb_lines(text: str, by_character: bool = True) -> str:
-    """Any text as :func:`ptb_text` has its lines.
+    """Convert any text to lines like those of :func:`ptb_text`.
 
     Args:
-        text: with words between white space.
+        text: words separated by white space.
         by_character: whether tokens are characters.
 
     Returns:
@@ -102,7 +102,7 @@ def _joined(lines: Iterable[list[str]], by_character: bool) -> str:
 
 
 def _lines(path: Path, split: str) -> list[list[str]]:
-    """The words of each line: the same for the original and a copy with other line ends."""
+    """The words of each line, which do not depend on the kind of line ends."""
     lines = _split("".join(blocks(whole_file(path, HELP, text_mode=True))))
     characters = sum(len(word) + 1 for words in lines for word in words)
     for unit, got, expected in (

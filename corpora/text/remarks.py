@@ -1,4 +1,4 @@
-"""What a user should know about a text of their own before trusting a figure on it."""
+"""Notes about your own text that you need in order to compare errors on it with others."""
 
 import re
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from seqdni.corpora.text.vocabulary import Tokens
 from seqdni.corpora.text.words import END, ENDED, UNKNOWN
 
 TAIL = 64  # characters at the end of a block that are searched again with the next
-NAMED = 3  # files left out
+NAMED = 3  # largest number of left-out files whose names are shown
 
 
 def remarks(text: Text, tokens: Tokens) -> Iterator[str]:
-    """One line for each thing that changes what a figure means: files left out, reserved symbols.
+    """Notes on all that changes the meaning of an error: files left out, reserved symbols.
 
     Args:
         text: the corpus.

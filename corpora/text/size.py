@@ -1,4 +1,4 @@
-"""How long a text is: in tokens, and in the units of the original that figures are told in."""
+"""The size of a text: in tokens, and in the characters and words of the original text."""
 
 from typing import NamedTuple
 
@@ -9,19 +9,19 @@ from seqdni.corpora.text.source import Source, blocks, whole_lines
 from seqdni.corpora.text.vocabulary import Vocabulary
 from seqdni.corpora.text.words import UNKNOWN, WordVocabulary, words_of
 
-AROUND = 9  # tokens that tell what the first is: a character is up to four bytes, a token each
+AROUND = 9  # tokens to decode for the text of the first: a character is up to four tokens (bytes)
 
 
 class Size(NamedTuple):
     """How long a text is.
 
     Args:
-        tokens: in the vocabulary's units.
-        characters: of the original text.
-        words: of the original text, a line's end counted as one, as for perplexities; None for
-            tokens that are characters.
-        unknown: how many of the words are `<unk>`: not in the vocabulary of words, or written so in
-            the text; None for tokens that are characters.
+        tokens: number of tokens.
+        characters: number of characters of the original text.
+        words: number of words of the original text, where a line end is a word, as in perplexities;
+            None for tokens that are characters.
+        unknown: number of words that are `<unk>`, because the vocabulary does not have them or the
+            text has `<unk>` itself; None for tokens that are characters.
     """
 
     tokens: int
@@ -59,9 +59,9 @@ def size_of(vocabulary: Vocabulary, source: Source, ids: np.ndarray) -> Size:
 
 
 def scored_size(vocabulary: Vocabulary, ids: np.ndarray, size: Size) -> Size:
-    """The part of a text that is scored: what comes after its first token, which is only read.
+    """The size of the scored part of a text: all after its first token, which is only read.
 
-    A word of which the first token is only the beginning is scored.
+    A word is scored if the first token is only its beginning.
 
     Args:
         vocabulary: of the tokens.
@@ -78,7 +78,7 @@ def scored_size(vocabulary: Vocabulary, ids: np.ndarray, size: Size) -> Size:
         Size(tokens=2, characters=6, words=2, unknown=1)
     """
     beginning = vocabulary.decode(ids[:AROUND])
-    first = vocabulary.decode(ids[:1]).rstrip("\ufffd")  # without a character that goes on
+    first = vocabulary.decode(ids[:1]).rstrip("\ufffd")  # without an incomplete character
     whole, rest = _counts(beginning), _counts(beginning[len(first) :])
     characters, words, unknown = (a - b for a, b in zip(whole, rest, strict=True))
     return Size(
@@ -90,7 +90,7 @@ def scored_size(vocabulary: Vocabulary, ids: np.ndarray, size: Size) -> Size:
 
 
 def _counts(source: Source) -> tuple[int, int, int]:
-    """Characters, words with line ends among them, and words that are `<unk>`."""
+    """The numbers of characters, of words and line ends, and of words that are `<unk>`."""
     characters = words = unknown = 0
     for part in whole_lines(source):
         found = words_of(part)

@@ -1,4 +1,4 @@
-"""Where text lies: a string, or stretches of files that may be larger than memory.
+"""Reads text from a string, or from parts of files that may be larger than memory.
 
 Everything is read block by block and can be read again, so that a corpus is encoded in passes.
 """
@@ -27,13 +27,15 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Stretch:
-    """Text in files, one after another, with a newline between them where one ends inside a line.
+    """The text of several parts of files, one after another.
+
+    Where a part does not end with a line, a newline is added before the next.
 
     Args:
-        pieces: of files, in order.
+        pieces: parts of files, in order.
         encoding: of all of them.
-        text_mode: whether a line's end is read as one newline where the files have ``\\r\\n`` or
-            ``\\r``, as Python's text mode does; else all characters are kept.
+        text_mode: whether ``\\r\\n`` and ``\\r`` are read as one newline, as in Python's text mode;
+            False keeps all characters.
 
     Example:
         >>> import tempfile
@@ -50,7 +52,7 @@ class Stretch:
 
     @property
     def size(self) -> int:
-        """Bytes, added newlines not counted."""
+        """The number of bytes, without added newlines."""
         return sum(piece.end - piece.begin for piece in self.pieces)
 
 
@@ -61,19 +63,19 @@ Source = str | Stretch
 def whole_file(
     path: str | Path, remedy: str, encoding: str = "utf-8", text_mode: bool = False
 ) -> Stretch:
-    """All of a file; in text mode without the byte-order mark that it may begin with.
+    """A stretch of a whole file; in text mode, without a byte-order mark at its beginning.
 
     Args:
         path: of the file.
-        remedy: what the message tells the user to do if it cannot be read.
+        remedy: the part of an error message that says what to do.
         encoding: of the text.
-        text_mode: of the stretch.
+        text_mode: see :class:`Stretch`.
 
     Returns:
         The stretch, not yet read.
 
     Raises:
-        CorpusError: no such file, a folder, or not readable.
+        CorpusError: the file does not exist, is a folder, or cannot be read.
 
     Example:
         >>> whole_file("nowhere.txt", "give a text file")
@@ -92,7 +94,7 @@ def whole_file(
 
 
 def raw(source: Source) -> Iterator[bytes]:
-    """The bytes of a text, block by block; those of a string are its UTF-8.
+    """The bytes of a text, block by block; a string is encoded as UTF-8.
 
     Args:
         source: the text.
@@ -121,7 +123,7 @@ def blocks(source: Source) -> Iterator[str]:
         Strings, none of them empty.
 
     Raises:
-        CorpusError: a file cannot be read; a byte is not of the encoding, or is NUL.
+        CorpusError: a file cannot be read, or has a byte that is NUL or not of the encoding.
 
     Example:
         >>> list(blocks("hello"))
@@ -157,16 +159,16 @@ def blocks(source: Source) -> Iterator[str]:
 
 
 def whole_lines(source: Source) -> Iterator[str]:
-    """The text in parts that end with a line, or inside a very long line before a space.
+    """The text in parts that end with a line, or, in a very long line, before a space.
 
     Args:
         source: the text.
 
     Returns:
-        Parts of some megabytes; what goes on with a line begins with a space.
+        Parts of some megabytes; a part that continues a line begins with a space.
 
     Raises:
-        CorpusError: as :func:`blocks`; or a line has a million characters and no space among them.
+        CorpusError: as :func:`blocks`; or a line has a million characters without a space.
 
     Example:
         >>> list(whole_lines("tick tock\\ntick"))
@@ -191,10 +193,10 @@ def whole_lines(source: Source) -> Iterator[str]:
 
 
 def newlines(text: str) -> str:
-    """A text with ``\\n`` at each line's end, whatever its line ends are.
+    """Replace all line ends of a text by ``\\n``.
 
     Args:
-        text: any.
+        text: any text.
 
     Returns:
         The same with ``\\n`` for ``\\r\\n`` and for ``\\r``.
@@ -213,7 +215,7 @@ def _place(source: Source) -> str:
 
 
 def _located(source: Stretch) -> Iterator[tuple[Piece, int, bytes]]:
-    """Blocks with their piece and the place of their first byte in its file."""
+    """The blocks, each with its piece and the position of its first byte in the file."""
     ends_line = True
     for piece in source.pieces:
         if piece.end == piece.begin:

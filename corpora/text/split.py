@@ -1,4 +1,4 @@
-"""Where a text in files is cut into splits."""
+"""Cuts a text in files into splits."""
 
 import re
 from dataclasses import replace
@@ -10,16 +10,16 @@ LINE_END = {True: re.compile(rb"\r\n?|\n"), False: re.compile(rb"\n")}  # in tex
 
 
 def cut(source: Stretch, at: list[int]) -> list[Stretch]:
-    """A stretch cut into several, at about these bytes.
+    """Cut a stretch into several, at about the given bytes.
 
-    A cut moves on to the next line's beginning if that is near, else to the next character.
+    A cut is moved to the beginning of the next line if that is near, else of the next character.
 
     Args:
         source: text in files.
         at: bytes from the beginning, ascending.
 
     Returns:
-        One stretch more than there are cuts.
+        The stretches, one more than there are cuts.
 
     Example:
         >>> import tempfile

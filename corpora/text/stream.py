@@ -1,4 +1,4 @@
-"""One long text as chunks of a batch: contiguous rows to train on, every target once to evaluate.
+"""Makes chunks of one long text: endless rows to train on, or each token once to evaluate.
 
 Shapes: T steps of a chunk, B rows, U = T + 1 tokens (a chunk's inputs and the last target).
 """
@@ -20,7 +20,7 @@ Tokens: TypeAlias = np.ndarray | Tensor | Sequence[SupportsIndex]
 
 
 class TokenStream:
-    """Endless epochs over B contiguous rows; a row goes on from chunk to chunk.
+    """An endless stream over a text that is cut into B contiguous rows.
 
         steps = (n - 1) // B
         row i: inputs tokens[i * steps : (i + 1) * steps], targets one token later
@@ -30,11 +30,11 @@ class TokenStream:
 
     Args:
         tokens: [n] ids.
-        batch_size: rows, >= 1.
-        chunk_len: steps a chunk, >= 1.
+        batch_size: number of rows, >= 1.
+        chunk_len: steps of a chunk, >= 1.
 
     Raises:
-        CorpusError: too few tokens for one step a row.
+        CorpusError: there are too few tokens for one step in each row.
         ValueError: the tokens are not one row of integers, or a size is below 1.
 
     Example:
@@ -85,13 +85,14 @@ class TokenStream:
         return chunk
 
     def peek(self, steps: int) -> Batch | None:
-        """The next steps without going on to them; fewer or None at the epoch's end.
+        """The next steps, without moving on in the stream.
 
         Args:
             steps: how many, >= 1.
 
         Returns:
-            What the next chunk begins with; None where the next step begins an epoch.
+            The first steps of the next chunk, fewer where the epoch ends; None where the next step
+            begins an epoch.
         """
         begin, end = self._cursor, min(self._cursor + steps, self._steps)
         if begin == 0:
@@ -120,30 +121,30 @@ def evaluation_chunks(
     warmup: int = 0,
     align: int = 1,
 ) -> Iterator[Batch]:
-    """One pass that scores each of the n - 1 next-token targets exactly once.
+    """Chunks for one pass over a text, in which each of the n - 1 targets is scored exactly once.
 
         steps = ceil((n - 1 - warmup) / B), but at least warmup, rounded up to a multiple of align
         row i reads tokens[i * steps : i * steps + warmup + steps]
 
-    Every row but the first begins with `warmup` steps that the row before scores: they are run,
-    masked, and bring the state near to what it is where the text is read as one row. There are
-    fewer rows than B where a row would score fewer steps than it warms up on, so a text of up to
-    2 * warmup + 1 tokens is one row. The last row ends early, masked. `mask` is None where a chunk
+    Every row except the first begins with `warmup` steps that the row before scores. They are run
+    and masked, to bring the state near to that of a text read as one row. There are fewer rows than
+    B where a row would score fewer steps than its warm-up has, so a text of up to 2 * warmup + 1
+    tokens is one row. Steps after the end of the last row are masked. `mask` is None where a chunk
     scores every step.
 
     Args:
         tokens: [n] ids, n >= 2.
-        batch_size: most rows, >= 1.
-        chunk_len: most steps a chunk, >= 1.
-        warmup: steps, >= 0. With 0 each row starts from the initial state and nothing more.
-        align: rows begin at multiples of it, for models that count their steps; >= 1.
+        batch_size: largest number of rows, >= 1.
+        chunk_len: largest number of steps of a chunk, >= 1.
+        warmup: steps, >= 0. With 0 each row starts from the initial state.
+        align: rows begin at multiples of this, for models whose levels tick at certain steps; >= 1.
 
     Returns:
-        The chunks, all of them over the same rows.
+        The chunks, all with the same rows.
 
     Raises:
-        CorpusError: fewer than two tokens.
-        ValueError: a size below its least.
+        CorpusError: there are fewer than two tokens.
+        ValueError: a number is too small.
 
     Example:
         >>> chunks = list(evaluation_chunks(np.arange(6), batch_size=2, chunk_len=2))
@@ -184,7 +185,7 @@ def _evaluate(
 
 
 def _read(tokens: np.ndarray, steps: int, rows: int, begin: int, end: int) -> Int64[Tensor, "U B"]:
-    """Tokens begin..end of every row, `end` included; past the text its last token again."""
+    """Tokens begin to end of every row, `end` included; after the text, its last token again."""
     index_UB = np.arange(begin, end + 1)[:, None] + steps * np.arange(rows)
     return torch.from_numpy(np.asarray(tokens.take(index_UB, mode="clip"), dtype=np.int64))
 
@@ -199,7 +200,7 @@ def _chunk(tokens_UB: Int64[Tensor, "U B"], is_first: bool, is_last: bool) -> Ba
 
 
 def _one_row(tokens: Tokens) -> np.ndarray:
-    """The ids of one text as an array; what is memory-mapped stays so."""
+    """The ids of one text as an array; a memory-mapped one is not copied."""
     array = np.asanyarray(tokens.cpu() if isinstance(tokens, Tensor) else tokens)
     if array.ndim != 1:
         raise ValueError(

@@ -1,7 +1,7 @@
 """Pieces of words as token ids, by a sentencepiece model that is learned from the training split.
 
-Nothing is normalised: what is decoded is the text that was encoded, but for the character U+2581,
-which sentencepiece writes for a space. A line's end is a token of its own.
+Nothing is normalised: decoding gives the text that was encoded, except that the character U+2581
+becomes a space, because sentencepiece writes it for a space. A line end is a token of its own.
 """
 
 import base64
@@ -21,22 +21,22 @@ from seqdni.corpora.text.source import Source, whole_lines
 from seqdni.corpora.text.text import Text
 
 LEARN_FROM = 20_000_000  # characters: the beginning of the training split (half a gigabyte)
-SPACE = "\u2581"  # what sentencepiece writes for it
-SENTENCE = 1000  # characters; longer lines are learned from in parts (sentencepiece skips them)
+SPACE = "\u2581"  # the character that sentencepiece writes for a space
+SENTENCE = 1000  # characters; longer lines are split for learning (sentencepiece would skip them)
 
 
 @dataclass(frozen=True)
 class Subwords:
-    """Tokens are pieces of words. Characters that a vocabulary has no piece for become bytes.
+    """Tokens are pieces of words. A character for which there is no piece is encoded as its bytes.
 
     The same text and size give the same model.
 
     Args:
-        size: of the vocabulary, less where the text has fewer pieces; 256 of it are bytes.
-        model: sentencepiece's kind of model.
+        size: of the vocabulary, smaller where the text has fewer pieces; 256 pieces are bytes.
+        model: the kind of model of sentencepiece.
 
     Raises:
-        ValueError: `size` leaves no room for pieces.
+        ValueError: `size` is too small for pieces, or too large.
 
     Example:
         >>> vocabulary = Subwords(280).learn(Text("clock", "tick tock\\n" * 9, None, None))
@@ -64,7 +64,7 @@ class Subwords:
             The pieces.
 
         Raises:
-            CorpusError: the text does not have as many different pieces.
+            CorpusError: sentencepiece cannot learn so many pieces from the text.
         """
         model, read = io.BytesIO(), _Sentences(text.train)
         try:
@@ -103,10 +103,10 @@ class SubwordVocabulary:
     """The pieces of a sentencepiece model.
 
     Args:
-        model: what sentencepiece saves; its unknown piece is 0 and its end of a line is 1.
+        model: the bytes of a saved model, in which piece 0 is unknown and piece 1 a line end.
 
     Raises:
-        CorpusError: it is no such model.
+        CorpusError: the bytes are not such a model.
 
     Example:
         >>> SubwordVocabulary(b"nothing")
@@ -161,7 +161,7 @@ class SubwordVocabulary:
         Raises:
             CorpusError: the text cannot be read.
         """
-        inside = False  # a line that began in the part before
+        inside = False  # whether a line began in the part before
         for part in whole_lines(source):
             first, *others = part.split("\n")
             lines = [first if inside else _spaced(first), *map(_spaced, others)]
@@ -197,12 +197,12 @@ class SubwordVocabulary:
 
 
 def _spaced(line: str) -> str:
-    """With a space before it, so that a word is the same pieces there as inside a line."""
+    """A line with a space before it, so that its first word has the same pieces as elsewhere."""
     return f" {line}" if line else ""
 
 
 class _Sentences:
-    """Sentences of a text. An error in reading it is kept: sentencepiece hides what it said."""
+    """The sentences of a text. An error in reading is kept, because sentencepiece hides it."""
 
     def __init__(self, source: Source):
         self.error: CorpusError | None = None
@@ -220,7 +220,7 @@ class _Sentences:
 
 
 def _sentences(source: Source) -> Iterator[str]:
-    """What sentencepiece learns from: lines, long ones in parts; up to `LEARN_FROM` characters."""
+    """Lines for sentencepiece to learn from, long ones in parts, up to `LEARN_FROM` characters."""
     left = LEARN_FROM
     for part in whole_lines(source):
         for line in map(_spaced, part[:left].split("\n")):

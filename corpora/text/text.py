@@ -1,4 +1,4 @@
-"""A corpus before it is encoded: the standard library's manual, or text of one's own."""
+"""A corpus before it is encoded: the manual in the standard library, or your own text."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -21,13 +21,13 @@ class Text(NamedTuple):
     """A corpus before it is encoded.
 
     Args:
-        name: for people and reports.
+        name: for messages and reports.
         train: text to learn from.
-        valid: text to select by, or None.
-        test: text to report on, or None.
-        words: of each split, line ends among them, where they are known; None where not. A corpus
-            of words or subwords that has other numbers is refused.
-        left_out: files of a folder that are not read, as paths in it.
+        valid: text to choose the best model by, or None.
+        test: text for the result, or None.
+        words: the number of words of each split, with line ends, if it is known. A corpus of words
+            or subwords with other numbers is refused.
+        left_out: files of a folder that are not read, as paths in the folder.
 
     Example:
         >>> list(Text("greeting", "hello", None, "hole").splits())
@@ -42,20 +42,20 @@ class Text(NamedTuple):
     left_out: tuple[str, ...] = ()
 
     def splits(self) -> dict[str, Source]:
-        """The splits that there are, by name."""
+        """The splits that are not None, by name."""
         parts = {"train": self.train, "valid": self.valid, "test": self.test}
         return {split: part for split, part in parts.items() if part is not None}
 
 
 def pydoc_text() -> Text:
-    """The manual inside the standard library (`pydoc_data.topics`), split 90/5/5; no download.
+    """Read the manual in the standard library (`pydoc_data.topics`), split 90/5/5; no download.
 
-    The topics in the order of their keys, joined by newlines: about 465 thousand characters of
-    English and code on Python 3.11. Other Python versions have other texts, so compare figures
-    within one version only.
+    The topics in the order of their keys, joined by newlines, are about 465 thousand characters of
+    English and code with Python 3.11. Other Python versions have other texts: compare errors only
+    within one version.
 
     Returns:
-        The text, each split contiguous.
+        The text; each split is a contiguous part.
 
     Raises:
         CorpusError: this Python comes without `pydoc_data`.
@@ -78,13 +78,14 @@ def pydoc_text() -> Text:
 
 
 def own_text(path: str | Path, valid_fraction: float = 0.05, test_fraction: float = 0.05) -> Text:
-    """A UTF-8 file of one's own, or a folder of them.
+    """Read your own text: a UTF-8 file, or a folder of such files.
 
-    A line's end is one newline, whatever the file has, and a byte-order mark is left out; nothing
-    else is changed. A folder with train.txt (and valid.txt, or validation.txt or dev.txt, and
-    test.txt) has these splits and no others. Of any other folder all .txt files are taken, those in
-    its folders too, in the order of their paths, as one text. The end of one text is the test
-    split, what precedes it validation, each beginning with a line where there is one nearby.
+    Each line end becomes one newline, whichever the file has, and a byte-order mark is left out;
+    nothing else is changed. A folder with train.txt has the splits of its files: train.txt, perhaps
+    valid.txt (or validation.txt or dev.txt), and perhaps test.txt. In any other folder, all .txt
+    files, also those in its subfolders, are one text in the order of their paths. The end of one
+    text is the test split, and the part before it is for validation. Both begin with a line if one
+    begins nearby.
 
     Args:
         path: of the file or folder; the text may be larger than memory.
@@ -92,11 +93,11 @@ def own_text(path: str | Path, valid_fraction: float = 0.05, test_fraction: floa
         test_fraction: share of the bytes, >= 0; 0 makes no such split.
 
     Returns:
-        The text, not yet read; `left_out` names the files of the folder that are no part of it.
+        The text, not yet read; `left_out` names the files of the folder that are not read.
 
     Raises:
-        CorpusError: no such file, unreadable, empty, or too short to split; or a folder has two
-            files for a split.
+        CorpusError: the file does not exist, or is unreadable, empty, or too short to split; or a
+            folder has two files for a split.
         ValueError: the fractions leave nothing to train on.
 
     Example:
@@ -142,13 +143,14 @@ def own_text(path: str | Path, valid_fraction: float = 0.05, test_fraction: floa
 
 
 def own_splits(path: str | Path) -> dict[str, Path]:
-    """The files of a folder that has its text in splits.
+    """The files of a folder that has a file for each split.
 
     Args:
         path: of the folder.
 
     Returns:
-        train.txt and the others by the names of their splits; nothing where there is no train.txt.
+        train.txt and the other files by the names of their splits; empty where there is no
+        train.txt.
 
     Raises:
         CorpusError: two files are for the same split.
@@ -174,13 +176,13 @@ def own_splits(path: str | Path) -> dict[str, Path]:
 
 
 def checked(text: Text) -> Text:
-    """The text, if none of its splits is empty.
+    """Refuse a text with a split that is too short.
 
     Args:
         text: the corpus.
 
     Returns:
-        The same.
+        The same corpus.
 
     Raises:
         CorpusError: a split has less than two bytes.
@@ -207,7 +209,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _left_out(path: Path, files: set[Path]) -> tuple[str, ...]:
-    """The other files of a folder, hidden ones not named."""
+    """The other files of a folder, without hidden ones."""
     others = (file.relative_to(path) for file in path.rglob("*") if file not in files)
     named = (p for p in others if not any(part.startswith(".") for part in p.parts))
     return tuple(sorted(str(p) for p in named if (path / p).is_file()))

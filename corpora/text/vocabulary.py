@@ -1,4 +1,4 @@
-"""What the kinds of tokens have in common."""
+"""The interface of all vocabularies, and how they are saved and read."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ from seqdni.corpora.text.words import Words, WordVocabulary
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """Text to ids and back."""
+    """Converts text to ids and back."""
 
     def __len__(self) -> int: ...
 
@@ -35,10 +35,10 @@ class Vocabulary(Protocol):
 
 @dataclass(frozen=True)
 class KnownVocabulary:
-    """Tokens of a vocabulary that is there already: nothing is learned from the text.
+    """Tokens of an existing vocabulary, for which nothing is learned from the text.
 
     Args:
-        vocabulary: as another text has given it.
+        vocabulary: learned from another text.
 
     Example:
         >>> tokens = KnownVocabulary(CharVocabulary("ehlo"))
@@ -47,20 +47,20 @@ class KnownVocabulary:
     """
 
     vocabulary: Vocabulary = field(repr=False)
-    digest: str = field(init=False)  # what tells it from others in the name of a cache
+    digest: str = field(init=False)  # for the name of the folder in the cache
 
     def __post_init__(self):
         content = json.dumps(self.vocabulary.to_json()).encode()
         object.__setattr__(self, "digest", hashlib.sha256(content).hexdigest())
 
     def learn(self, text: Text) -> Vocabulary:
-        """The vocabulary.
+        """Return the known vocabulary.
 
         Args:
-            text: the corpus, which may have other tokens; encoding it tells.
+            text: the corpus, which is not read. If it has other tokens, encoding it fails.
 
         Returns:
-            What is known.
+            The vocabulary.
         """
         del text
         return self.vocabulary
@@ -71,16 +71,16 @@ Tokens = Characters | Words | Subwords | KnownVocabulary
 
 
 def vocabulary_from(saved: Mapping[str, Any]) -> Vocabulary:
-    """The vocabulary that was saved.
+    """Make a vocabulary from its saved form.
 
     Args:
         saved: what its ``to_json`` returned.
 
     Returns:
-        A vocabulary equal to it.
+        A vocabulary equal to the saved one.
 
     Raises:
-        CorpusError: it is of no known kind, or damaged; or sentencepiece is missing.
+        CorpusError: the kind is not known, the content is damaged, or sentencepiece is missing.
 
     Example:
         >>> vocabulary_from({"tokens": "char", "symbols": "ehlo"}).decode([1, 3])

@@ -1,4 +1,4 @@
-"""Words as token ids, with `<eos>` at the end of each line and `<unk>` for words not known."""
+"""Words as token ids, with `<eos>` at the end of each line and `<unk>` for unknown words."""
 
 import re
 from collections import Counter
@@ -21,13 +21,13 @@ ENDED = re.compile(rf"(?<!\S){END}[^\S\n]*\n")  # the end of a line, written out
 
 @dataclass(frozen=True)
 class Words:
-    """Tokens are what white space separates, and `<eos>` for each line's end.
+    """Tokens are the words between white space, and `<eos>` for each line end.
 
-    A text may have words `<eos>` and `<unk>` of its own: they are these tokens. A line that ends in
-    `<eos>` has one, not two.
+    A word `<eos>` or `<unk>` in the text is the same token. A line that ends in `<eos>` has one of
+    them and not two.
 
     Args:
-        most: types in the vocabulary, the most frequent ones and `<unk>`; None takes all.
+        most: size of the vocabulary: the most frequent words and `<unk>`; None: all words.
 
     Raises:
         ValueError: `most` < 2.
@@ -50,7 +50,7 @@ class Words:
             text: the corpus.
 
         Returns:
-            Its words, the most frequent first; `<unk>` last where the text has none of its own.
+            Its words, the most frequent first. `<unk>` is last if the text does not have it.
         """
         counts: Counter[str] = Counter()
         for part in whole_lines(text.train):
@@ -103,17 +103,17 @@ class WordVocabulary:
 
     @property
     def dtype(self) -> str:
-        """Of its ids."""
+        """The type of its ids."""
         return "uint16" if len(self) <= 1 << 16 else "uint32"
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of the words of `text` and of its line ends.
 
         Args:
-            text: any; words not known become `<unk>`.
+            text: any text; unknown words become `<unk>`.
 
         Returns:
-            [n] ids, uint16 where that holds the vocabulary.
+            [n] ids, uint16 if the vocabulary is small enough for that.
         """
         parts = list(self.encode_source(text))
         return np.concatenate(parts) if parts else np.zeros(0, self.dtype)
@@ -137,7 +137,7 @@ class WordVocabulary:
         """The ids of words.
 
         Args:
-            words: n of them, `<eos>` for a line's end; those not known become `<unk>`.
+            words: n words, with `<eos>` for a line end; unknown words become `<unk>`.
 
         Returns:
             [n] ids.
@@ -146,7 +146,7 @@ class WordVocabulary:
         return np.fromiter(ids, self.dtype)
 
     def decode(self, ids: Sequence[int] | np.ndarray | Tensor) -> str:
-        """The text of `ids`: words with a space between them, and lines.
+        """The text of `ids`: words with spaces between them, and line ends for `<eos>`.
 
         Args:
             ids: [n], each in 0..len - 1.
@@ -167,10 +167,10 @@ class WordVocabulary:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, `<eos>` for each line's end; that of a line that ends in `<eos>` is one.
+    """The words of a text, with `<eos>` for each line end; a line that ends in `<eos>` has one.
 
     Args:
-        text: any; a line's end is ``\\n``, ``\\r\\n`` or ``\\r``.
+        text: any text; a line end is ``\\n``, ``\\r\\n`` or ``\\r``.
 
     Returns:
         The words.

@@ -1,1 +1,1 @@
-"""The commands of ``seqdni`` that are more than a call of a recipe: a file for each."""
+"""The larger commands of ``seqdni``, with a file for each."""

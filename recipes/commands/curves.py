@@ -1,4 +1,4 @@
-"""Learning curves from the metrics.jsonl of several runs; seeds become one curve."""
+"""Learning curves from the metrics.jsonl of several runs, with one curve for all seeds."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ import numpy as np
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.files import read_whole
 
-POSITION = {"update", "tokens", "seconds"}  # where a row stands; its other numbers are metrics
-DEFAULTS = (  # the first that all the runs have
+POSITION = {"update", "tokens", "seconds"}  # the time of a row; its other numbers are metrics
+DEFAULTS = (  # the first of these that all the runs have is drawn
     *("valid_bpc", "valid_ppl", "held_out_accuracy", "held_out_mse", "length", "train_bits"),
 )
-# What may differ between runs of one line: the seed, and what does not enter the computation.
+# Options that may differ between the runs of one curve: the seed, and those without an effect on
+# what is computed.
 IGNORED = {"seed", "out", "device", "threads", "checkpoint_seconds", "data_dir"}
 
 
 class Run(NamedTuple):
-    """A run: its folder, the options that have an effect in it, the rows of its metrics."""
+    """A run: its folder, those of its options that have an effect, and the rows of its metrics."""
 
     path: Path
     options: dict[str, Any]
@@ -31,7 +32,7 @@ class Run(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Runs that differ in their seed alone, on one grid: mean, least and greatest."""
+    """The mean, smallest and largest value of runs that differ only in their seed, on one grid."""
 
     label: str
     x: np.ndarray
@@ -41,7 +42,7 @@ class Curve(NamedTuple):
 
 
 def read(path: Path, options: Any) -> Run:
-    """A run and its metrics.
+    """Read a run's metrics.
 
     Args:
         path: its folder.
@@ -83,7 +84,7 @@ def read(path: Path, options: Any) -> Run:
 
 
 def choose_metric(runs: Sequence[Run], metric: str | None) -> str:
-    """The metric to draw.
+    """Choose the metric to draw.
 
     Args:
         runs: at least one.
@@ -93,7 +94,7 @@ def choose_metric(runs: Sequence[Run], metric: str | None) -> str:
         A metric that all the runs have.
 
     Raises:
-        RunError: there is none, or the user's is not in each of them.
+        RunError: the runs have no metric in common, or not all of them have the user's choice.
     """
     found = [{name for row in run.rows for name in row} - POSITION for run in runs]
     common = sorted(set.intersection(*found))
@@ -117,21 +118,21 @@ def choose_metric(runs: Sequence[Run], metric: str | None) -> str:
 
 
 def curves(runs: Sequence[Run], metric: str, axis: str) -> list[Curve]:
-    """A curve for each group of runs that differ in their seed alone.
+    """Make a curve for each group of runs that differ only in their seed.
 
-    Between the points of a run its metric is interpolated, so that runs whose points are apart
-    have a mean. A curve goes from where all runs of its group have begun to where the first ends.
+    Between the points of a run its metric is interpolated, because runs have points at different
+    places. A curve begins where all runs of its group have begun, and ends where the first ends.
 
     Args:
         runs: at least one.
-        metric: what to draw.
-        axis: against what, a name in the rows.
+        metric: the name of the vertical axis in the rows.
+        axis: the name of the horizontal axis in the rows.
 
     Returns:
         Curves in the order of the runs.
 
     Raises:
-        RunError: runs of a group have no stretch in common.
+        RunError: one run of a group ends before another begins.
     """
     groups: list[list[Run]] = []
     for run in runs:
@@ -162,13 +163,13 @@ def curves(runs: Sequence[Run], metric: str, axis: str) -> list[Curve]:
 
 
 def labels(groups: Sequence[dict[str, Any]]) -> list[str]:
-    """What tells groups apart: the recipe, and the options in which those of a recipe differ.
+    """Labels of groups: the recipe, and the options in which groups of one recipe differ.
 
     Args:
-        groups: options of each, those that have an effect.
+        groups: for each group its options that have an effect.
 
     Returns:
-        A label each.
+        A label for each group.
 
     Example:
         >>> dni = {"recipe": "copy", "trainer": "dni", "chunk_len": 4, "bound": 1.0}

@@ -1,4 +1,4 @@
-"""``seqdni export``: a trained model's weights and settings, for use without this package."""
+"""``seqdni export``: writes the weights and settings of a model, for use without this package."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ WEIGHTS, VOCABULARY = "model.safetensors", "vocabulary.json"
 
 
 def export(model: nn.Module, files: dict[str, Any], config: Path, out: Path) -> list[Path]:
-    """Write model.safetensors, config.yaml, a README.md, and what else the recipe has.
+    """Write model.safetensors, config.yaml, README.md, and further files of the recipe.
 
-    Reading them executes no code. Weights that are tied are written twice.
+    Reading them executes no code. Tied weights are written twice.
 
     Args:
         model: trained.
-        files: by name: bytes, or what becomes JSON, e.g. the vocabulary.
-        config: the run's config.yaml.
-        out: folder to write into; made if it is not there.
+        files: further files by name: bytes, or a value that is written as JSON.
+        config: path of the run's config.yaml.
+        out: folder to write into; made if it does not exist.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
-        RunError: one of them is there already.
+        RunError: one of the files exists already.
     """
     weights = {name: part.cpu().clone() for name, part in model.state_dict().items()}
     contents: dict[str, bytes] = {
@@ -53,7 +53,7 @@ def export(model: nn.Module, files: dict[str, Any], config: Path, out: Path) -> 
 
 
 def read_export(folder: Path) -> dict[str, Any]:
-    """An export in the form of a checkpoint.
+    """Read an export in the form of a checkpoint.
 
     Args:
         folder: what :func:`export` has written.
@@ -81,7 +81,7 @@ def read_export(folder: Path) -> dict[str, Any]:
 
 
 def _card(weights: dict[str, Any], config: Path, names: list[str]) -> str:
-    """What is in the folder, how it was made, and how it is read."""
+    """The README.md: what is in the folder, how it was made, and how to read it."""
     result = config.parent / "result.json"
     measured = read_whole(result.parent, result.name).decode() if result.is_file() else ""
     rows = [
@@ -92,7 +92,7 @@ def _card(weights: dict[str, Any], config: Path, names: list[str]) -> str:
     parts = [
         "# A model trained with seqdni",
         f"`{WEIGHTS}` holds {number:,} numbers, `config.yaml` the options of the run"
-        + "".join(f", `{name}` what it is called" for name in names if name == VOCABULARY)
+        + "".join(f", `{name}` the vocabulary" for name in names if name == VOCABULARY)
         + ". Reading these files executes no code.",
         f"With seqdni:\n\n```python\n{WITH_SEQDNI}```",
         f"Without it:\n\n```python\n{WITHOUT}```",

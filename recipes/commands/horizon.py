@@ -1,4 +1,4 @@
-"""``seqdni horizon DIR``: what was measured on held-out data, as numbers and a picture."""
+"""``seqdni horizon DIR``: shows what was measured on held-out data, as numbers and a picture."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.files import write_whole
 
 SHOWN = 12  # lags in the table
-LEAST = 1e-6  # share of the energy below which a lag has no credit to carry
-ENDLESS = 1e100  # a ratio to a gradient of zero
+LEAST = 1e-6  # a lag with a smaller part of the energy has no credit to carry
+ENDLESS = 1e100  # a larger ratio of norms comes from a true gradient of zero
 
 
 def report(directory: RunDirectory, found: Horizon) -> str:
@@ -65,8 +65,8 @@ def report(directory: RunDirectory, found: Horizon) -> str:
 
 def _agreement(row: Agreement) -> dict[str, Any]:
     """As a dictionary, with None where the true gradient is zero and nothing can be compared."""
-    silent = row.norm_ratio > ENDLESS or (row.norm_ratio == 0 and row.r2 == 1)
-    return row._asdict() | (dict.fromkeys(("cosine", "norm_ratio", "r2")) if silent else {})
+    is_zero = row.norm_ratio > ENDLESS or (row.norm_ratio == 0 and row.r2 == 1)
+    return row._asdict() | (dict.fromkeys(("cosine", "norm_ratio", "r2")) if is_zero else {})
 
 
 def _lag(lag: Lag) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``seqdni plot DIR...``: learning curves of several runs as a picture."""
+"""``seqdni plot DIR...``: draws learning curves of several runs."""
 
 from __future__ import annotations
 
@@ -36,19 +36,20 @@ FEW = 40  # points of a line up to which each is marked
 
 
 def plot(runs: Sequence[Run], metric: str | None, against: str, out: str | None) -> str:
-    """Draw a metric of several runs, a line for those that differ in their seed alone.
+    """Draw a metric of several runs, with one line for runs that differ only in their seed.
 
     Args:
         runs: at least one.
-        metric: a name in their metrics; None takes a usual one that all have.
+        metric: a name in their metrics; None takes a common one that all have.
         against: ``updates``, ``tokens`` or ``seconds``.
-        out: the picture, a PNG or an SVG; None names it by what it shows, in the current folder.
+        out: path of the picture, a PNG or an SVG; None: METRIC-by-AGAINST.png in this folder.
 
     Returns:
-        What each line ends at, and where the picture is.
+        Lines of text: the last value of each curve, and the path of the picture.
 
     Raises:
-        RunError: the metric is not there, the picture cannot be written, or no matplotlib.
+        RunError: the runs do not have the metric, the picture cannot be written, or matplotlib is
+            not installed.
     """
     path = None if out is None else _checked(Path(out))
     figures = _matplotlib("figure")

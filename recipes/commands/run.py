@@ -1,4 +1,4 @@
-"""``seqdni run``: begin a run, or go on with one, and write its result."""
+"""``seqdni run``: begins a run or continues one, and writes its result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run(words: Sequence[str]) -> int:
         The exit status.
 
     Raises:
-        RunError: there is no such recipe, or its options are not good.
+        RunError: there is no such recipe, or an option is refused.
     """
     name, words = _recipe_of(words)
     recipe = RECIPES[name]
@@ -77,19 +77,19 @@ def _finish(recipe: Recipe, session: Session) -> int:
 
 
 def short(result: dict[str, Any]) -> dict[str, Any]:
-    """What the table at the end shows.
+    """The part of a result that is shown as a table.
 
     Args:
         result: of a run.
 
     Returns:
-        The same without long lists.
+        The same without lists.
     """
     return {k: v for k, v in result.items() if not (isinstance(v, list) and v)}
 
 
 def _recipe_of(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The recipe that the words name, or that of the run to resume; and the other words."""
+    """The recipe that the words name, or that of the run to resume, and the other words."""
     if words and not words[0].startswith("-"):
         if words[0] not in RECIPES:
             hint = did_you_mean(words[0], RECIPES)
@@ -108,9 +108,9 @@ def _recipe_of(words: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _run_each(recipe_name: str, parsed: dict[str, Any]) -> int:
-    """Every way of training that a recipe compares, each in a folder of its own.
+    """Run every way of training that a recipe compares, each in a folder of its own.
 
-    What is finished there is left alone and what was stopped goes on: the same command continues.
+    The same command continues them later: finished runs are left alone, stopped ones are resumed.
     """
     recipe = RECIPES[recipe_name]
     options = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
@@ -126,14 +126,14 @@ def _run_each(recipe_name: str, parsed: dict[str, Any]) -> int:
         if not (path / "last.pt").exists():
             words = [*_words_for(options, trainer), "--trainer", trainer, "--out", str(path)]
         if status := run([recipe_name, *words]):
-            print(f"and with the rest by the same command, with --out {folder}")
+            print(f"and with the other runs by the same command with --out {folder}")
             return status
     print(f"Draw them with: seqdni plot {folder}/* --metric error_b --against tokens")
     return 0
 
 
 def _folder_of_each(out: str | None, recipe_name: str) -> Path:
-    """The folder of several runs, which may be there from before."""
+    """The folder of several runs, which may exist already."""
     ways = RECIPES[recipe_name].compared
     if out is not None and Path(out).is_dir():
         inside = {path.name for path in Path(out).iterdir()}
@@ -143,7 +143,7 @@ def _folder_of_each(out: str | None, recipe_name: str) -> Path:
 
 
 def _words_for(options: Any, trainer: str) -> list[str]:
-    """The options that were set, as a command line of one way: those with an effect there."""
+    """A command line of one way of training: the options that were set and have an effect there."""
     own = replace(options, trainer=trainer)
     words = []
     for each in fields(own):
@@ -156,7 +156,7 @@ def _words_for(options: Any, trainer: str) -> list[str]:
 
 
 def _begin(recipe: Recipe, parsed: dict[str, Any], given: set[str]) -> Session:
-    """A new run; its folder appears only once its data has been found good."""
+    """Begin a new run; its folder is made after its data has been read without an error."""
     options = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
     recipe.file.prepare(options)
     check_effect(options, given)
@@ -172,7 +172,7 @@ def _begin(recipe: Recipe, parsed: dict[str, Any], given: set[str]) -> Session:
 
 
 def _resume(recipe_name: str, parser: Any, words: Sequence[str], path: str) -> Session:
-    """An existing run at its last checkpoint, with the few options that may change changed."""
+    """Open an existing run at its last checkpoint, and change the few options that may change."""
     recipe = RECIPES[recipe_name]
     directory, saved = RunDirectory.open(path, recipe_name)
     options = saved_options(recipe, saved)
@@ -195,7 +195,7 @@ def _resume(recipe_name: str, parser: Any, words: Sequence[str], path: str) -> S
 
 
 def _change(options: Any, given: dict[str, Any]) -> None:
-    """Put what was given on the command line into the options of a run that is resumed."""
+    """Put the options of the command line into those of a run that is resumed."""
     changed = False
     can_change = {each.name for each in fields(options)} & RESUMABLE
     for name, value in given.items():
@@ -210,8 +210,8 @@ def _change(options: Any, given: dict[str, Any]) -> None:
         setattr(options, name, value)
     if changed and getattr(options, "schedule", "constant") == "cosine":
         raise RunError(
-            "a cosine ends where the run was to end, so its limits cannot change when it is "
-            "resumed; begin a new run, or use --schedule constant or plateau there"
+            "--schedule cosine ends with the limits that the run began with, so they cannot change "
+            "when it is resumed; begin a new run, or use --schedule constant or plateau there"
         )
 
 

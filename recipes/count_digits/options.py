@@ -15,11 +15,11 @@ WAYS = ("joint", "dni", "no-feedback")
 
 
 def for_decoupled(default: Any, help: str, kinds: tuple[str, ...] = (), **limits: Any) -> Any:
-    """An option of runs with synthesizers, of some kinds; see ``option`` in option.py."""
+    """An option that has an effect only with a synthesizer, perhaps of some kinds only."""
 
     def only(options: Options) -> bool:
-        bridged = options.trainer == "no-feedback" and options.grad_scale > 0
-        decoupled = options.trainer in ("dni", "all") or bridged
+        at_chunk_ends = options.trainer == "no-feedback" and options.grad_scale > 0
+        decoupled = options.trainer in ("dni", "all") or at_chunk_ends
         return decoupled and (not kinds or options.synthesizer in kinds)
 
     when = "--trainer dni (or no-feedback with --grad-scale above 0)"
@@ -35,19 +35,22 @@ class Options:
     recipe: Literal["count-digits"] = "count-digits"
     trainer: Literal["joint", "dni", "no-feedback", "all"] = option(
         "dni",
-        "joint: one graph over T * T digits, one update for both; dni: each network by itself, "
-        "with synthetic gradients from B to A (and at chunk ends, see --grad-scale); no-feedback: "
-        "the same without those from B to A; all: the three, each in a folder of its own",
+        "way of training. joint: one graph over T * T digits and one update of both networks; dni: "
+        "each network by itself, with synthetic gradients from B to A (for those at chunk ends see "
+        "--grad-scale); no-feedback: as dni, without gradients from B to A; all: the three one "
+        "after another, each in a folder of its own",
     )
     data_dir: str | None = option(
         None, "folder with the four files of MNIST; null: the small digits of scikit-learn"
     )
-    chunk_len: int = option(4, "T: digits of a window, and windows of a long one", at_least=2)
-    core: Literal["lstm", "gru", "rnn"] = option("lstm", "recurrent core of both")
-    hidden: int = option(64, "units of a layer", at_least=1)
+    chunk_len: int = option(
+        4, "T: network A answers after each window of T digits, B after T windows", at_least=2
+    )
+    core: Literal["lstm", "gru", "rnn"] = option("lstm", "kind of recurrent core of both networks")
+    hidden: int = option(64, "number of units of each recurrent layer", at_least=1)
     layers: int = same_option(RunOptions, "layers")
     forget_bias: float = same_option(RunOptions, "forget_bias", 0.0)
-    encoder: int = option(64, "units that read an image, rectified", at_least=1)
+    encoder: int = option(64, "units of the ReLU layer that reads an image", at_least=1)
     init_from: str | None = same_option(RunOptions, "init_from")
     batch: int = same_option(RunOptions, "batch", 64)
     lr: float = option(3e-3, "Adam's learning rate for A", above=0)
@@ -55,32 +58,46 @@ class Options:
     clip: float = option(1.0, "largest norm of a network's gradient", above=0)
     synthesizer: Literal["rls", "mlp", "whitened", "linear"] = for_decoupled(
         "rls",
-        "rls: linear, by recursive least squares; mlp: one hidden ReLU layer, by Adam (the "
-        "paper's); whitened: one hidden tanh layer on the whitened state; linear: no hidden layer",
+        "the synthesizer, which predicts a gradient. rls: linear, solved by recursive least "
+        "squares; mlp: one hidden ReLU layer, trained by Adam (the paper's); whitened: one hidden "
+        "tanh layer on the whitened state, by Adam; linear: no hidden layer, by Adam",
     )
     forgetting: float = for_decoupled(
-        0.99, "weight that the past keeps from lesson to lesson", ("rls",), above=0, at_most=1
+        0.99,
+        "factor on the weight of all earlier data at each update of least squares",
+        ("rls",),
+        above=0,
+        at_most=1,
     )
     ridge: float = for_decoupled(
-        1e-4, "damping of the solution, relative to each feature's energy", ("rls",), above=0
+        1e-4,
+        "damping of least squares, as a fraction of each feature's sum of squares",
+        ("rls",),
+        above=0,
     )
     solve_every: int | None = for_decoupled(
-        None, "lessons between two solutions; null: more the wider the state", ("rls",), at_least=1
+        None,
+        "updates of least squares from one solution to the next; null: a 32nd of the "
+        "number of features, since a solution costs more the wider the state",
+        ("rls",),
+        at_least=1,
     )
     synth_hidden: int | None = for_decoupled(
         None,
-        "width of the synthesizer's hidden layer; null: half the core's",
+        "units of the synthesizer's hidden layer; null: half as many as --hidden",
         ("mlp", "whitened"),
         at_least=1,
     )
-    synth_lr: float = for_decoupled(1e-3, "Adam's rate for synthesizers", DESCENDED, above=0)
+    synth_lr: float = for_decoupled(
+        1e-3, "learning rate of Adam for the synthesizers", DESCENDED, above=0
+    )
     synth_clip: float = for_decoupled(
         1.0, "largest norm of the synthesizers' gradient", DESCENDED, above=0
     )
     grad_scale: float = option(
         0.0,
-        "factor on synthetic gradients at a network's own chunk ends; here each answer depends on "
-        "its own window alone, so that there is nothing to carry over them",
+        "factor on the synthetic gradients at the ends of a network's own chunks. It is 0, since "
+        "an answer depends on its own window alone, and no credit has to cross these ends",
         at_least=0,
         only=lambda options: options.trainer != "joint",
         when="a --trainer other than joint",
@@ -92,28 +109,35 @@ class Options:
         only=lambda options: options.trainer in ("dni", "all"),
         when="--trainer dni",
     )
-    hint: bool = option(
+    condition: bool = option(
         True,
-        "tell the synthesizer from B to A, in training, how many 3s each window had; without, its "
-        "gradient is what can be told from A's message alone, which vanishes as B learns",
+        "whether the synthesizer from B to A also reads, in training, how many 3s each window had. "
+        "From A's message alone it can predict less and less of the gradient while B learns",
         only=lambda options: options.trainer in ("dni", "all"),
         when="--trainer dni",
     )
     control: Literal["shuffled", "batch-mean", "zero"] | None = for_decoupled(
         None,
-        "for experiments: rows get each other's synthetic gradients, or the batch's mean, or none",
+        "a control for experiments, which changes the gradients that rows get. shuffled: those of "
+        "other rows; batch-mean: the mean of all rows; zero: none",
     )
     bound: float | None = for_decoupled(
         1.0,
-        "largest synthetic gradient of a row, as a multiple of the usual target; null: no bound",
+        "limit of the root mean square of a row's synthetic gradient, as a multiple of that of the "
+        "gradients that the synthesizer learns from; null: no limit",
         above=0,
     )
     seed: int = same_option(RunOptions, "seed")
     updates: int | None = option(None, "stop after this many updates of A", at_least=1)
-    max_tokens: int | None = option(2_000_000, "stop after this many digits, of all rows", above=0)
+    max_tokens: int | None = option(
+        2_000_000, "stop after this many digits, summed over the rows", above=0
+    )
     max_seconds: float | None = same_option(RunOptions, "max_seconds")
     evaluate_every: int = option(
-        2000, "steps between two looks at held-out digits, in steps of --log-every", at_least=1
+        2000,
+        "steps from one evaluation on held-out digits to the next; it takes place with a row of "
+        "--log-every",
+        at_least=1,
     )
     device: str = same_option(RunOptions, "device")
     threads: int | None = same_option(RunOptions, "threads")
@@ -123,10 +147,10 @@ class Options:
 
 
 def prepare(options: Options) -> None:
-    """Refuse what cannot work, before any data is read; make paths absolute.
+    """Refuse what cannot work, before any data is read, and make paths absolute.
 
     Args:
-        options: of the run, changed in place.
+        options: the options of the run, which this function changes.
 
     Raises:
         RunError: naming the option.

@@ -1,8 +1,9 @@
 """Recipe ``count-digits``: two networks that tick at different rates count the digits of a stream.
 
-Network A sees a digit a step and says after each window of T how many of them were odd. Network B
-ticks once a window, on A's message, and says after each T windows how many 3s there were: of which
-A must tell it, and A learns that from B alone.
+Network A reads one digit at each step, and after each window of T digits it answers how many of
+them were odd. Network B ticks once after each window, on A's message, and after each T windows it
+answers how many 3s there were. A's message must therefore contain the number of 3s, and only the
+gradient from B can teach A this.
 """
 
 from __future__ import annotations
@@ -51,17 +52,17 @@ from seqdni.recipes.trainers import way_of
 
 SUMMARY = "count odd digits in each T and 3s in each T * T: two networks at two rates"
 HELD_OUT_ROWS, HELD_OUT_SEED = 250, 2**31 - 1
-LOOK, FINAL = 8, 40  # long windows of a row: for a point of the curve, for the result
+CURVE, FINAL = 8, 40  # T * T digits each that a row is tested on: in the curve, and in the result
 
 
 class Problem(NamedTuple):
-    """What a run learns from, and what it is measured on.
+    """The images of a run, in three splits.
 
     Args:
-        train: images to draw from in training.
+        train: to draw from in training.
         valid: for the curves.
-        test: for the result alone.
-        digest: of all of them.
+        test: for the result only.
+        digest: a checksum of all of them.
     """
 
     train: Images
@@ -71,7 +72,7 @@ class Problem(NamedTuple):
 
 
 class Chunks:
-    """The stream as a hierarchy takes it.
+    """The stream in the form that a hierarchy's trainer takes.
 
     Args:
         digits: the stream.
@@ -84,16 +85,16 @@ class Chunks:
         return map(as_chunk, self.digits)
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the stream."""
+        """The state of the stream."""
         return self.digits.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Of the stream."""
+        """Restore the state of the stream."""
         self.digits.load_state_dict(state)
 
 
 def as_chunk(digits: Digits) -> HierarchyChunk:
-    """A window for the hierarchy.
+    """Convert a window to a chunk of the hierarchy, with its number of 3s as condition.
 
     Args:
         digits: one window, with its answers.
@@ -103,8 +104,8 @@ def as_chunk(digits: Digits) -> HierarchyChunk:
     """
     answers = ((digits.odd_TB, digits.odd_due_TB), (digits.threes_wB, digits.threes_due_wB))
     threes_B = (digits.digits_TB == COUNTED).sum(0)
-    hint_1BK = functional.one_hot(threes_B, len(digits.digits_TB) + 1).float()[None]
-    return HierarchyChunk(digits.inputs_TBP, answers, conditions=[hint_1BK])
+    condition_1BK = functional.one_hot(threes_B, len(digits.digits_TB) + 1).float()[None]
+    return HierarchyChunk(digits.inputs_TBP, answers, conditions=[condition_1BK])
 
 
 def problem_of(options: Options) -> Problem:
@@ -125,7 +126,7 @@ def problem_of(options: Options) -> Problem:
 
 
 def build_model(options: Options, pixels: int) -> Hierarchy:
-    """A and B, from the seed.
+    """Build A and B, with random weights drawn from the seed.
 
     Args:
         options: cores and sizes.
@@ -151,7 +152,7 @@ def build_model(options: Options, pixels: int) -> Hierarchy:
 
 
 def build_trainer(options: Options, model: Hierarchy) -> HierarchyTrainer:
-    """The way of training that the options ask for.
+    """Build the trainer that the options describe.
 
     Args:
         options: of the run.
@@ -172,8 +173,8 @@ def build_trainer(options: Options, model: Hierarchy) -> HierarchyTrainer:
                 boundary = build_boundary(options, state_size(level.initial_state(1)))
                 training.credit = _synthetic_gradients(options, boundary)
             if k == 0 and mode == "dni":
-                hints = options.chunk_len + 1 if options.hint else 0
-                settings = (options.hidden, hints, options.message_scale)
+                condition_size = options.chunk_len + 1 if options.condition else 0
+                settings = (options.hidden, condition_size, options.message_scale)
                 boundary = build_boundary(options, *settings)
                 training.message_credit = _synthetic_gradients(options, boundary)
         trainings.append(training)
@@ -209,7 +210,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
 
 
 def run(session: Session) -> dict[str, Any]:
-    """Train, looking at held-out digits now and then.
+    """Train, and evaluate on held-out digits every ``--evaluate-every`` steps.
 
     Args:
         session: new, or restored.
@@ -226,7 +227,7 @@ def run(session: Session) -> dict[str, Any]:
     for row in session.train(session.stream, work=steps):
         if steps() - progress["evaluated_at"] >= options.evaluate_every:
             progress["evaluated_at"] = steps()
-            found = errors(trainer.model, problem.valid, options.chunk_len, LOOK)
+            found = errors(trainer.model, problem.valid, options.chunk_len, CURVE)
             row.update({name: round(value, 5) for name, value in found.items()})
             progress["curve"].append([steps(), row["error_a"], row["error_b"]])
             row["note"] = f"errors: A {found['error_a']:.4f}, B {found['error_b']:.4f}"
@@ -243,7 +244,7 @@ def evaluate(directory: RunDirectory, options: Options) -> dict[str, Any]:
         options: its options.
 
     Returns:
-        Errors of A and B, and of answers that ignore the digits.
+        Errors of A and B, and of answers that do not depend on the digits.
     """
     problem = problem_of(options)
     model, progress, *_ = trained(directory, options)
@@ -253,15 +254,15 @@ def evaluate(directory: RunDirectory, options: Options) -> dict[str, Any]:
 
 @torch.no_grad()
 def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:
-    """Print a long window with what A and B make of it.
+    """Print T * T digits with the answers of A and B.
 
     Args:
         directory: of the run.
         options: its options.
-        asked: seed of the digits.
+        asked: the seed of the digits.
 
     Raises:
-        RunError: what only a language model can be asked for.
+        RunError: an option was given that is for language models, or a length.
     """
     check_no_text(asked)
     if asked.length is not None:
@@ -276,17 +277,17 @@ def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:
     (a, b), _ = model(inputs.to(next(model.parameters()).device))
     digits = torch.cat([part.digits_TB[:, 0] for part in parts]).tolist()
     odd = [int(part.odd_TB[-1, 0]) for part in parts]
-    said = a[window - 1 :: window, 0].argmax(-1).tolist()
+    counted = a[window - 1 :: window, 0].argmax(-1).tolist()
     print(f"digits  {render_digits(digits, window)}")
-    print(f"A, odd  expected {odd}, said {said}")
-    print(f"B, 3s   expected {int(parts[-1].threes_wB[-1, 0])}, said {int(b[-1, 0].argmax())}")
+    print(f"A, odd  expected {odd}, answer {counted}")
+    print(f"B, 3s   expected {int(parts[-1].threes_wB[-1, 0])}, answer {int(b[-1, 0].argmax())}")
 
 
 def trained(directory: RunDirectory, options: Options) -> Trained:
-    """The model of a run or of an export; needs no data.
+    """The last model of a run, or that of an export. It can be read without the data.
 
     Args:
-        directory: of either.
+        directory: of the run or export.
         options: its options.
 
     Returns:
@@ -304,7 +305,7 @@ def trained(directory: RunDirectory, options: Options) -> Trained:
 
 
 def held_out(_directory: RunDirectory, options: Options, _length: int | None) -> Any:
-    """Not for this recipe.
+    """Refuse ``seqdni horizon``, which this recipe does not have.
 
     Raises:
         RunError: always.
@@ -314,13 +315,14 @@ def held_out(_directory: RunDirectory, options: Options, _length: int | None) ->
 
 @torch.no_grad()
 def errors(model: nn.Module, images: Images, window: int, long_windows: int) -> dict[str, float]:
-    """The share of wrong answers on digits that were not trained on, always the same ones.
+    """The share of wrong answers on digits that were not trained on, the same ones in each call.
 
     Args:
         model: a hierarchy.
         images: to draw from.
         window: T.
-        long_windows: of a row; the first starts the stream, and is not counted.
+        long_windows: how many times T * T digits are counted in each row; T * T digits before them
+            are read and not counted.
 
     Returns:
         ``error_a`` and ``error_b``.
@@ -342,7 +344,7 @@ def errors(model: nn.Module, images: Images, window: int, long_windows: int) -> 
 
 
 def blind_errors(images: Images, window: int) -> dict[str, float]:
-    r"""Errors of the likeliest counts, :math:`1 - \max_n \mathrm{Binomial}(n; N, p)`.
+    r"""Errors of the likeliest count as the only answer: :math:`1 - \max_n \mathrm{Binomial}(n)`.
 
     Args:
         images: that the digits are drawn from.

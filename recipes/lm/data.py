@@ -1,4 +1,4 @@
-"""Which text recipe ``lm`` reads, what its tokens are, and in which units its errors are told."""
+"""The text that recipe ``lm`` reads, its kind of tokens, and the units of its errors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read_corpus(options: Any) -> Text:
 
 
 def tokens_of(options: Any) -> Tokens:
-    """What ``--tokens`` names.
+    """The kind of tokens that ``--tokens`` names.
 
     Args:
         options: of the run.
@@ -65,14 +65,15 @@ def tokens_of(options: Any) -> Tokens:
 
 
 def prepared(options: Any, text: str) -> str:
-    """A text as the run's corpus has it, to be scored by its model.
+    """Convert a text to the form of the run's corpus, so that the run's model can score it.
 
     Args:
         options: of the run.
         text: as it is in a file.
 
     Returns:
-        Lines of Penn Treebank's words, joined as there; bytes as characters for enwik8.
+        For ptb, lines whose words are joined as in this corpus. For enwik8, a character for each
+        byte. Otherwise the text unchanged.
     """
     if options.corpus == "enwik8":
         return text.encode().decode("latin-1")
@@ -82,22 +83,23 @@ def prepared(options: Any, text: str) -> str:
 
 
 def unit(options: Any) -> str:
-    """What a run is judged by.
+    """The name of the error by which the best model is chosen.
 
     Args:
         options: of the run.
 
     Returns:
-        ``bpc``, or ``ppl`` for words.
+        ``bpc`` (bits per character), or ``ppl`` (perplexity per word) with ``--tokens word``.
     """
     return "ppl" if options.tokens == "word" else "bpc"
 
 
 def figures(options: Any, nats: float, size: Size) -> dict[str, float]:
-    r"""An error in the units of the original text, so that kinds of tokens can be compared.
+    r"""Convert an error to units of the original text, in which kinds of tokens can be compared.
 
-    The first token of a text is only read. The nats of all others are shared out over the
-    characters, or the words, of what they stand for, a line's end counted as a word:
+    The first token of a text is read and not scored. The sum of the nats of all others is divided
+    by the number of characters, or of words, in their text, where the end of a line counts as a
+    word:
 
     .. math:: bpc = \frac{nats \cdot tokens}{\ln 2 \cdot characters} \qquad
               ppl = \exp \frac{nats \cdot tokens}{words}
@@ -105,11 +107,11 @@ def figures(options: Any, nats: float, size: Size) -> dict[str, float]:
     Args:
         options: of the run.
         nats: mean per scored token.
-        size: of what is scored (``Encoded.scored``, ``scored_size`` of the corpora).
+        size: size of the scored text (``Encoded.scored``, ``scored_size`` of the corpora).
 
     Returns:
         ``bpc`` for characters; ``ppl`` for words, and ``unk``, the share of them that is `<unk>`;
-        all three for subwords. No ``ppl`` where what is scored has no word.
+        all three for subwords. There is no ``ppl`` where the scored text has no word.
 
     Example:
         >>> from types import SimpleNamespace

@@ -1,7 +1,7 @@
-"""The language model of recipe ``lm`` with ``--hierarchy``: cores above it that tick seldom.
+"""The language model of recipe ``lm`` with ``--hierarchy``: several cores, one above the other.
 
-The lowest core reads every token; each core above ticks once in ``--period`` ticks of the one
-below, on what that one shows, and its features are an input of the one below until it ticks again.
+The lowest core reads every token. Each core above it ticks once in ``--period`` ticks of the core
+below, whose features it reads. Its own features are an input of the core below until its next tick.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from seqdni.recipes.trainers import way_of
 
 
 class Reader(nn.Module):
-    """A hierarchy as an ordinary language model: what its lowest level says of each token.
+    """A hierarchy as a language model: a core from tokens to the scores of the lowest level.
 
     Args:
-        hierarchy: whose lowest level alone has a readout.
+        hierarchy: only its lowest level has a readout.
     """
 
     def __init__(self, hierarchy: Hierarchy):
@@ -45,23 +45,23 @@ class Reader(nn.Module):
 
     @property
     def readout(self) -> nn.Module:
-        """Of the lowest level."""
+        """The readout of the lowest level."""
         readout = self.hierarchy.levels[0].readout
         assert readout is not None
         return readout
 
     def initial_state(self, batch_size: int) -> Any:
-        """Where a text begins: the carry of each level."""
+        """The carry of each level at the beginning of a text."""
         return tuple(self.hierarchy.initial_carry(batch_size))
 
     def forward(self, tokens_TB: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Scores for the token after each, and the carry to go on from."""
+        """Scores for the token after each token, and the carry after the last."""
         return self.unroll(tokens_TB, state, None)
 
     def unroll(
         self, tokens_TB: Tensor, state: Any, should_reset: Tensor | None
     ) -> tuple[Tensor, Any]:
-        """The same, with texts that begin anew on the way."""
+        """The same, with rows that restart before some steps."""
         outputs, carry = self.hierarchy(tokens_TB, state, should_reset)
         assert outputs[0] is not None
         return outputs[0], tuple(carry)
@@ -77,7 +77,7 @@ def slow_width(options: Any) -> int:
 
 
 def build_reader(options: Any, encoder: nn.Module, core: nn.Module, readout: nn.Module) -> Reader:
-    """The levels above a language model, initialised from torch's random state.
+    """Build a language model of several levels, with random weights of torch's generator.
 
     Args:
         options: of the run.
@@ -92,7 +92,7 @@ def build_reader(options: Any, encoder: nn.Module, core: nn.Module, readout: nn.
     narrow = replace(options, hidden=slow, layers=1)
     levels = [Level(core, encoder=encoder, readout=readout)]  # pyright: ignore[reportArgumentType]
     for k in range(1, options.hierarchy):
-        taken = slow if k + 1 < options.hierarchy else 0  # from above
+        taken = slow if k + 1 < options.hierarchy else 0  # features from the level above
         levels.append(
             Level(
                 build_core(narrow, width + taken),
@@ -107,15 +107,16 @@ def build_reader(options: Any, encoder: nn.Module, core: nn.Module, readout: nn.
 
 
 def build_trainer(options: Any, reader: Reader, loss: Any) -> HierarchyTrainer:
-    """The way of training that the options ask for.
+    """Build the trainer that the options describe.
 
-    Looking ahead gives the lowest level's states and messages their gradients; a synthesizer, if
-    there is one, bridges what is beyond those states, and all that is cut in the levels above.
+    With ``--look-ahead`` the known steps give the lowest level's states and messages their
+    gradients. A synthesizer, if there is one, predicts the gradients of what comes after these
+    steps, and all gradients in the levels above.
 
     Args:
         options: of the run.
         reader: what is trained.
-        loss: per step, of the lowest level's readouts and the targets.
+        loss: ``(outputs, targets) -> [T, B]``, for the lowest level.
 
     Returns:
         The trainer.
@@ -144,7 +145,7 @@ def build_trainer(options: Any, reader: Reader, loss: Any) -> HierarchyTrainer:
 
 
 def _message_credit(options: Any, size: int, k: int) -> SyntheticGradients:
-    """What comes down at the messages of a level: at the lowest, known steps may tell it."""
+    """How the messages of a level get gradients: at the lowest, with ``--look-ahead``, from it."""
     if k == 0 and options.look_ahead:
         return SyntheticGradients(Boundary(None))
     messages = replace(options, targets="boundary")  # a message has one gradient
@@ -156,6 +157,9 @@ def window(options: Any) -> int:
 
     Args:
         options: of the run.
+
+    Returns:
+        A number of steps.
     """
     return options.period ** (options.hierarchy - 1) * options.slow_chunk_len
 
@@ -165,7 +169,7 @@ def check_length(options: Any, steps: int) -> None:
 
     Args:
         options: of the run.
-        steps: of a row in one pass over the text.
+        steps: steps of a row in one pass over the text.
 
     Raises:
         RunError: they are fewer than a chunk of that level.
@@ -181,17 +185,20 @@ def check_length(options: Any, steps: int) -> None:
 def as_hierarchy_chunks(
     chunks: Iterable[Batch], trainer: HierarchyTrainer
 ) -> Iterator[HierarchyChunk]:
-    """A text for the trainer, each pass over it a stream of its own: ticks keep step with chunks.
+    """The chunks of a text in the form that the trainer takes.
+
+    Each pass over the text is a stream of its own, so that ticks always lie at the same steps of a
+    chunk.
 
     Args:
         chunks: of the text.
-        trainer: told when a pass has ended.
+        trainer: its ``finish`` is called at the end of each pass.
 
     Yields:
-        The chunks; the lowest level alone has answers.
+        The chunks; the lowest level alone has targets.
     """
-    silent = [None] * (len(trainer.model.levels) - 1)
+    without_targets = [None] * (len(trainer.model.levels) - 1)
     for inputs, targets, mask, should_reset in chunks:
         if should_reset is not None and bool(should_reset[0].all()):
             trainer.finish()
-        yield HierarchyChunk(inputs, [(targets, mask), *silent], should_reset)
+        yield HierarchyChunk(inputs, [(targets, mask), *without_targets], should_reset)

@@ -30,15 +30,15 @@ from seqdni.recipes.lm.hierarchy import Reader, build_reader, slow_width
 
 LanguageModel: TypeAlias = SequenceModel | Reader
 ONE_HOT_UP_TO = 512  # symbols
-EMBEDDING_RANGE = 0.1  # of the initial weights, so that a tied readout starts nearly even
+EMBEDDING_RANGE = 0.1  # largest initial weight; with tied weights all symbols start almost equal
 EVALUATION_ROWS, EVALUATION_STEPS = 64, 200
-WARMUP_STEPS = 500  # of a row before what it scores: the figure is then that of one row
+WARMUP_STEPS = 500  # that a row reads before it scores, so that the error is that of one row
 WARMUP_TICKS = 64  # the same in ticks of a hierarchy's slowest level
-EVALUATION_SCORES = 1 << 24  # in memory at once
+EVALUATION_SCORES = 1 << 24  # largest number of scores in memory at once
 
 
 def build(options: Any, symbols: int) -> LanguageModel:
-    """Embedding or one-hot, the recurrent core, a readout, levels above; initialised from the seed.
+    """Build the language model, with random weights drawn from the seed.
 
     Args:
         options: of the run.
@@ -84,7 +84,7 @@ def build(options: Any, symbols: int) -> LanguageModel:
 
 
 def trained_part(model: LanguageModel) -> nn.Module:
-    """What the trainer trains, and what checkpoints hold.
+    """The module that is trained and saved in checkpoints.
 
     Args:
         model: from :func:`build`.
@@ -96,24 +96,24 @@ def trained_part(model: LanguageModel) -> nn.Module:
 
 
 def loss_of(model: LanguageModel) -> Callable[[Tensor, Tensor], Tensor]:
-    """What the model is trained on.
+    """The loss that the model is trained on.
 
     Args:
         model: from :func:`build`.
 
     Returns:
-        ``(outputs, targets) -> [T, B]`` nats.
+        A function ``(outputs, targets) -> [T, B]``, in nats.
     """
     last = _last(model)
     return last.loss if isinstance(last, AdaptiveReadout) else cross_entropy
 
 
 def scores_of(model: LanguageModel, outputs_TBD: Tensor) -> Tensor:
-    """Scores of all symbols: logits, or log-probabilities.
+    """The scores of all symbols: logits, or log-probabilities.
 
     Args:
         model: from :func:`build`.
-        outputs_TBD: of the model.
+        outputs_TBD: what the model returns.
 
     Returns:
         ``[T, B, V]``.
@@ -127,10 +127,10 @@ def _last(model: LanguageModel) -> nn.Module:
 
 
 def at_once(scores: int, most: int) -> int:
-    """How many of something are evaluated at once, so that their scores fit into memory.
+    """How many steps or rows to evaluate at once, so that their scores fit into memory.
 
     Args:
-        scores: of one of them.
+        scores: number of scores of one of them.
         most: upper limit.
 
     Returns:
@@ -141,11 +141,11 @@ def at_once(scores: int, most: int) -> int:
 
 @torch.no_grad()
 def score(model: LanguageModel, tokens: np.ndarray, symbols: int) -> float:
-    """Mean over the predictions of a text's second to last token, dropout off.
+    """The mean loss of predicting each token of a text except the first, without dropout.
 
-    The state is carried along the text. A long text is read in several rows at once, each of which
-    is warmed up on the end of what the row before scores, so that the figure does not depend on
-    their number (:func:`seqdni.corpora.evaluation_chunks`).
+    The state is carried along the text. A long text is read in several rows at once. Each row first
+    reads the end of the part that the row before scores, so that the result does not depend on the
+    number of rows (:func:`seqdni.corpora.evaluation_chunks`).
 
     Args:
         model: from :func:`build`.

@@ -1,4 +1,4 @@
-"""What recipe ``lm`` tells about a text, its unknown words, and a run that learned nothing."""
+"""Notes that recipe ``lm`` prints: about a text, its unknown words, a run that learned nothing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from seqdni import to_bits
 from seqdni.corpora import Encoded, Size, Text, Words, blocks, remarks
 from seqdni.recipes.lm.data import NAMED, tokens_of
 
-MOST_UNKNOWN = 0.05  # of the words, beyond which a perplexity says little
+MOST_UNKNOWN = 0.05  # share of the words; with more unknown ones a perplexity means little
 
 
 def note(line: str) -> None:
-    """Print a line beside the results, on standard error.
+    """Print a line on standard error.
 
     Args:
         line: without a full stop.
@@ -23,7 +23,7 @@ def note(line: str) -> None:
 
 
 def note_corpus(options: Any, text: Text, corpus: Encoded) -> None:
-    """What to know of a run's corpus before it trains.
+    """Print what is unusual about a run's corpus, before it trains.
 
     Args:
         options: of the run.
@@ -43,7 +43,7 @@ def note_corpus(options: Any, text: Text, corpus: Encoded) -> None:
 
 
 def note_text(options: Any, text: Text) -> None:
-    """What to know of a text that a run's model is to score.
+    """Print what is unusual about a text that a run's model is to score.
 
     Args:
         options: of the run.
@@ -61,12 +61,12 @@ def note_text(options: Any, text: Text) -> None:
 
 
 def note_unknown(place: str, size: Size, trained: Size | None = None) -> None:
-    """Warn of a perplexity with many unknown words.
+    """Print a note where a perplexity has many unknown words.
 
     Args:
-        place: where they are.
-        size: of what is scored.
-        trained: of the training text; None where it is not at hand.
+        place: the name of the text, for the note.
+        size: size of the scored text.
+        trained: size of the training text; None if it is not known.
     """
     if size.words and size.unknown and size.unknown > MOST_UNKNOWN * size.words:
         never = trained is not None and not trained.unknown
@@ -78,14 +78,14 @@ def note_unknown(place: str, size: Size, trained: Size | None = None) -> None:
 
 
 def worse_than_guessing(nats: float, symbols: int) -> dict[str, str]:
-    """What the table of a run says if its last model is worse than one that knows nothing.
+    """A warning for the result of a run whose last model is worse than a uniform guess.
 
     Args:
-        nats: per token, of the last validation.
-        symbols: V; a uniform guess has log V nats.
+        nats: nats per token in the last validation.
+        symbols: V; a uniform guess has log V nats per token.
 
     Returns:
-        An entry ``warning``, or nothing.
+        An entry ``warning``, or an empty dictionary.
 
     Example:
         >>> worse_than_guessing(2.0, 8)

@@ -14,7 +14,7 @@ from seqdni.recipes.option import option, same_option
 from seqdni.recipes.options import RunOptions, check
 from seqdni.recipes.trainers import FlatTrainer, way_of
 
-UPDATES = 8000  # where nothing else says when to stop
+UPDATES = 8000  # where no other limit is given
 
 
 def _own(options: Options) -> bool:
@@ -32,7 +32,7 @@ def _for_levels(default: Any, help: str, **limits: Any) -> Any:
 
 
 def _for_one_level(name: str) -> Any:
-    """An option that the trainer of a hierarchy has not."""
+    """An option of ``RunOptions`` that has no effect with several levels."""
     return same_option(
         RunOptions, name, only=lambda options: options.hierarchy == 1, when="--hierarchy 1"
     )
@@ -45,35 +45,39 @@ class Options(RunOptions):
     recipe: Literal["lm"] = "lm"
     trainer: Literal[FlatTrainer, "joint"] = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         "dni",
-        "as in the other recipes, but for bptt, which needs episodes; with --hierarchy: tbptt: "
-        "each level by itself; dni: with gradients across chunk ends and from the levels above; "
-        "joint: one graph over a chunk of the slowest level",
+        "way of training. bptt needs episodes, which a text has not; the others are as in the "
+        "other recipes. With --hierarchy 2 or more: tbptt: each level by itself; dni: also with "
+        "gradients across chunk ends and from the level above; joint: one graph over a chunk of "
+        "the slowest level",
     )
     hierarchy: int = option(
         1,
-        "levels: a core that reads every token and, above it, cores that tick once in --period "
-        "ticks of the level below, whose features that level gets as an input",
+        "number of levels: the lowest is a core that reads every token. Each further one is a core "
+        "that makes one step (tick) in --period ticks of the level below, which gets its features "
+        "as an input",
         at_least=1,
         at_most=8,
     )
-    period: int = _for_levels(8, "ticks of a level per tick of the one above", at_least=1)
+    period: int = _for_levels(8, "ticks of a level per tick of the level above", at_least=1)
     slow_hidden: int | None = _for_levels(
         None, "units of each core above the lowest; null: an eighth of --hidden", at_least=1
     )
     slow_chunk_len: int = _for_levels(
-        8, "ticks of a chunk of each level above the lowest", at_least=1
+        8, "ticks in a chunk of each level above the lowest", at_least=1
     )
     corpus: str = option(
         "pydoc",
-        "pydoc (comes with Python), ptb, wikitext-2, wikitext-103, enwik8, text8 (from --data-dir, "
-        "else downloaded), or the path of your own text file or folder of .txt files",
+        "text to train on: pydoc (comes with Python); ptb, wikitext-2, wikitext-103, enwik8 or "
+        "text8 (from --data-dir, else downloaded); or the path of your own text file or folder of "
+        ".txt files",
     )
     tokens: Literal["char", "word", "subword"] = option(
-        "char", "what a symbol is: a character, a word or line end, a piece of a word"
+        "char", "what a token is: a character, a word or line end, a piece of a word"
     )
     max_words: int | None = option(
         None,
-        "keep this many of the most frequent words, the others are <unk>; null: all",
+        "size of the vocabulary: so many of the most frequent words, and <unk> for the others; "
+        "null: all words",
         at_least=2,
         only=lambda options: options.tokens == "word",
         when="--tokens word",
@@ -88,86 +92,88 @@ class Options(RunOptions):
     )
     data_dir: str | None = option(
         None,
-        "folder with the corpus's files, e.g. ptb.train.txt; null: download it once",
+        "folder with the files of the corpus, e.g. ptb.train.txt; null: they are downloaded once",
         only=lambda options: options.corpus in DOWNLOADED,
         when=f"--corpus {', '.join(DOWNLOADED)}",
     )
     valid_fraction: float = option(
         0.05,
-        "share of your own text that validates",
+        "share of your own text that is kept for validation",
         at_least=0,
         only=_split_by_us,
         when="your own text as --corpus, without a train.txt of its own",
     )
     test_fraction: float = option(
         0.05,
-        "share of your own text that tests",
+        "share of your own text that is kept for the test",
         at_least=0,
         only=_split_by_us,
         when="your own text as --corpus, without a train.txt of its own",
     )
     embedding: int | None = option(
         None,
-        "width of the token embedding; 0: one-hot; null: one-hot for up to 512 symbols, else as "
-        "wide as the core",
+        "width of the token embedding; 0: one-hot; null: one-hot for up to 512 kinds of tokens, "
+        "else as wide as the core",
         at_least=0,
     )
-    tie: bool = option(False, "the readout's weights are the embedding's")
+    tie: bool = option(False, "whether the readout has the same weights as the embedding")
     dropout: float = option(
         0.0,
-        "dropout after the embedding, between layers and before the readout; one mask a row and "
-        "chunk",
+        "rate of the dropout after the embedding, between layers and before the readout, with one "
+        "mask for each row and chunk",
         at_least=0,
         at_most=0.99,
     )
     cutoffs: tuple[int, ...] | None = option(
         None,
-        "adaptive softmax for large vocabularies of words: ids at which groups of rarer words "
-        "begin, e.g. [20000,60000]; null: plain softmax",
+        "adaptive softmax, for large vocabularies of words: ids, in order of frequency, at which "
+        "groups of rarer words begin, e.g. [20000,60000]; null: plain softmax",
         only=lambda options: options.tokens == "word",
         when="--tokens word",
     )
     max_tokens: int | None = option(None, "stop after this many training tokens", at_least=1)
     epochs: float | None = option(None, "stop after this many passes over the text", above=0)
     evaluations: int = option(
-        10, "validations during the run, at most one each --log-every", at_least=1
+        10, "number of validations in the run; at most one each --log-every", at_least=1
     )
     patience: int | None = option(
-        None, "stop after this many validations without a new best; null: never", at_least=1
+        None,
+        "stop after this many validations in a row without a new best; null: do not stop so",
+        at_least=1,
     )
     schedule: Literal["constant", "cosine", "plateau"] = option(
         "constant",
-        "course of the learning rate: constant; down to 0 along half a cosine; times --decay after "
-        "each validation without a new best",
+        "how the learning rate changes. constant: it does not; cosine: down to 0 along half a "
+        "cosine; plateau: times --decay after each validation without a new best",
     )
     decay: float = option(
         0.5,
-        "factor on the learning rate where --schedule plateau lowers it",
+        "factor with which --schedule plateau lowers the learning rate",
         above=0,
         at_most=1,
         only=lambda options: options.schedule == "plateau",
         when="--schedule plateau",
     )
     warmup_updates: int = option(
-        0, "updates during which the learning rate rises from 0 in a straight line", at_least=0
+        0, "number of first updates in which the learning rate rises linearly from 0", at_least=0
     )
     horizon_every: int | None = _for_one_level("horizon_every")
     look_ahead: int = same_option(RunOptions, "look_ahead", 4)
-    # An endless stream: at full scale the bootstrapped targets feed on themselves and diverge.
+    # On an endless stream with factor 1 the targets, which contain predictions, grow without end.
     grad_scale: float = same_option(RunOptions, "grad_scale", 0.1)
     lr: float = same_option(RunOptions, "lr", 4e-3)
     updates: int | None = option(
         None,
-        f"stop after this many weight updates; null: {UPDATES}, or when another limit is reached",
+        f"stop after this many weight updates; null: {UPDATES}, or no limit if another is given",
         at_least=1,
     )
 
 
 def prepare(options: Options) -> None:
-    """Refuse what cannot work, before any data is read; make paths absolute.
+    """Refuse what cannot work, before any data is read, and make paths absolute.
 
     Args:
-        options: of the run, changed in place.
+        options: the options of the run, which this function changes.
 
     Raises:
         RunError: naming the option.
@@ -219,14 +225,14 @@ def _check_levels(options: Options) -> None:
     chunk_len, period = options.chunk_len, options.period
     if options.trainer == "dni" and options.look_ahead and period % chunk_len:
         raise RunError(
-            f"--look-ahead tells a message its gradient where a chunk ends with it: --period "
-            f"{period} is no multiple of --chunk-len {chunk_len}; make it one, or use "
+            "--look-ahead gives a gradient only to a message that is sent at the end of a chunk, "
+            f"and --period {period} is no multiple of --chunk-len {chunk_len}; make it one, or use "
             "--look-ahead 0 with a --synthesizer"
         )
     if options.trainer == "dni" and options.hierarchy > 2 and options.synthesizer == "none":
         raise RunError(
-            f"--hierarchy {options.hierarchy}: looking ahead tells the lowest level alone what its "
-            "messages are worth; add --synthesizer rls for those above it"
+            f"--hierarchy {options.hierarchy}: --look-ahead gives gradients to the messages of the "
+            "lowest level alone; add --synthesizer rls for the levels above it"
         )
     if options.trainer == "joint" and options.slow_chunk_len == 1:
         raise RunError(

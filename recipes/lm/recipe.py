@@ -71,11 +71,11 @@ SAMPLE_LENGTH = {"char": 300, "word": 80, "subword": 120}
 
 
 class Material(NamedTuple):
-    """What a run works on, beside its trainer.
+    """The corpus and the model of a run.
 
     Args:
         corpus: encoded.
-        model: as evaluated; what the trainer trains may be a wrapper around it.
+        model: the model that is evaluated; the trainer may have a wrapper around it.
     """
 
     corpus: Encoded
@@ -140,7 +140,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
 
 
 def resumed(session: Session) -> None:
-    """Refuse to go on with other data.
+    """Refuse to resume a run with other data.
 
     Args:
         session: restored.
@@ -152,7 +152,7 @@ def resumed(session: Session) -> None:
 
 
 def run(session: Session) -> dict[str, Any]:
-    """Train, validating now and then; the best model is kept and tested.
+    """Train, validate ``--evaluations`` times, and keep and test the best model.
 
     Args:
         session: new, or restored.
@@ -163,7 +163,7 @@ def run(session: Session) -> dict[str, Any]:
     corpus, progress = session.data.corpus, session.progress
     trainer, options = session.trainer, session.options
     evaluations, name, judge = options.evaluations, unit(options), judged_by(corpus)
-    done = int(session.fraction() * evaluations)  # fewer than before where the run was prolonged
+    done = int(session.fraction() * evaluations)  # smaller than before if a limit was raised
     progress["evaluated"] = min(progress["evaluated"], done)
     held_out_text = partial(validation_chunks, corpus, options.chunk_len, None)
     trained_on = corpus.scored("train")
@@ -206,7 +206,7 @@ def judged_by(corpus: Encoded) -> str:
 
 
 def _scheduled(session: Session) -> Iterator[Chunk]:
-    """The stream's chunks, the learning rate set before each."""
+    """The stream's chunks; before each one the learning rate is set."""
     options, trainer = session.options, session.trainer
     for chunk in session.stream:
         factor = session.progress["lr_factor"]
@@ -238,7 +238,7 @@ def _validate(session: Session) -> dict[str, float]:
 
 
 def finish(session: Session) -> dict[str, Any]:
-    """The result, with the best model's test error.
+    """Compute the result of a run, with the test error of its best model.
 
     Args:
         session: at the end of the run.
@@ -286,7 +286,7 @@ def evaluate(
             ``replace``.
 
     Returns:
-        Bits per character, perplexity per word, or both.
+        Names and numbers: bits per character, perplexity per word, or both.
 
     Raises:
         CorpusError: the text has a character that the model does not know.
@@ -343,12 +343,12 @@ def _text_figures(
 
 
 def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:
-    """Print text that the best model makes up, as it comes.
+    """Print text that the best model generates, token by token.
 
     Args:
         directory: of the run.
         options: its options.
-        asked: length in tokens, and how they are chosen.
+        asked: the length in tokens, and how they are chosen.
     """
     model, _, vocabulary, _ = trained(directory, options)
     assert vocabulary is not None
@@ -375,10 +375,10 @@ def _same_text(corpus: Encoded, progress: dict[str, Any]) -> None:
 
 
 def trained(directory: RunDirectory, options: Options) -> Trained:
-    """The best model of a run, or that of an export; needs no corpus.
+    """The best model of a run, or that of an export. It can be read without the corpus.
 
     Args:
-        directory: of either.
+        directory: of the run or export.
         options: its options.
 
     Returns:
@@ -395,15 +395,15 @@ def trained(directory: RunDirectory, options: Options) -> Trained:
 
 
 def held_out(directory: RunDirectory, options: Options, length: int | None) -> HeldOut:
-    """Validation text in chunks, for the horizon.
+    """The validation text in chunks, for ``seqdni horizon``.
 
     Args:
         directory: of the run.
         options: its options.
-        length: chunks; None takes as many as make about 100 steps.
+        length: number of chunks; None takes as many as make about 100 steps.
 
     Returns:
-        The chunks, and what the model is built and judged by.
+        The chunks, a new model, and its loss.
 
     Raises:
         RunError: the run's model has several levels.
@@ -425,7 +425,7 @@ def validation_chunks(corpus: Encoded, chunk_len: int, length: int | None) -> li
     Args:
         corpus: of the run.
         chunk_len: T.
-        length: chunks; None takes as many as make about 100 steps.
+        length: number of chunks; None takes as many as make about 100 steps.
 
     Returns:
         The chunks.

@@ -1,4 +1,4 @@
-"""Text that a language model makes up, printed as it comes."""
+"""Prints text that a language model generates, token by token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seqdni.corpora import CorpusError, Vocabulary
 from seqdni.recipes.lm.model import LanguageModel, scores_of
 from seqdni.recipes.options import Sampling
 
-MOST, OVERLAP = 64, 16  # tokens that are decoded again for each new one
+MOST, OVERLAP = 64, 16  # tokens decoded together with each new one: at most, and after a cut
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ def write(
         prompt, ids = "", _beginning(vocabulary)
     tokens = torch.from_numpy(ids.astype(np.int64))[:, None]
     state = model.initial_state(1)
-    written = ids.tolist() if prompt else []  # of late: decoding goes on from there
+    written = ids.tolist() if prompt else []  # the last tokens, which are decoded with a new one
     sys.stdout.write(shown := _decode(vocabulary, written, as_bytes))
     with without_dropout(model):
         for _ in range(asked.length):
@@ -74,7 +74,7 @@ def _choose(scores_V: Tensor, asked: Sampling, generator: torch.Generator) -> Te
 
 
 def _beginning(vocabulary: Vocabulary) -> np.ndarray:
-    """A line's beginning, or whatever comes first where there are no lines."""
+    """The end of a line as first token; token 0 where the vocabulary has no such token."""
     try:
         ids = vocabulary.encode("\n")
     except CorpusError:  # characters, none of them a newline
@@ -83,7 +83,7 @@ def _beginning(vocabulary: Vocabulary) -> np.ndarray:
 
 
 def _decode(vocabulary: Vocabulary, ids: list[int], as_bytes: bool) -> str:
-    """Text, but for a last character that is not complete yet."""
+    """The text of some tokens, without a last character that is not complete yet."""
     text = vocabulary.decode(ids)
     if as_bytes:
         text = text.encode("latin-1").decode("utf-8", "replace")

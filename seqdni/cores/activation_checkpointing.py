@@ -14,21 +14,21 @@ from seqdni.state import State
 
 
 class Checkpointed(nn.Module):
-    r"""A core, run in pieces of which only the outputs and the state between them are kept.
+    r"""Runs a core in pieces, and keeps only their outputs and the states between them.
 
     The backward pass runs each piece forward once more before it goes back through it. The
-    gradient is that of the bare core. For an episode of N steps the memory is
+    gradient is the same as without this wrapper. For an episode of N steps the memory is
 
     .. math:: O(steps \cdot activations + (N / steps) \cdot state + N \cdot outputs)
 
     instead of :math:`O(N \cdot activations)`, at the cost of a second forward pass; ``steps`` near
-    the square root of N needs the least. Wrap a whole model, not its core alone, so that the
-    outputs are the narrow ones. Dropout draws the same numbers again
-    on the CPU; cuDNN's between layers may not.
+    the square root of N needs the least. Wrap a whole model and not its core alone, so that the
+    kept outputs are the model's. Dropout draws the same numbers again on the CPU; that of cuDNN
+    between layers may not.
 
     Args:
         core: the core, or a whole model under the core's contract.
-        steps: of a piece.
+        steps: the length of a piece.
 
     Raises:
         ValueError: ``steps`` is below 1.
@@ -57,16 +57,16 @@ class Checkpointed(nn.Module):
             batch_size: B.
 
         Returns:
-            What the core starts from.
+            The state that the core starts from.
         """
         return self.core.initial_state(batch_size)
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Run a chunk.
+        """Run a chunk without restarts.
 
         Args:
             x: inputs ``[T, B, ...]``.
-            state: where to start.
+            state: the state before the first step.
 
         Returns:
             Outputs ``[T, B, ...]`` and the state after the last step.
@@ -74,11 +74,11 @@ class Checkpointed(nn.Module):
         return self.unroll(x, state, None)
 
     def unroll(self, x: Tensor, state: State, should_reset: Tensor | None) -> tuple[Tensor, State]:
-        """Run a chunk with its restarts: as :func:`seqdni.unroll`, which calls this.
+        """Run a chunk with its restarts; :func:`seqdni.unroll` calls this.
 
         Args:
             x: inputs ``[T, B, ...]``.
-            state: where to start.
+            state: the state before the first step.
             should_reset: ``[T + 1, B]``, or None.
 
         Returns:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 
 class AdaptiveReadout(nn.Module):
-    """Frequent symbols by a full softmax, rare ones in groups with narrower layers of their own.
+    """A readout that scores frequent symbols by a full softmax, and rare ones in narrower groups.
 
-    As a readout it hands the features on, because the scores of all V symbols are what it avoids:
-    train with :attr:`loss` on them, and ask :meth:`log_prob` where all scores are wanted.
+    To save the cost of scores for all V symbols, its output is the features themselves. Train with
+    :meth:`loss` on these features, and use :meth:`log_prob` where all scores are needed.
 
     Args:
         features: H.
@@ -23,8 +23,8 @@ class AdaptiveReadout(nn.Module):
         cutoffs: ids at which the groups begin, ascending, each in 1..V - 1.
 
     Raises:
-        ValueError: cutoffs that are not so, or too many: each group's layer is a quarter as wide
-            as that of the group before.
+        ValueError: the cutoffs are not like this, or too many (each group's layer is a quarter as
+            wide as that of the group before).
 
     Example:
         >>> import torch
@@ -54,7 +54,7 @@ class AdaptiveReadout(nn.Module):
         self.softmax = nn.AdaptiveLogSoftmaxWithLoss(features, symbols, cutoffs)
 
     def forward(self, features_TBH: Float[Tensor, "T B H"]) -> Float[Tensor, "T B H"]:
-        """The features themselves.
+        """Return the features unchanged.
 
         Args:
             features_TBH: of the core.

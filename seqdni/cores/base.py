@@ -1,4 +1,4 @@
-"""What a core is, and torch's recurrent networks as cores.
+"""The contract of a core, torch's recurrent networks as cores, and how a core is run over a chunk.
 
 Shapes: T steps, B rows, D input features, H output features, L layers.
 """
@@ -18,12 +18,12 @@ from seqdni.state import LSTMState, State, reset_rows
 
 @runtime_checkable
 class Core(Protocol):
-    """The contract: anything callable so, with an initial state, can be unrolled and trained.
+    """The contract of a core: an object that is called like this and has an initial state.
 
-    A core takes a chunk and a state and gives outputs and the next state; all it carries from step
-    to step is in that state. A whole model (embedding, recurrent network, readout) is a core too.
-    A wrapper that must see a chunk whole also has ``unroll(x, state, should_reset)``, and
-    :func:`unroll` leaves the chunk to it.
+    A core takes a chunk and a state, and returns outputs and the next state. All that it keeps from
+    step to step is in that state. A whole model (embedding, recurrent network, readout) is a core
+    too. A wrapper that must get each chunk whole has a method ``unroll(x, state, should_reset)``,
+    which :func:`unroll` then calls.
     """
 
     def __call__(self, x_TBD: Tensor, state: State) -> tuple[Tensor, State]: ...
@@ -33,9 +33,10 @@ class Core(Protocol):
 
 @runtime_checkable
 class TraceableCore(Core, Protocol):
-    """A core that can also tell the gradient of every state inside a chunk.
+    """A core that can also record the gradient of every state inside a chunk.
 
-    Where ``can_trace`` is True, ``traced`` is the call with a :class:`Trace` beside its results.
+    Where ``can_trace`` is True, ``traced`` does the same as a call, and also returns a
+    :class:`Trace`.
     """
 
     @property
@@ -45,14 +46,14 @@ class TraceableCore(Core, Protocol):
 
 
 class TorchCore(nn.Module):
-    """``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` under the core contract, starting from zeros.
+    """An ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` as a core whose initial state is zero.
 
     Args:
         rnn: the network; any number of layers, time-major, one direction.
 
     Raises:
-        ValueError: it is bidirectional, or batch-first.
-        TypeError: it is something else.
+        ValueError: the network is bidirectional, or batch-first.
+        TypeError: it is another kind of module.
 
     Example:
         >>> core = TorchCore(nn.LSTM(3, 4, num_layers=2))
@@ -78,7 +79,7 @@ class TorchCore(nn.Module):
         self.rnn = rnn
 
     def initial_state(self, batch_size: int) -> State:
-        """Zeros for every layer.
+        """A state of zeros for all layers.
 
         Args:
             batch_size: B.
@@ -100,7 +101,7 @@ class TorchCore(nn.Module):
 
         Args:
             x_TBD: inputs.
-            state: where to start, from :meth:`initial_state` or the chunk before.
+            state: the state before the first step, from :meth:`initial_state` or the last chunk.
 
         Returns:
             Outputs ``[T, B, H]`` of the last layer, and the state after the last step.
@@ -120,13 +121,13 @@ class TorchCore(nn.Module):
 
         Args:
             x_TBD: inputs.
-            state: where to start.
+            state: the state before the first step.
 
         Returns:
-            What :meth:`forward` returns, to rounding, and the trace.
+            The outputs and the state that :meth:`forward` returns, up to rounding, and the trace.
 
         Raises:
-            ValueError: the network is none of those that :attr:`can_trace` speaks of.
+            ValueError: :attr:`can_trace` is False.
         """
         return run_traced(self.rnn, x_TBD, state)
 
@@ -134,18 +135,18 @@ class TorchCore(nn.Module):
 def unroll(
     core: Core, x: Tensor, state: State, should_reset: Bool[Tensor, "Tplus1 B"] | None = None
 ) -> tuple[Tensor, State]:
-    r"""Run a core over a chunk, restarting rows where their episodes begin.
+    r"""Run a core over a chunk, and restart rows where their episodes begin.
 
     Before step t, ``state_b = initial_b if should_reset[t, b] else state_b``. The chunk is run in
-    as few pieces as it has restarts, so that a chunk without any keeps torch's fused loop. A core
-    with an ``unroll`` of its own gets the chunk and its restarts whole.
+    pieces that begin at its restarts, so that a chunk without restarts is one call of the core. A
+    core that has a method ``unroll`` gets the chunk and its restarts whole.
 
     Args:
         core: the core, or a whole model under the core's contract.
         x: inputs ``[T, B, ...]``.
-        state: where to start.
-        should_reset: ``[T + 1, B]``, best kept on the CPU (asking a GPU for it waits for the GPU).
-            The last row speaks of the step after the chunk and is not applied here.
+        state: the state before the first step.
+        should_reset: ``[T + 1, B]``, best kept on the CPU (to read it from a GPU is to wait for the
+            GPU). The last entry is about the step after the chunk and is not applied here.
 
     Returns:
         Outputs ``[T, B, ...]`` and the state after step T.
@@ -190,15 +191,15 @@ def unroll(
 def pieces(
     x: Tensor, should_reset: Tensor | None, steps: int
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """A chunk in pieces of ``steps``, each with its restarts; the last may be shorter.
+    """Split a chunk into pieces of ``steps`` steps; the last may be shorter.
 
     Args:
         x: inputs ``[T, B, ...]``.
         should_reset: ``[T + 1, B]``, or None.
-        steps: of a piece.
+        steps: the length of a piece.
 
     Yields:
-        What :func:`unroll` takes, for each piece.
+        The inputs and ``should_reset`` of each piece.
 
     Example:
         >>> [len(x) for x, _ in pieces(torch.zeros(5, 1), None, 2)]
@@ -215,14 +216,14 @@ def unroll_traced(
     state: State,
     should_reset: Bool[Tensor, "Tplus1 B"] | None = None,
 ) -> tuple[Tensor, State, Trace]:
-    """:func:`unroll` with a trace: after the backward pass, the gradient of every state.
+    """Run :func:`unroll` and trace all states, to get their gradients after the backward pass.
 
     Args:
-        core: a core with ``traced``, or a whole model with one.
+        core: a core that has ``traced``, or a whole model that has it.
         x: inputs ``[T, B, ...]``.
-        state: where to start.
-        should_reset: as for :func:`unroll`. What the trace says of a row that restarts before step
-            t belongs to the state it restarts from, and is no target for the state before.
+        state: the state before the first step.
+        should_reset: as for :func:`unroll`. Where a row restarts before step t, entry t of the
+            trace belongs to the initial state, and is not a target for the state before.
 
     Returns:
         Outputs, the state after step T, and the trace of all T steps.
@@ -243,7 +244,7 @@ def unroll_traced(
 
 
 class _Tracing:
-    """A core that keeps the traces of its calls."""
+    """Wraps a core, and keeps the traces of its calls."""
 
     def __init__(self, core: TraceableCore):
         self.core = core

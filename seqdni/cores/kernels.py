@@ -2,11 +2,12 @@
 
 Shapes: T steps, B rows, D input features, H features of the layer.
 
-Autograd functions of the weights that ``nn.LSTM`` and ``nn.GRU`` hold, in their layout. Beside the
-state after the chunk they return the states that enter each step, ``[T, B, H]``, and beside the
-start state they take a probe of the same shape for each: a zero added to those states, whose value
-is ignored and whose gradient is returned. The chunk's inputs are projected by one product, every
-weight's gradient is one product over all T * B rows, and the loop is left with what is recurrent.
+These autograd functions take the weights of ``nn.LSTM`` and ``nn.GRU`` in the layout of torch. They
+take the start state and, for each of its tensors, a *probe* ``[T, B, H]``: zeros added to the
+states that enter each step. Their values are ignored, and their gradients are the gradients of
+those states. The states are returned too, after the outputs and the last state. The inputs of all
+steps are projected by one matrix product, and the gradient of each weight is one product over all
+T * B rows, so that the loop over the steps computes only what is recurrent.
 
 Source: Hochreiter & Schmidhuber, Long Short-Term Memory (1997), with forget gates; Cho et al.,
 arXiv 1406.1078, in torch's variant, which resets after the recurrent product.
@@ -25,7 +26,7 @@ _tanh_backward = torch.ops.aten.tanh_backward
 
 
 def _project(x_TBD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The whole chunk's ``x W^T + b``, one product over its T * B rows."""
+    """Compute ``x W^T + b`` for the whole chunk, as one product over its T * B rows."""
     x = x_TBD.flatten(0, 1)
     y = torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
     return y.view(*x_TBD.shape[:2], -1)
@@ -34,7 +35,7 @@ def _project(x_TBD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _project_back(
     ctx: Any, before: int, dx: Tensor, x_TBD: Tensor, w_ih: Tensor, dh: Tensor, h_TBH: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of x and of the four weights, which follow the ``before`` first arguments."""
+    """Gradients of x and of the four weights, which come after ``before`` other arguments."""
     dx_NG, dh_NG, x_ND = dx.flatten(0, 1), dh.flatten(0, 1), x_TBD.flatten(0, 1)
     w_ih_wants, w_hh_wants, b_ih_wants, b_hh_wants = ctx.needs_input_grad[before:]
     db_ih = dx_NG.sum(0) if b_ih_wants or (b_hh_wants and dx is dh) else None
@@ -49,16 +50,16 @@ def _project_back(
 
 
 def _or_zeros(grads: tuple[Tensor | None, ...], *like: Tensor) -> list[Tensor]:
-    """The first gradients; zeros (of one number's storage) where none arrived."""
+    """The first ``len(like)`` gradients, with expanded zeros where none arrived."""
     pairs = zip(grads, like, strict=False)
     return [x.new_zeros(()).expand_as(x) if grad is None else grad for grad, x in pairs]
 
 
 class LSTMLayer(torch.autograd.Function):
-    r"""One layer, one chunk: :math:`c_t = f c_{t-1} + i g, \; h_t = o \tanh c_t`.
+    r"""One LSTM layer over one chunk: :math:`c_t = f c_{t-1} + i g, \; h_t = o \tanh c_t`.
 
-    With :math:`\sigma` fast and :math:`\tanh` slow on a CPU,
-    :math:`\tanh z = 2 \sigma(2 z) - 1`: one sigmoid serves all four gates.
+    On a CPU :math:`\tanh` is slower than :math:`\sigma`. As
+    :math:`\tanh z = 2 \sigma(2 z) - 1`, one sigmoid computes all four gates.
     """
 
     @staticmethod
@@ -94,7 +95,7 @@ class LSTMLayer(torch.autograd.Function):
         x_TBD, w_ih, w_hh, gates, hidden, cell, tanh_cell = ctx.saved_tensors
         dy_TBH, dh_BH, dc_BH = _or_zeros(grads, tanh_cell, hidden[0], cell[0])
         i, f, g, o = gates.chunk(4, dim=2)
-        # What each gate's gradient is per dc (i, f, g) or dh (o); the loop multiplies.
+        # Gradients of the gates divided by dc (i, f, g) or dh (o); the loop multiplies by these.
         d_gates = torch.empty_like(gates)
         by_gate = d_gates.unflatten(2, (4, -1))
         d_i, d_f, d_g, d_o = by_gate.unbind(2)
@@ -120,7 +121,7 @@ class LSTMLayer(torch.autograd.Function):
 
 
 class GRULayer(torch.autograd.Function):
-    r"""One layer, one chunk: :math:`n = \tanh(W x + r \, U h), \; h_t = n + z (h_{t-1} - n)`."""
+    r"""One GRU layer over a chunk: :math:`n = \tanh(W x + r U h), \; h_t = n + z (h_{t-1} - n)`."""
 
     @staticmethod
     def forward(ctx, x_TBD, h_BH, probe_h, w_ih, w_hh, b_ih, b_hh):
@@ -155,7 +156,7 @@ class GRULayer(torch.autograd.Function):
         x_TBD, w_ih, w_hh, gates, from_h, hidden = ctx.saved_tensors
         dy_TBH, dh_BH = _or_zeros(grads, hidden[1:], hidden[0])
         r, z, n = gates.chunk(3, dim=2)
-        # What the gradient of each gate's recurrent product is per dh; the loop multiplies.
+        # Gradients of the gates' recurrent products divided by dh; the loop multiplies by it.
         d_from_h = torch.empty_like(gates)
         by_gate = d_from_h.unflatten(2, (3, -1))
         d_r, d_z, d_n_from_h = by_gate.unbind(2)

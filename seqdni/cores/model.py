@@ -1,4 +1,4 @@
-"""A sequence model: tokens in, logits out, under the core contract.
+"""A sequence model, which is a core from tokens to logits.
 
 Shapes: T steps, B rows, D features, V symbols.
 """
@@ -16,7 +16,7 @@ from seqdni.state import State
 
 
 class OneHot(nn.Module):
-    """Token ids ``[T, B]`` to one-hot vectors ``[T, B, size]``.
+    """Turns token ids ``[T, B]`` into one-hot vectors ``[T, B, size]``.
 
     Args:
         size: number of symbols.
@@ -32,7 +32,7 @@ class OneHot(nn.Module):
         self.register_buffer("rows", torch.eye(size), persistent=False)
 
     def forward(self, tokens_TB: Shaped[Tensor, "T B"]) -> Tensor:
-        """Look the tokens up in an identity matrix (no copy of it is saved or trained)."""
+        """Look the tokens up in an identity matrix, which is neither saved nor trained."""
         if tokens_TB.is_floating_point():
             raise TypeError(
                 f"got token ids of {tokens_TB.dtype}, expected integers; for real inputs use an "
@@ -42,12 +42,12 @@ class OneHot(nn.Module):
 
 
 class SequenceModel(nn.Module):
-    """Encoder, core, readout, as one core: ``logits, state = model(tokens, state)``.
+    """Encoder, core and readout as one core: ``logits, state = model(tokens, state)``.
 
     Args:
-        encoder: what turns inputs into features ``[T, B, D]`` (an embedding, :class:`OneHot`).
+        encoder: turns inputs into features ``[T, B, D]`` (an embedding, :class:`OneHot`).
         core: the recurrent part.
-        readout: what turns the core's outputs into logits.
+        readout: turns the core's outputs into logits.
 
     Example:
         >>> from seqdni import TorchCore
@@ -70,16 +70,16 @@ class SequenceModel(nn.Module):
             batch_size: B.
 
         Returns:
-            What the core starts from.
+            The state that the core starts from.
         """
         return self.core.initial_state(batch_size)
 
     def forward(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
-        """Logits for every step of a chunk.
+        """Compute the logits of every step of a chunk.
 
         Args:
             inputs: what the encoder takes, ``[T, B]`` or ``[T, B, ...]``.
-            state: where to start.
+            state: the state before the first step.
 
         Returns:
             Logits ``[T, B, V]`` and the state after the last step.
@@ -93,11 +93,11 @@ class SequenceModel(nn.Module):
         return isinstance(self.core, TraceableCore) and self.core.can_trace
 
     def traced(self, inputs: Tensor, state: State) -> tuple[Tensor, State, Trace]:
-        """Logits for every step of a chunk, and the trace of the core's states.
+        """Compute the logits of every step of a chunk, and trace the core's states.
 
         Args:
             inputs: what the encoder takes, ``[T, B]`` or ``[T, B, ...]``.
-            state: where to start.
+            state: the state before the first step.
 
         Returns:
             Logits ``[T, B, V]``, the state after the last step, and the trace.

@@ -1,4 +1,4 @@
-"""Recurrent layers on top of each other, with dropout whose mask holds for a row's whole chunk.
+"""Recurrent layers on top of each other, and dropout with one mask for a row's whole chunk.
 
 Shapes: T steps, B rows, D features.
 """
@@ -19,8 +19,9 @@ from seqdni.state import State
 class LockedDropout(nn.Module):
     r"""Dropout with one mask for all steps of a row: :math:`y_t = m \odot x_t / (1 - rate)`.
 
-    A mask is drawn for each call in training, so for each chunk; a row that restarts inside a chunk
-    gets a new one there, as every row does then (see :func:`seqdni.unroll`).
+    In training a mask is drawn for each call, that is, for each chunk. Where any row restarts
+    inside a chunk, all rows get a new mask, because another call begins there (see
+    :func:`seqdni.unroll`).
 
     Args:
         rate: share of the features that are dropped, 0 <= rate < 1.
@@ -43,13 +44,13 @@ class LockedDropout(nn.Module):
         self.rate = rate
 
     def forward(self, x_TBD: Float[Tensor, "T B D"]) -> Float[Tensor, "T B D"]:
-        """Drop features, in training.
+        """Drop features in training; in evaluation return them unchanged.
 
         Args:
             x_TBD: features.
 
         Returns:
-            The same in evaluation; scaled and in part zero in training.
+            The features. In training some are zero, and the others are divided by 1 - rate.
         """
         if not self.training or not self.rate:
             return x_TBD
@@ -62,8 +63,8 @@ class Stack(nn.Module):
     """Cores on top of each other as one core, with dropout between them.
 
     Args:
-        layers: modules under the core contract; each takes what the one below puts out.
-        dropout: between the layers, one mask a row and chunk.
+        layers: modules that are cores; each takes the outputs of the one below.
+        dropout: rate of the dropout between the layers, with one mask for each row and chunk.
 
     Raises:
         ValueError: there is no layer.
@@ -84,7 +85,7 @@ class Stack(nn.Module):
         self.dropout = LockedDropout(dropout)
 
     def initial_state(self, batch_size: int) -> State:
-        """That of every layer.
+        """The initial states of all layers.
 
         Args:
             batch_size: B.
@@ -99,7 +100,7 @@ class Stack(nn.Module):
 
         Args:
             x_TBD: inputs.
-            state: from :meth:`initial_state` or the chunk before.
+            state: the state before the first step.
 
         Returns:
             Outputs of the highest layer, and the state after the last step.
@@ -113,9 +114,9 @@ class Stack(nn.Module):
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Evaluate a model that is in training: every :class:`LockedDropout` in it is off meanwhile.
+    """Switch off every :class:`LockedDropout` of a model inside the ``with`` block.
 
-    ``model.eval()`` would do so too, but cuDNN refuses the backward pass in evaluation mode.
+    ``model.eval()`` would do this too, but cuDNN refuses a backward pass in evaluation mode.
 
     Args:
         model: any module.

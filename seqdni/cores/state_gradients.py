@@ -1,12 +1,12 @@
-r"""``nn.LSTM`` and ``nn.GRU`` with the gradient of every state in the chunk, not its start alone.
+r"""Runs ``nn.LSTM`` and ``nn.GRU`` so that every state in a chunk gets its gradient.
 
 Shapes: T steps, B rows, D input features, H features of a layer, S features of a packed state.
 
-The state that enters step t gets a probe added that is zero, :math:`\tilde s_t = s_t + p_t`; its
-gradient :math:`\partial L / \partial p_t` is what a chunk started at t would find at its start. The
-backward pass computes it anyway, so it costs no second pass: no zero is really added, the
-layers in :mod:`seqdni.cores.kernels` take the probe, ignore its value and return its gradient.
-The weights stay those of the torch module.
+To the state that enters step t a *probe* is added, which is zero: :math:`\tilde s_t = s_t + p_t`.
+The probe's gradient :math:`\partial L / \partial p_t` is the gradient that a chunk which starts at
+t would have at its start. The backward pass computes it anyway, so that no second pass is needed.
+In fact nothing is added: the layers in :mod:`seqdni.cores.kernels` take the probe, ignore its value
+and return its gradient. They use the weights of the torch module.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Trace(NamedTuple):
 
     Args:
         states_TBS: the packed state that enters each step, without a graph.
-        probes: zeros ``[steps, B, S]`` added to those states, one for each piece of the chunk.
+        probes: zeros ``[steps, B, S]`` that were added to those states, a tensor for each piece of
+            the chunk. After the backward pass their ``grad`` is the gradient of the states.
     """
 
     states_TBS: Tensor
@@ -35,9 +36,10 @@ class Trace(NamedTuple):
         r"""The gradient of all loss at steps :math:`\ge t` with respect to the state entering t.
 
         Returns:
-            ``d objective / d state`` as ``[T, B, S]``, through the recurrent path only (the readout
-            of that state belongs to the step before); zero where nothing arrived. Step 0 is what
-            :func:`seqdni.target_grad` reads at the chunk's start, but for rows that restart there.
+            ``d objective / d state`` as ``[T, B, S]``, through the recurrent path only (the output
+            at that state belongs to the step before); zero where no gradient arrived. Entry 0 is
+            what :func:`seqdni.target_grad` returns for the chunk's start, except in rows that
+            restart there.
 
         Example:
             >>> state = torch.zeros(1, 2, 3)
@@ -51,7 +53,7 @@ class Trace(NamedTuple):
 
 
 def join_traces(traces: list[Trace]) -> Trace:
-    """One trace of the consecutive pieces of a chunk."""
+    """Join the traces of the consecutive pieces of a chunk into one."""
     if len(traces) == 1:
         return traces[0]
     probes = tuple(probe for trace in traces for probe in trace.probes)
@@ -59,14 +61,14 @@ def join_traces(traces: list[Trace]) -> Trace:
 
 
 def can_run_traced(rnn: nn.Module) -> bool:
-    """Whether :func:`run_traced` knows the network: an LSTM or a GRU without extras.
+    """Whether :func:`run_traced` can run a network.
 
     Args:
         rnn: any module.
 
     Returns:
-        True for time-major ``nn.LSTM`` and ``nn.GRU`` in one direction, without dropout and
-        projections.
+        True for a time-major ``nn.LSTM`` or ``nn.GRU`` in one direction, without dropout and
+        without a projection.
 
     Example:
         >>> can_run_traced(nn.GRU(1, 1, num_layers=2)), can_run_traced(nn.RNN(1, 1))
@@ -80,18 +82,18 @@ def can_run_traced(rnn: nn.Module) -> bool:
 def run_traced(rnn: nn.Module, x_TBD: Tensor, state: State) -> tuple[Tensor, State, Trace]:
     """Run a chunk like ``rnn(x_TBD, state)``, and trace its states.
 
-    It computes in the type of the weights, under autocast too. It has no second derivative.
+    It computes in the type of the weights, also under autocast, and has no second derivative.
 
     Args:
         rnn: ``nn.LSTM`` or ``nn.GRU``, any number of layers.
         x_TBD: inputs.
-        state: where to start, :class:`LSTMState` or ``[L, B, H]``.
+        state: the state before the first step: :class:`LSTMState`, or ``[L, B, H]``.
 
     Returns:
         Outputs ``[T, B, H]`` of the last layer, the state after the last step, and the trace.
 
     Raises:
-        ValueError: the network has something that is not known here.
+        ValueError: :func:`can_run_traced` is False for the network.
 
     Example:
         >>> lstm, x = nn.LSTM(2, 3), torch.ones(4, 1, 2)

@@ -15,20 +15,20 @@ from seqdni.state import state_size
 from seqdni.synthetic_gradients import check_dense
 
 Mode: TypeAlias = Literal["joint", "dni", "no-feedback"]
-"""A way to train a hierarchy."""
+"""How a hierarchy is trained; see :class:`seqdni.HierarchyTrainer`."""
 
 
 def check_looks_ahead(
     model: Hierarchy, lowest: LevelTraining, mode: str, ahead: Chunk, rows: int
 ) -> None:
-    """Refuse to look ahead where it cannot be used.
+    """Refuse known steps where looking ahead cannot be used.
 
     Args:
         model: the hierarchy.
         lowest: how its lowest level is trained.
-        mode: the way it is trained.
+        mode: how the hierarchy is trained.
         ahead: the known steps.
-        rows: of the stream.
+        rows: B, of the stream.
 
     Raises:
         ValueError: naming what was got and what was expected.
@@ -57,11 +57,11 @@ def check_levels(model: Hierarchy, trainings: Sequence[LevelTraining], mode: str
     Args:
         model: the hierarchy.
         trainings: one for each level, from the lowest.
-        mode: the way.
+        mode: how the hierarchy is trained.
 
     Raises:
         ValueError: naming what was got and what was expected.
-        TypeError: one is something else.
+        TypeError: an element is not a ``LevelTraining``.
     """
     if mode not in get_args(Mode):
         raise ValueError(f"mode is {mode!r}, expected one of {', '.join(get_args(Mode))}")
@@ -103,7 +103,7 @@ def check_levels(model: Hierarchy, trainings: Sequence[LevelTraining], mode: str
 
 @torch.no_grad()
 def _check_sizes(model: Hierarchy, training: LevelTraining, k: int) -> None:
-    """A boundary takes what is cut there; asked once about zeros."""
+    """Run each synthesizer once on zeros, to see that it takes the state or message cut there."""
     state = model.initial_carry(1)[k].state
     cuts = {"credit": (training.credit, state)}
     if k + 1 < len(model.levels):

@@ -1,4 +1,4 @@
-"""What a hierarchy is fed: steps of a stream, and what each level should say in them.
+"""What a hierarchy is trained on: steps of a stream, with the targets of each level in them.
 
 Shapes: T steps, n ticks of a level in them, B rows.
 """
@@ -16,20 +16,21 @@ from seqdni.chunk import as_mask, as_tensor, without_ignored
 from seqdni.hierarchy.model import Hierarchy
 
 Answers: TypeAlias = tuple[Tensor, Tensor | None]
-"""``(targets, mask)`` of the ticks of a level, ``[n, B, ...]`` and ``[n, B]`` (None scores all)."""
+"""``(targets, mask)`` of n ticks of a level: ``[n, B, ...]``, and ``[n, B]`` (None scores all)."""
 
 
 class HierarchyChunk(NamedTuple):
-    """Some steps of a stream.
+    """Consecutive steps of a stream, for all levels.
 
     Args:
         inputs: of the lowest level, ``[T, B, ...]``.
-        answers: one for each level, for the n ticks that it makes in these steps; None for a level
-            without a readout, or without a tick here.
+        answers: targets and mask for each level, of the n ticks that it makes in these steps; None
+            for a level without a readout, or without a tick here.
         should_reset: ``[T + 1, B]`` on the CPU, rows that restart before a step; None: no row does.
-        conditions: one for each level below the top, ``[m, B, K]``: what the synthesizer of its
-            messages may see beside each of the m messages that it sends in these steps, if it was
-            built with ``condition_size=K`` (cDNI); None for none. Only training sees them.
+        conditions: for each level below the top, ``[m, B, K]``: what the synthesizer of its
+            messages reads besides each of the m messages that the level sends in these steps, if it
+            was built with ``condition_size=K`` (cDNI); None for none. They are used only in
+            training.
     """
 
     inputs: Tensor
@@ -39,13 +40,13 @@ class HierarchyChunk(NamedTuple):
 
 
 class Ticks(NamedTuple):
-    """What the stream says about some ticks of one level.
+    """Targets, mask and restarts of n ticks of one level.
 
     Args:
         targets: ``[n, B, ...]``; None for a level without a readout.
         mask: ``[n, B]`` bool, the scored ticks; None scores all.
-        should_reset: ``[n + 1, B]`` bool on the CPU; the last row says what is known after the
-            last tick.
+        should_reset: ``[n + 1, B]`` bool on the CPU, rows that restart before each tick and, in the
+            last entry, after the last one.
     """
 
     targets: Tensor | None
@@ -54,13 +55,13 @@ class Ticks(NamedTuple):
 
 
 def as_hierarchy_chunk(chunk: HierarchyChunk) -> HierarchyChunk:
-    """Take a chunk as people have it: see :func:`seqdni.chunk.as_chunk`.
+    """Convert a chunk to Boolean masks and masked targets; see :func:`seqdni.chunk.as_chunk`.
 
     Args:
-        chunk: masks of any type with the values 0 and 1; targets of -100 are not scored.
+        chunk: masks may be of any type with the values 0 and 1; targets of -100 are not scored.
 
     Returns:
-        The chunk: Boolean masks, and targets of -100 masked out.
+        The chunk with Boolean masks, in which targets of -100 are masked out.
     """
     inputs, answers, should_reset, conditions = chunk
     taken: list[Answers | None] = []
@@ -75,10 +76,10 @@ def as_hierarchy_chunk(chunk: HierarchyChunk) -> HierarchyChunk:
 
 
 def filled_mask(answers: Answers) -> Tensor:
-    """The mask of some answers.
+    """The mask of some answers, also where none is given.
 
     Args:
-        answers: with or without one.
+        answers: targets, with or without a mask.
 
     Returns:
         ``[n, B]``, all True where none is given.
@@ -88,13 +89,13 @@ def filled_mask(answers: Answers) -> Tensor:
 
 
 def one_by_one(ticks: Ticks) -> list[Ticks]:
-    """The same, tick by tick.
+    """Split several ticks into single ones.
 
     Args:
         ticks: any number.
 
     Returns:
-        One element a tick, with a mask where there are targets.
+        One element for each tick, with a mask where there are targets.
     """
     targets, mask, should_reset = ticks
     if targets is not None:
@@ -110,13 +111,13 @@ def one_by_one(ticks: Ticks) -> list[Ticks]:
 
 
 def joined(ticks: Sequence[Ticks]) -> Ticks:
-    """Consecutive ticks as one.
+    """Join consecutive ticks, the opposite of :func:`one_by_one`.
 
     Args:
-        ticks: at least one; each goes on where the one before ended.
+        ticks: at least one element; each continues the one before.
 
     Returns:
-        Where two meet, the later one says whether a row restarts.
+        All ticks in one. Whether a row restarts between two elements is taken from the later one.
 
     Example:
         >>> reset = torch.tensor([[False], [True], [False]])
@@ -134,13 +135,13 @@ def joined(ticks: Sequence[Ticks]) -> Ticks:
 
 
 def check_chunk(chunk: HierarchyChunk, model: Hierarchy, steps_before: int, rows: int) -> None:
-    """Refuse what does not fit, before anything is computed.
+    """Refuse a chunk that does not fit the hierarchy, before anything is computed.
 
     Args:
-        chunk: the next one of a stream.
-        model: what it is for.
-        steps_before: of the stream.
-        rows: of the stream.
+        chunk: the next chunk of a stream.
+        model: the hierarchy.
+        steps_before: steps of the stream before this chunk.
+        rows: B, of the stream.
 
     Raises:
         ValueError: naming what was got and what was expected.

@@ -1,4 +1,4 @@
-"""When the level above ticks, and what it must know of the steps between two of its ticks.
+"""When the level above ticks, and which rows restart between two of its ticks.
 
 Shapes: T ticks of a level, m ticks of the level above in them, B rows. All masks are on the CPU.
 """
@@ -13,16 +13,16 @@ from torch import Tensor
 
 
 class Above(NamedTuple):
-    """The level above during some ticks of a level.
+    """The ticks of the level above, and the restarts of rows, during T ticks of a level.
 
     Args:
         sent: the ticks, counted from 0, after which the level above ticks.
-        should_reset: ``[m + 1, B]``, rows that restart before each of its ticks: those that
-            restarted anywhere in the period before it. The last row says what is known after its
-            last tick: who restarts with the very next tick of the level below.
-        restarted_TB: rows that, at each tick, have restarted since the level above ticked last:
-            what that one says is of another episode.
-        since_B: the same after the last tick, to go on from.
+        should_reset: ``[m + 1, B]``, rows that restart before each of the m ticks: those that
+            restarted anywhere in the period before it. The last entry has the rows that restart at
+            the first tick of the level below after the last of the m ticks.
+        restarted_TB: at each tick, the rows that have restarted since the last tick of the level
+            above. In these rows its context still belongs to the episode before.
+        since_B: the same rows after all T ticks; the next call takes it.
     """
 
     sent: list[int]
@@ -37,13 +37,14 @@ def clock_above(
     should_reset: Bool[Tensor, "Tplus1 B"],
     since_B: Bool[Tensor, " B"],
 ) -> Above:
-    """The level above, which ticks after every ``period`` ticks of this one.
+    """Find when the level above ticks, which it does after every ``period`` ticks of this level.
 
     Args:
-        ticks: of this level, so far.
-        period: ticks of this level per tick of the one above.
-        should_reset: rows of this level that restart before each of its next T ticks, and after.
-        since_B: rows that restarted since the level above ticked last.
+        ticks: ticks of this level so far.
+        period: ticks of this level per tick of the level above.
+        should_reset: rows of this level that restart before each of its next T ticks, and, in the
+            last entry, after them.
+        since_B: rows that restarted since the last tick of the level above.
 
     Returns:
         See :class:`Above`.

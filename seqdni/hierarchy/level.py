@@ -1,4 +1,4 @@
-"""One level of a hierarchy: a core that ticks at its own rate, and what it shows to its neighbours.
+"""One level of a hierarchy: a core that ticks at its own rate, and what it sends to its neighbours.
 
 Shapes: T ticks, B rows, F features of the core, M of a message, C of a context.
 """
@@ -15,7 +15,7 @@ from seqdni.state import State
 
 
 class Level(nn.Module):
-    r"""Encoder, core and readout, a message for the level above, a context for the one below.
+    r"""A core with its encoder and readout, its message to the level above and its context below.
 
     .. math:: f_t, s_t = core([encoder(x_t), c_t], s_{t-1})
 
@@ -24,16 +24,17 @@ class Level(nn.Module):
     first one, and in a row that has restarted since). Each map gets features ``[..., B, F]``.
 
     Args:
-        core: the recurrent part; takes the encoder's features and, after them, the context.
-        encoder: of the inputs or messages; None takes them as they are.
-        readout: from features to what the loss takes; None: this level has no loss of its own.
-        message: from features to what the level above takes; None sends the features.
-        context: from features to what the level below gets besides its inputs; None gives none.
+        core: the recurrent part. Its input is what the encoder outputs, followed by the context.
+        encoder: applied to the inputs or messages; None: they go to the core as they are.
+        readout: maps features to what the loss takes; None: this level has no loss of its own.
+        message: maps features to the message for the level above; None sends the features.
+        context: maps features to the context for the level below; None gives none.
         context_size: C, the width of that context.
         period: ticks of the level below per tick of this one; 1 for the lowest level.
 
     Raises:
-        ValueError: the period is not a positive integer, or a context goes without its size.
+        ValueError: the period is not a positive integer, or one of context and context_size is
+            given without the other.
 
     Example:
         >>> from seqdni import TorchCore
@@ -79,7 +80,7 @@ class Level(nn.Module):
             batch_size: B.
 
         Returns:
-            What the core starts from.
+            The state that the core starts from.
         """
         return self.core.initial_state(batch_size)
 
@@ -90,16 +91,16 @@ class Level(nn.Module):
         should_reset: Bool[Tensor, "Tplus1 B"] | None = None,
         context_TBC: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        """The core's features for some ticks.
+        """Run the core over some ticks.
 
         Args:
             x: inputs, or messages of the level below, ``[T, B, ...]``.
-            state: where to start.
+            state: the state before the first tick.
             should_reset: as for :func:`seqdni.unroll`.
             context_TBC: from the level above, if it gives one.
 
         Returns:
-            ``[T, B, F]`` and the state after the last tick.
+            The features ``[T, B, F]`` and the state after the last tick.
         """
         return unroll(self.core, self._encoded(x, context_TBC), state, should_reset)
 
@@ -110,7 +111,7 @@ class Level(nn.Module):
         should_reset: Bool[Tensor, "Tplus1 B"] | None = None,
         context_TBC: Tensor | None = None,
     ) -> tuple[Tensor, State, Trace]:
-        """:meth:`features` with a trace of the core's states.
+        """Run the core as :meth:`features` does, and record a trace of its states.
 
         Args:
             x: as in :meth:`features`.

@@ -1,12 +1,13 @@
-r"""One level of a hierarchy, trained at its own pace from synthetic gradients.
+r"""Trains one level of a hierarchy at its own pace, from synthetic gradients.
 
 Shapes: T ticks of a chunk, m messages sent in it, B rows, M features of a message, C of a context,
 N = m * B pairs of a message and its gradient.
 
-Levels exchange messages (up, :meth:`LevelTrainer.receive`), contexts (down,
-:attr:`LevelTrainer.context`) and gradients (of contexts up, :meth:`LevelTrainer.hand_up`; of
-messages down, :meth:`LevelTrainer.settle`); all of them constants. The timing diagram is in
-docs/hierarchy.md.
+A level passes four things to its neighbours, all of them tensors without a graph: messages to the
+level above (:meth:`LevelTrainer.receive`), a context to the level below
+(:attr:`LevelTrainer.context`), the gradients of the contexts that it got to the level above
+(:meth:`LevelTrainer.hand_up`), and the gradients of the messages that it got to the level below
+(:meth:`LevelTrainer.settle`). docs/hierarchy.md has a diagram of what happens when.
 
 Source: Jaderberg et al., arXiv 1608.05343, section 3.2 (multi-network systems).
 """
@@ -44,9 +45,10 @@ from seqdni.synthetic_gradients import SyntheticGradients
 from seqdni.targets import Pairs
 
 Ahead: TypeAlias = Callable[[LevelCarry, Tensor | None], FutureGrad]
-"""Looks ahead: the carry after a chunk, and the restarts of the level above around its tick on the
-message of the chunk's last step (None: nothing is computed for that message) -> what computes the
-gradient of what follows."""
+"""Prepares the look-ahead after a chunk. Its arguments are the level's carry after the chunk, and
+``should_reset`` ``[2, B]`` of the level above, before and after its tick on the message of the
+chunk's last step (None: no gradient is computed for a message). It returns the function that
+computes the gradient of what follows."""
 
 
 @dataclass
@@ -55,16 +57,17 @@ class LevelTraining:
 
     Args:
         learner: the optimiser, the loss, and when the level is updated.
-        chunk_len: ticks of the level's own chunk. None for the lowest level, whose chunks are those
-            that are fed.
-        credit: bridges the ends of the level's own chunks; None truncates there. It predicts
-            gradients of the whole objective, divided by the level's ``loss_scale``.
-        message_credit: bridges the way up: predicts the gradient of what follows from a message,
-            from the message. Its synthesizer's state size is the message's width. None: the level
-            above tells this one nothing.
+        chunk_len: ticks in a chunk of this level. None for the lowest level: its chunks are those
+            that the trainer is given.
+        credit: predicts the gradient at the end of each chunk of this level; None truncates there.
+            The prediction is a gradient of the whole objective, divided by the level's
+            ``loss_scale``.
+        message_credit: predicts the gradient of all losses that depend on a message, from the
+            message. The state size of its synthesizer is the width of a message. None: no gradient
+            comes from the level above.
 
     Raises:
-        ValueError: a number out of range, or a synthesizer that a hierarchy has no use for.
+        ValueError: a number is out of range, or the synthesizer cannot be used in a hierarchy.
 
     Example:
         >>> from torch import nn
@@ -96,25 +99,26 @@ class LevelTraining:
             raise ValueError("a message has one gradient; message_credit has no dense targets")
 
     def boundaries(self) -> Iterator[Boundary]:
-        """Those that there are: of the state, then of messages."""
+        """The boundaries that are given: that of the state, then that of the messages."""
         yield from (each.boundary for each in (self.credit, self.message_credit) if each)
 
 
 class LevelTrainer:
-    """A level with its chunk in the making; no graph outlives a method.
+    """Trains one level, and keeps what its next chunk needs. No graph is kept between two calls.
 
-    A chunk above the lowest level is complete with its ``chunk_len`` messages and, if the level
-    gives contexts, once the last of them is no longer in force: only then is their gradient known.
-    It is then run once more, with a graph, for one backward pass.
+    A chunk of a level above the lowest is complete when all its ``chunk_len`` messages have come.
+    If the level gives contexts, the level below must also have finished the steps in which it used
+    the last of them, because only then are the gradients of all contexts known. The chunk is then
+    run with a graph, for one backward pass.
 
     Args:
-        level: what is trained.
-        training: how.
-        above: the level above, or whatever answers like one; None at the top.
-        above_level: the model of that level, for its period and the size of its context.
+        level: the model of this level.
+        training: how it is trained.
+        above: trains the level above; None at the top.
+        above_level: the model of the level above, for its period and the size of its context.
         feedback: whether gradients of messages are predicted and used.
         meter: where losses are added up.
-        k: its number, for the meter.
+        k: the number of this level, 0 for the lowest.
     """
 
     def __init__(
@@ -140,52 +144,59 @@ class LevelTrainer:
         self.begin(None)
 
     def begin(self, carry: LevelCarry | None) -> None:
-        """Begin a stream; what was pending is dropped.
+        """Begin a stream. What was not yet learned from is dropped.
 
         Args:
-            carry: from :meth:`seqdni.hierarchy.Hierarchy.initial_carry`.
+            carry: this level's part of :meth:`seqdni.Hierarchy.initial_carry`; None: a later call
+                gives it.
         """
-        # Above the lowest level there are two places in the stream: up to where the level has been
-        # trained, and up to where it has run, without a graph, because the level below needs its
-        # context or the level above its messages. A level that no other needs runs when
-        # it is trained.
+        # A level above the lowest runs twice. It first runs without a graph, as soon as a message
+        # comes, because the level below needs its context or the level above its messages:
+        # running_carry is how far that is. It runs again when it learns: trained_carry is how far
+        # that is. A level whose contexts and messages nobody needs runs only when it learns.
         self.trained_carry = self.running_carry = carry
         self.carried = False  # whether the next chunk continues another one
-        self.ended_B: Tensor | None = None  # rows that the last chunk's end was not bridged for
-        self.pending_ticks: list[Ticks] = []  # by the stream, one tick each, not yet learned from
-        self.messages: list[Tensor] = []  # [B, M] each, not yet learned from
-        self.seen: list[Tensor] = []  # [B, C] each, the contexts that were in force then
+        self.ended_B: Tensor | None = None  # rows without a gradient at the end of the last chunk
+        # Per tick, for the ticks that the level has not learned from yet:
+        self.pending_ticks: list[Ticks] = []  # targets, mask and restarts, from the stream
+        self.messages: list[Tensor] = []  # [B, M], the message from the level below
+        self.seen: list[Tensor] = []  # [B, C], the context from the level above
         self.way_up.begin()
         self.context_grads: dict[int, Tensor] = {}  # [B, C] by the tick that gave the context
-        self.expired_contexts = 0  # ticks that gave a context which is no longer in force
+        self.expired_contexts = 0  # ticks whose context the level below no longer uses
 
     # What the level below sees
 
     @property
     def context(self) -> Tensor | None:
-        """What the level below gets now, ``[B, C]``, a constant."""
+        """The context that the level below gets now, ``[B, C]``, without a graph."""
         assert self.running_carry is not None
         return self.running_carry.context_BC
 
     def receive(self, messages_mBM: Tensor) -> None:
-        """Take messages, a tick each; contexts and messages that follow from them are out at once.
+        """Take messages from the level below, one for each tick of this level.
+
+        If another level needs the context or the messages that follow from them, this level runs at
+        once, without a graph.
 
         Args:
-            messages_mBM: constants.
+            messages_mBM: the messages, without a graph.
         """
         assert self.running_carry is not None
         first = len(self.messages)
         self.messages += list(messages_mBM.unbind(0))
         if self.above is not None or self.level.context_size:
             ticks = joined(self.pending_ticks[first : len(self.messages)])
-            self.seen += self._walk(messages_mBM, ticks.should_reset)
+            self.seen += self._run_without_learning(messages_mBM, ticks.should_reset)
 
     def hand_up(self, grads: dict[int, Tensor], expired: int) -> None:
-        """Take the gradients that arrived at contexts, in units of the objective.
+        """Take the gradients of contexts that this level gave, from the level below.
 
         Args:
-            grads: ``[B, C]`` each, by the tick (from 1) of this level that gave the context.
-            expired: ticks whose context is no longer in force, so that no more of these follow.
+            grads: ``[B, C]`` each, in units of the objective, by the tick (counted from 1) of this
+                level that gave the context.
+            expired: the number of ticks whose context the level below no longer uses. Their
+                gradients are complete.
         """
         for tick, grad_BC in grads.items():
             before = self.context_grads.get(tick)
@@ -196,11 +207,12 @@ class LevelTrainer:
         """Learn from the chunks that are complete.
 
         Args:
-            all_of_it: also from an incomplete one: the stream is over.
+            all_of_it: whether to learn from an incomplete last chunk too, because the stream is
+                over.
 
         Yields:
-            The messages of each chunk with the gradients that arrived at them, in units of the
-            objective, the chunk's own bootstrap included.
+            For each chunk, the messages that it received with their gradients, in units of the
+            objective. They contain the synthetic gradient at the chunk's end.
         """
         assert self.trained_carry is not None
         chunk_len = self.training.chunk_len
@@ -227,40 +239,42 @@ class LevelTrainer:
     # What the trainer calls
 
     def step(self, inputs: Tensor, chunk: Ticks, ahead: Ahead | None = None) -> None:
-        """The lowest level: learn from a chunk at once, and send what follows from it.
+        """Learn from a chunk of the lowest level, and send its messages.
 
         Args:
             inputs: ``[T, B, ...]``.
-            chunk: the rest of it.
+            chunk: targets, mask and restarts of the same steps.
             ahead: looks ahead; None where the steps after the chunk are not known.
         """
         assert self.trained_carry is not None
         inputs = inputs.to(self._updater.device, non_blocking=True)
-        seen, walked = None, False
+        seen, has_run = None, False
         if self.above is not None and self.context_size:
             assert self.above_level is not None
-            walked = self.trained_carry.ticks % self.above_level.period + len(inputs) > (
+            # The context changes inside of a chunk that goes on after a tick of the level above.
+            # Such a chunk first runs without a graph, and sends its messages, to get each context.
+            has_run = self.trained_carry.ticks % self.above_level.period + len(inputs) > (
                 self.above_level.period
             )
-            if walked:
-                seen = torch.stack(self._walk(inputs, chunk.should_reset))
+            if has_run:
+                seen = torch.stack(self._run_without_learning(inputs, chunk.should_reset))
             else:
                 context_BC = self.above.context
                 assert context_BC is not None
                 seen = context_BC.expand(len(inputs), -1, -1)
-        self._learn(inputs, chunk, seen, not walked, ahead)
+        self._learn(inputs, chunk, seen, not has_run, ahead)
         self.running_carry = self.trained_carry
 
     @property
     def context_size(self) -> int:
-        """Width of the context that this level takes."""
+        """Width of the context that this level gets from the level above; 0: it gets none."""
         return 0 if self.above_level is None else self.above_level.context_size
 
     def settle_level_above(self, all_of_it: bool = False) -> None:
-        """Let the level above learn from what is complete there, and this one's messages from that.
+        """Let the level above learn from its complete chunks, and then the synthesizer of messages.
 
         Args:
-            all_of_it: also from an incomplete chunk.
+            all_of_it: whether the level above learns from an incomplete chunk too.
         """
         if self.above is None:
             return
@@ -270,8 +284,12 @@ class LevelTrainer:
                 self.meter.add(**{f"message_loss_{self.k}": loss, f"message_steps_{self.k}": 1})
 
     @torch.no_grad()
-    def _walk(self, x: Tensor, should_reset: Tensor) -> list[Tensor]:
-        """Go on without learning: send messages as they come, keep what contexts were in force."""
+    def _run_without_learning(self, x: Tensor, should_reset: Tensor) -> list[Tensor]:
+        """Run some ticks without a graph and send their messages.
+
+        Returns:
+            The context ``[B, C]`` that the level had at each tick; empty if it gets none.
+        """
         assert self.running_carry is not None
         context = lambda: None if self.above is None else self.above.context  # noqa: E731
         seen: list[Tensor] = []
@@ -297,17 +315,17 @@ class LevelTrainer:
         send: bool = False,
         ahead: Ahead | None = None,
     ) -> Pairs | None:
-        """One chunk: forward, one backward pass, the synthesizer, an update.
+        """Learn from one chunk: forward, one backward pass, the synthesizer, an update.
 
         Args:
-            x: inputs, or the messages of the level below.
-            chunk: the rest of it.
-            seen_TBC: the contexts that were in force, a tick each.
-            send: whether the chunk's messages go up now; else they went up before.
-            ahead: looks ahead.
+            x: inputs, or the messages of the level below, ``[T, B, ...]``.
+            chunk: targets, mask and restarts of the same ticks.
+            seen_TBC: the context at each tick; None if the level gets none.
+            send: whether to send the chunk's messages now; False: they were sent before.
+            ahead: looks ahead; None where the steps after the chunk are not known.
 
         Returns:
-            Above the lowest level, the messages that it received with their gradients.
+            The messages that the chunk received, with their gradients; None at the lowest level.
         """
         carry, updater = self.trained_carry, self._updater
         assert carry is not None
@@ -348,7 +366,7 @@ class LevelTrainer:
             if seen_TBC is not None:
                 self._hand_up(seen_TBC, carry.ticks)
             if send and messages_mBM is not None:
-                self.settle_level_above()  # so that its next tick has learned from these contexts
+                self.settle_level_above()  # before its next tick, so that it has learned from them
                 self.above.receive(messages_mBM.detach())
         return message_pairs(x, chunk.should_reset, plan.bridges_end) if self.k else None
 
@@ -376,7 +394,7 @@ class LevelTrainer:
         seen_TBC: Tensor | None,
         clock: Above | None,
     ) -> tuple[ForwardRun, Tensor]:
-        """Run a chunk; its features ``[T, B, F]`` come beside it."""
+        """Run a chunk, and also return its features ``[T, B, F]``."""
         level, learner, carry = self.level, self.training.learner, self.trained_carry
         assert carry is not None
         cuts = plan.trains_synthesizer and plan.continues_stream
@@ -413,7 +431,7 @@ class LevelTrainer:
         learner = self.training.learner
         with learner.precision(self._updater.device):
             messages_mBM = in_full_precision(self.level.message(features_TBF[clock.sent]))
-        if learner.non_finite == "skip":  # what breaks here must not break the levels above
+        if learner.non_finite == "skip":  # a NaN of this level must not reach the levels above
             messages_mBM = messages_mBM.nan_to_num(0.0, 0.0, 0.0)
         return messages_mBM
 
@@ -426,7 +444,7 @@ class LevelTrainer:
         clock: Above | None,
         send: bool,
     ) -> tuple[FutureGrad | None, bool]:
-        """What known steps will tell, and whether they tell it of the last message too."""
+        """What computes the gradient from known steps; whether also that of the last message."""
         if ahead is None:
             return None, False
         run.bridged, restarts_2B = (run.end,), None
@@ -463,19 +481,19 @@ class LevelTrainer:
             backward.add(contexts, torch.stack(list(arrived.values())))
 
     def _hand_up(self, seen_TBC: Tensor, ticks: int) -> None:
-        """Hand the gradients of a chunk's contexts to the level that gave them."""
+        """Pass the gradients of a chunk's contexts to the level above, which gave them."""
         assert self.above is not None
         assert self.above_level is not None
         period = self.above_level.period
         grads: dict[int, Tensor] = {}
         if seen_TBC.grad is not None:
             for t, grad_BC in enumerate(seen_TBC.grad.unbind(0)):
-                if (tick := (ticks + t) // period) > 0:  # before the first tick there are zeros
+                if (tick := (ticks + t) // period) > 0:  # 0: the zeros before its first tick
                     grads[tick] = grads[tick] + grad_BC if tick in grads else grad_BC
         self.above.hand_up(grads, (ticks + len(seen_TBC)) // period - 1)
 
     def update_jointly(self, has_gradient: bool) -> None:
-        """An update, if one is due, from a graph that all levels had in common.
+        """Count one graph over all levels, and update this level if an update is due.
 
         Args:
             has_gradient: whether the backward pass of that graph has run.
@@ -483,11 +501,14 @@ class LevelTrainer:
         self._updater.count_and_update(has_gradient)
 
     def future_grad(self, model: Core, ahead: Chunk) -> FutureGrad:
-        """What known steps tell of the end of the present chunk.
+        """What computes the gradient at the end of the present chunk from the steps after it.
 
         Args:
             model: runs these steps.
             ahead: the steps.
+
+        Returns:
+            A function: see ``FutureGrad`` in chunk_step.py.
         """
         return self._updater.future_grad(model, ahead)
 
@@ -499,12 +520,12 @@ class LevelTrainer:
 
     @property
     def chunks(self) -> int:
-        """Chunks that it has learned from."""
+        """Chunks that the level has learned from."""
         return self._updater.chunks
 
     @property
     def updates(self) -> int:
-        """Its weight updates."""
+        """Weight updates of the level."""
         return self._updater.updates
 
     @property
@@ -513,13 +534,11 @@ class LevelTrainer:
         return len(self.trained_carry.since_B)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next chunk depends on, the model and the boundaries not included.
-
-        A level keeps no graph between two steps: a chunk in the making is its messages and what the
-        stream said about them.
+        """All that the next chunk depends on, except the model and the boundaries.
 
         Returns:
-            Tensors and primitives.
+            Tensors and primitives. An incomplete chunk is saved as its messages, with the targets,
+            masks and restarts of the same ticks.
         """
         return {
             "steps": self._updater.state_dict(),
@@ -536,7 +555,7 @@ class LevelTrainer:
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Continue as if never stopped.
+        """Continue as if training had never stopped.
 
         Args:
             saved: from :meth:`state_dict`.
@@ -560,10 +579,13 @@ class LevelTrainer:
 
 
 def saved_carry(carry: LevelCarry) -> dict[str, Any]:
-    """A carry as tensors and primitives.
+    """A level's carry as tensors and primitives, for a checkpoint.
 
     Args:
         carry: of a level.
+
+    Returns:
+        Values by name.
     """
     return {
         "state": leaves(carry.state),
@@ -574,12 +596,15 @@ def saved_carry(carry: LevelCarry) -> dict[str, Any]:
 
 
 def restored_carry(saved: Mapping[str, Any], level: Level, device: torch.device) -> LevelCarry:
-    """The carry again.
+    """The carry that was saved.
 
     Args:
         saved: from :func:`saved_carry`.
-        level: whose; gives the structure of its state.
-        device: where it computes.
+        level: the level that it belongs to, which has the structure of its state.
+        device: where the level computes.
+
+    Returns:
+        The carry on that device.
     """
     state = restored_state(saved["state"], level, device)
     context_BC = saved["context_BC"]

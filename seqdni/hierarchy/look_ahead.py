@@ -1,9 +1,10 @@
-r"""Looking ahead through a hierarchy: what known steps say about a state and about a message.
+r"""Looking ahead through a hierarchy: the gradient of known steps at a state and at a message.
 
 Shapes: K steps ahead, B rows, S features of a packed state, M of a message.
 
 The message that a chunk's last step sends decides the context of the steps after it. Where these
-are known, its gradient need not be guessed: one tick of the level above, then the known steps.
+are known, its gradient is computed and not predicted: the level above makes its tick on the
+message, and then the hierarchy runs over the known steps.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from seqdni.state import State
 
 
 class HierarchyFromState:
-    """A hierarchy after a chunk, under the core's contract: its state is where credit may arrive.
+    """A hierarchy after a chunk, in the form of a core that :func:`seqdni.look_ahead` can run.
 
-    That state is ``(lowest state,)`` or ``(lowest state, message)``; what it outputs are the
-    readouts of the lowest level. :func:`seqdni.look_ahead` takes it for a model.
+    Its state is what gets a gradient: ``(lowest state,)`` or ``(lowest state, message)``. Its
+    outputs are the readouts of the lowest level.
 
     Args:
         model: the hierarchy.
-        carry: of each level after the chunk; the level above as it was before it got the message.
-        restarts_2B: ``should_reset`` of the level above around its tick on the message, ``[2, B]``;
-            None: the chunk's last step sends none.
+        carry: of each level after the chunk; that of the level above is from before its tick on the
+            message.
+        restarts_2B: ``should_reset`` ``[2, B]`` of the level above, before and after its tick on
+            the message; None: the chunk's last step sends no message.
 
     Example:
         >>> import torch
@@ -51,18 +53,18 @@ class HierarchyFromState:
         self.restarts_2B = restarts_2B
 
     def initial_state(self, batch_size: int) -> State:
-        """Not asked for: a hierarchy restarts its rows itself.
+        """The initial state of the lowest level. A core must have it; looking ahead never calls it.
 
         Args:
             batch_size: B.
 
         Returns:
-            The lowest level's.
+            ``(lowest state,)``.
         """
         return (self.model.levels[0].initial_state(batch_size),)
 
     def __call__(self, x_TBD: Tensor, state: State) -> tuple[Tensor, State]:
-        """See :meth:`unroll`."""
+        """:meth:`unroll` without restarts."""
         return self.unroll(x_TBD, state, None)
 
     def unroll(self, x: Tensor, state: State, should_reset: Tensor | None) -> tuple[Tensor, State]:
@@ -70,7 +72,7 @@ class HierarchyFromState:
 
         Args:
             x: inputs of the lowest level, ``[K, B, ...]``.
-            state: see above.
+            state: ``(lowest state,)`` or ``(lowest state, message)``.
             should_reset: ``[K + 1, B]``, or None.
 
         Returns:

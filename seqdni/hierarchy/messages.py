@@ -1,4 +1,4 @@
-"""The way up between two levels: the gradient of messages, predicted, and corrected when it comes.
+"""Predicts the gradients of a level's messages, and learns from them when they arrive.
 
 Shapes: m messages, B rows, M features of a message, K of a condition, N = m * B pairs.
 """
@@ -17,41 +17,41 @@ from seqdni.targets import Pairs
 
 
 class Messages:
-    """The boundary of a level's messages, with what is known beside each until it is corrected.
+    """Predicts the gradients of a level's messages, and learns from the gradients that arrive.
+
+    The conditions of a message are kept until both have happened.
 
     Args:
-        synthetic: bridges the way up; None: nothing comes down.
+        synthetic: predicts the gradients; None: messages get no gradient.
     """
 
     def __init__(self, synthetic: SyntheticGradients | None):
         self.synthetic = synthetic
-        self.corrections = 0
+        self.corrections = 0  # chunks of the level above whose gradients have arrived
         self.begin()
 
     def begin(self) -> None:
-        """Begin a stream."""
-        self.conditions: list[
-            Tensor
-        ] = []  # [B, K], beside messages not yet predicted and corrected
+        """Begin a stream: no message was sent, and no condition is kept."""
+        self.conditions: list[Tensor] = []  # [B, K] for each message that still needs its own
         self.held = 0  # messages before the first of these
-        self.predicted = 0  # messages whose gradient was asked for
-        self.corrected = 0  # messages whose gradient has come
+        self.predicted = 0  # messages whose gradient was predicted
+        self.corrected = 0  # messages whose gradient has arrived
 
     @property
     def condition_size(self) -> int:
-        """K: what the synthesizer sees besides a message; 0: nothing."""
+        """K: features that the synthesizer reads besides a message; 0: none."""
         return 0 if self.synthetic is None else self.synthetic.condition_size
 
     def synthetic_grad(self, messages_NM: Tensor, first: int, rows: int) -> Tensor | None:
-        """What is predicted for some messages.
+        """Predict the gradients of some messages.
 
         Args:
-            messages_NM: message after message.
-            first: how many were sent before them since the stream began.
+            messages_NM: all rows of one message, then all rows of the next.
+            first: messages that were sent before them since the stream began.
             rows: B.
 
         Returns:
-            ``[N, M]``, per-example-sum units; None where nothing goes down.
+            ``[N, M]`` in the units of a row's summed loss; None where there is no synthesizer.
         """
         if self.synthetic is None or self.synthetic.boundary.synthesizer is None:
             return None
@@ -62,15 +62,15 @@ class Messages:
         return self.synthetic.boundary.synthetic_grad(messages_NM, condition_BK=condition_NK)
 
     def correct(self, pairs: Pairs, rows: int, factor: float) -> list[Tensor]:
-        """Learn from the gradients of the messages that come next.
+        """Learn from the gradients of the next messages whose gradients have not arrived yet.
 
         Args:
-            pairs: from the level above, in units of the objective.
+            pairs: messages and their gradients, from the level above, in units of the objective.
             rows: B.
-            factor: the objective's factor on the level's summed loss.
+            factor: the objective's factor on the summed loss of the level that sent the messages.
 
         Returns:
-            The synthesizer's losses; none where it does not learn.
+            The synthesizer's losses; empty where it does not learn.
         """
         messages, losses = len(pairs.state_NS) // rows, []
         if self.synthetic is not None and self.synthetic.trains_on(self.corrections):
@@ -86,14 +86,14 @@ class Messages:
         return torch.cat(self.conditions[at : at + messages]) if self.conditions else None
 
     def _drop(self) -> None:
-        """Hints of messages that were predicted and corrected; either may come first."""
+        """Drop the conditions that were used for both; the prediction need not come first."""
         done = min(self.predicted, self.corrected)
         if done > self.held:
             del self.conditions[: done - self.held]
             self.held = done
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next messages depend on.
+        """All that the next messages depend on, except the boundary.
 
         Returns:
             Tensors and primitives.
@@ -107,7 +107,7 @@ class Messages:
         }
 
     def load_state_dict(self, saved: Mapping[str, Any], device: torch.device) -> None:
-        """Continue as if never stopped.
+        """Continue as if training had never stopped.
 
         Args:
             saved: from :meth:`state_dict`.
@@ -119,15 +119,16 @@ class Messages:
 
 
 def message_pairs(received_mBM: Tensor, should_reset: Tensor, bootstrapped: bool) -> Pairs:
-    """Messages as they were received, with the gradients that arrived at them.
+    """Pairs of a message that a level received and the gradient that arrived there.
 
     Args:
-        received_mBM: leaves of a graph, after its backward pass.
-        should_reset: ``[m + 1, B]`` of the level that received them.
-        bootstrapped: whether the end of its chunk was bridged.
+        received_mBM: the messages, leaves of a graph after its backward pass.
+        should_reset: ``[m + 1, B]``, the rows of the receiving level that restart.
+        bootstrapped: whether a gradient arrived at the end of the receiving level's chunk.
 
     Returns:
-        N pairs. A pair is final if its row restarts later in the chunk.
+        N pairs. A pair is final, which means that its gradient contains no prediction, if no
+        gradient arrived at the chunk's end or if its row restarts later in the chunk.
     """
     (grad_mBM,) = or_zeros([received_mBM.grad], [received_mBM])
     final_mB = torch.full(received_mBM.shape[:2], not bootstrapped)

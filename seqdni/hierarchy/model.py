@@ -1,4 +1,4 @@
-r"""Recurrent cores that tick at different rates, as one model, with every connection in place.
+r"""A model of several recurrent cores that tick at different rates, connected in both directions.
 
 Shapes: T ticks of a level, m ticks of the level above in them, B rows, F features of a core, C
 features of a context. Level 0 is the lowest and ticks at every step of the stream.
@@ -21,13 +21,13 @@ from seqdni.state import State, detach, in_full_precision
 
 
 class LevelCarry(NamedTuple):
-    """What a level goes on from.
+    """All that a level needs to continue the stream.
 
     Args:
         state: of its core.
-        context_BC: what it last gave to the level below; None if it gives nothing.
-        ticks: so far.
-        since_B: rows that restarted since the level above ticked last; on the CPU.
+        context_BC: the context that it last gave to the level below; None if it gives none.
+        ticks: its number of ticks so far.
+        since_B: rows that restarted since the last tick of the level above; on the CPU.
     """
 
     state: State
@@ -36,17 +36,17 @@ class LevelCarry(NamedTuple):
     since_B: Tensor
 
     def detached(self) -> LevelCarry:
-        """The same values without their history."""
+        """The same values without a graph."""
         context_BC = None if self.context_BC is None else self.context_BC.detach()
         return self._replace(state=detach(self.state), context_BC=context_BC)
 
 
 class Piece(NamedTuple):
-    """Some ticks of a level during which the context from above does not change.
+    """Consecutive ticks of a level during which the context from above does not change.
 
     Args:
-        features_TBF: of the core.
-        context_TBC: what it was given from above; None if nothing.
+        features_TBF: what the core outputs.
+        context_TBC: the context from the level above; None if it gives none.
         above: when the level above ticks; None at the top.
         carry: of the level, after the piece.
     """
@@ -58,11 +58,11 @@ class Piece(NamedTuple):
 
 
 class Hierarchy(nn.Module):
-    r"""Levels, each fed by the messages of the one below; a model like any other.
+    r"""A model of levels, each of which reads the messages of the level below.
 
     Level k + 1 ticks once after every ``period`` ticks of level k, on the message that level k
-    sends then. A row that restarts restarts at every level: at once at the lowest, and with its
-    next tick above it.
+    sends then. A row that restarts does so at every level: at the lowest level at once, and at the
+    others with their next tick.
 
     Args:
         levels: from the lowest, which has period 1, to the slowest.
@@ -70,8 +70,8 @@ class Hierarchy(nn.Module):
             through all levels to see that they fit.
 
     Raises:
-        ValueError: a level does not take what its neighbours send, the lowest level's period is not
-            1, no level has a readout, or the top level has neither a readout nor a context.
+        ValueError: a level does not accept what its neighbours send, the lowest level's period is
+            not 1, no level has a readout, or the top level has neither a readout nor a context.
 
     Example:
         >>> from seqdni import TorchCore
@@ -121,13 +121,13 @@ class Hierarchy(nn.Module):
         return found
 
     def initial_carry(self, batch_size: int) -> list[LevelCarry]:
-        """Where a stream begins.
+        """The carry at the beginning of a stream.
 
         Args:
             batch_size: B.
 
         Returns:
-            One for each level; contexts are zeros.
+            One for each level. The states are initial states, and the contexts are zeros.
         """
         nobody_B = torch.zeros(batch_size, dtype=torch.bool)
         like = next(self.parameters())
@@ -147,7 +147,7 @@ class Hierarchy(nn.Module):
         carry: Sequence[LevelCarry] | None = None,
         should_reset: Bool[Tensor, "Tplus1 B"] | None = None,
     ) -> tuple[list[Tensor | None], list[LevelCarry]]:
-        """What every level says, all connected: in evaluation, or trained as one graph.
+        """Run all levels, connected, as one graph: for evaluation, or to train them as one model.
 
         Args:
             inputs: of the lowest level, ``[T, B, ...]``, any number of steps.
@@ -156,7 +156,7 @@ class Hierarchy(nn.Module):
 
         Returns:
             For each level its readouts ``[ticks, B, ...]``, None where it has no readout or did not
-            tick; and what to go on from.
+            tick; and the carry for the next call.
         """
         steps, rows = inputs.shape[:2]
         if should_reset is None:
@@ -176,16 +176,16 @@ class Hierarchy(nn.Module):
         should_reset: Bool[Tensor, "Tplus1 B"],
         carry: list[LevelCarry],
     ) -> list[list[Tensor]]:
-        """Run a level, and those above it as its messages come.
+        """Run a level, and the levels above it when they tick.
 
         Args:
-            k: the level.
-            x: its inputs or messages, ``[T, B, ...]``.
+            k: the number of the level.
+            x: its inputs or the messages that it reads, ``[T, B, ...]``.
             should_reset: ``[T + 1, B]`` of that level, on the CPU.
-            carry: of all levels; changed in place.
+            carry: of all levels. The list is changed: it ends with the carries after these ticks.
 
         Returns:
-            For each level the features of its ticks, in pieces.
+            For each level the features of its ticks, as a list of pieces ``[t, B, F]``.
         """
         found: list[list[Tensor]] = [[] for _ in self.levels]
         above = self.levels[k + 1] if k + 1 < len(self.levels) else None
@@ -202,14 +202,14 @@ class Hierarchy(nn.Module):
 
     @torch.no_grad()
     def _probe(self, example: Tensor) -> list[int]:
-        """Run one tick of one row through every level; the widths of the messages, or an error."""
+        """Run one tick of one row through every level, and return the widths of the messages."""
         x, what, sizes = example[:1, :1], f"inputs {list(example.shape)}", []
         if not x.numel():
             raise ValueError(f"example is {list(example.shape)}, expected at least a step of a row")
         for k, level in enumerate(self.levels):
             above = self.levels[k + 1].context_size if k + 1 < len(self.levels) else 0
             context = next(self.parameters()).new_zeros(1, 1, above) if above else None
-            asked = f"level {k} must take {what} and a context of {above}"
+            needed = f"level {k} must take {what} and a context of {above}"
             try:
                 y, _ = level.features(x, level.initial_state(1), None, context)
                 if level.readout is not None:
@@ -222,7 +222,7 @@ class Hierarchy(nn.Module):
                 x = level.message(y)
             except RuntimeError as error:
                 reason = str(error).splitlines()[0]
-                raise ValueError(f"{asked}; make its sizes fit: {reason}") from None
+                raise ValueError(f"{needed}; make its sizes fit: {reason}") from None
             sizes.append(x.shape[-1])
             what = f"messages of {sizes[-1]} features"
         return sizes
@@ -236,18 +236,18 @@ def run_pieces(
     carry: LevelCarry,
     context: Callable[[], Tensor | None],
 ) -> Iterator[Piece]:
-    """Run some ticks of a level, stopping where the context from above may change.
+    """Run some ticks of a level in pieces, which end where the context from above may change.
 
     Args:
-        level: what is run.
+        level: the level.
         above: the level above it; None at the top.
         x: its inputs or messages, ``[T, B, ...]``.
         should_reset: ``[T + 1, B]``.
-        carry: what it goes on from.
-        context: the context in force, asked before each piece.
+        carry: of the level, before these ticks.
+        context: returns the present context of the level above; called before each piece.
 
     Yields:
-        Pieces, in one where no context is given from above.
+        The pieces; one only where the level above gives no context.
     """
     first, steps = 0, len(x)
     while first < steps:
@@ -273,11 +273,11 @@ def run_pieces(
 
 
 def only_of_this_episode(context_TBC: Tensor, restarted_TB: Tensor) -> Tensor:
-    """A context, 0 in rows that restarted since it was given.
+    """Set a context to 0 in the rows that have restarted since it was given.
 
     Args:
-        context_TBC: what was given.
-        restarted_TB: on the CPU.
+        context_TBC: the context at each tick.
+        restarted_TB: the rows that have restarted, at each tick; on the CPU.
 
     Returns:
         ``[T, B, C]``.

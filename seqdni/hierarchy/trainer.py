@@ -1,4 +1,4 @@
-r"""Trains a hierarchy as one graph, or its levels apart with synthetic gradients between them.
+r"""Trains a hierarchy as one graph, or each level by itself with synthetic gradients between them.
 
 Shapes: T steps of a chunk, n ticks of a level in it, B rows.
 
@@ -45,31 +45,33 @@ from seqdni.synthetic_gradients import SyntheticGradients
 
 
 class HierarchyTrainer:
-    r"""The same hierarchy, trained in one of three ways.
+    r"""Trains a hierarchy in one of three ways.
 
-    ``joint``: one graph over a whole chunk of the slowest level and all steps below it, one
-    update of all levels, then the graph is cut. With :math:`L_k` the summed loss of level k,
+    ``joint``: one graph goes over a chunk of the slowest level and all the steps of the stream in
+    it. All levels are updated, and the graph is cut. With :math:`L_k` the summed loss of level k,
+    the objective is
 
     .. math:: \frac{1}{B} \sum_k loss\_scale_k \, L_k
 
-    ``dni``: each level learns as soon as its own chunk is over, from one backward pass of
+    ``dni``: each level learns when its own chunk is over, from one backward pass of
 
     .. math:: \frac{loss\_scale_k}{B} \Big( L_k + \langle \hat g_{state}, s \rangle
               + \sum_i \langle \hat g_{message}(m_i), m_i \rangle \Big)
               + \sum_j \langle g_j, c_j \rangle
 
-    with the synthetic gradients of its state and of its messages :math:`m_i`, and the true ones of
-    the contexts :math:`c_j` that it gave. The gradients at the messages that it received teach the
-    level below. ``no-feedback``: the same without :math:`\hat g_{message}`. Which comes when is
-    drawn in docs/hierarchy.md.
+    with the synthetic gradients of its state and of its messages :math:`m_i`, and the gradients
+    :math:`g_j` that the level below computed for the contexts :math:`c_j` that it gave. The
+    gradients at the messages that it received teach the synthesizer of the level below.
+    ``no-feedback``: the same without :math:`\hat g_{message}`. docs/hierarchy.md has a diagram of
+    what happens when.
 
     Args:
         model: the hierarchy.
         trainings: how each level is trained, from the lowest.
-        mode: the way.
+        mode: one of the three ways.
 
     Raises:
-        ValueError: trainings that do not fit the levels or the mode.
+        ValueError: the trainings do not fit the levels or the mode.
 
     Example:
         >>> from seqdni import Boundary, Learner, LeastSquares, SyntheticGradients, Level
@@ -97,7 +99,7 @@ class HierarchyTrainer:
         self.boundary = nn.ModuleList(b for each in trainings for b in each.boundaries())
         self.device = next(model.parameters()).device
         self.meter = RunningSums(self.device)
-        self.tokens = 0  # steps of all rows
+        self.tokens = 0  # steps so far, summed over the rows
         self.levels: list[LevelTrainer] = []
         for k in reversed(range(len(trainings))):
             above, above_level = (
@@ -109,11 +111,11 @@ class HierarchyTrainer:
 
     @property
     def learners(self) -> list[Learner]:
-        """One for each level, from the lowest."""
+        """The learners of the levels, from the lowest."""
         return [training.learner for training in self.trainings]
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """Those of the levels, then those of their synthesizers."""
+        """The optimisers of the levels, then those of their synthesizers."""
         synth = [each.optimizer for each in self._synthetic if each and each.optimizer]
         return [*(learner.optimizer for learner in self.learners), *synth]
 
@@ -128,20 +130,21 @@ class HierarchyTrainer:
         return self.levels[0].updates
 
     def step(self, chunk: HierarchyChunk, *, ahead: ChunkLike | None = None) -> None:
-        """Take some steps of the stream; whatever is complete with them is learned from.
+        """Take some steps of the stream, and let each level learn whose chunk they complete.
 
         Args:
             chunk: row b continues row b of the chunk before. In the modes ``dni`` and
-                ``no-feedback`` it is the lowest level's chunk; in ``joint`` it waits until the
+                ``no-feedback`` it is the lowest level's chunk. In ``joint`` it is kept until the
                 slowest level's chunk is complete.
             ahead: the steps after the chunk as far as they are known, with the lowest level's
-                targets. The gradient from these is then exact, at the lowest level's state and at a
-                message that is sent with the chunk's last step (see :func:`seqdni.look_ahead`); the
-                synthesizer of its state is asked beyond them, and its messages have none. Chunks
-                that go on beyond a tick of the level above get it at the state alone.
+                targets. They give the exact gradient of their own losses (see
+                :func:`seqdni.look_ahead`) at the lowest level's state and, if the chunk's last step
+                sends a message, at this message. The synthesizer of the state predicts what comes
+                after them; messages then have no synthesizer. A chunk that goes on after a tick of
+                the level above gets this gradient at its state alone.
 
         Raises:
-            ValueError: shapes that do not fit, or ``ahead`` where it cannot be used.
+            ValueError: shapes do not fit, or ``ahead`` cannot be used.
         """
         chunk = as_hierarchy_chunk(chunk)
         inputs, answers, should_reset, conditions = chunk
@@ -184,7 +187,7 @@ class HierarchyTrainer:
         self.tokens += steps * rows
 
     def finish(self) -> None:
-        """The stream is over: learn from what is pending, and be ready for another stream."""
+        """End the stream: learn from the incomplete chunks, and be ready for another stream."""
         if self.mode == "joint":
             if self.waiting:
                 self._joint()
@@ -195,13 +198,13 @@ class HierarchyTrainer:
 
     @property
     def window(self) -> int:
-        """Steps of the stream in one update of ``joint``: the slowest level's chunk; one level
-        alone takes its chunks as they are fed."""
+        """Steps of the stream in one graph of ``joint``: those of a chunk of the slowest level. In
+        a hierarchy of one level each chunk that is given is one graph."""
         return self.model.periods[-1] * (self.trainings[-1].chunk_len or 1)
 
     @property
     def _built(self) -> list[Any]:
-        """What a checkpoint of another trainer would not fit."""
+        """The mode and the chunk lengths, which a checkpoint and the trainer must share."""
         return [self.mode, *[training.chunk_len for training in self.trainings]]
 
     def state_dict(self) -> dict[str, Any]:
@@ -225,13 +228,13 @@ class HierarchyTrainer:
         )
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Continue as if never stopped.
+        """Continue as if training had never stopped.
 
         Args:
             saved: from :meth:`state_dict` of a trainer built alike.
 
         Raises:
-            ValueError: it is of another format, or has another mode, or levels of other chunks.
+            ValueError: the checkpoint has another format, another mode, or other chunk lengths.
         """
         check_format(saved)
         if (got := saved["built"]) != (own := self._built):
@@ -262,7 +265,7 @@ class HierarchyTrainer:
         self.meter.load_state_dict(saved["meter"])
 
     def _begin(self, rows: int | None) -> None:
-        """Begin a stream of so many rows; None: of how many is not known yet."""
+        """Begin a stream of so many rows; None: their number is not known yet."""
         self.carry = None if rows is None else self.model.initial_carry(rows)
         self.since = (
             [] if rows is None else [torch.zeros(rows, dtype=torch.bool)] * len(self.levels)
@@ -273,7 +276,7 @@ class HierarchyTrainer:
             level.begin(carry)
 
     def _ticks(self, answers: Sequence[Answers | None], should_reset: Tensor) -> list[Ticks]:
-        """What the stream says to each level about its ticks in these steps."""
+        """The targets, masks and restarts of each level, for its ticks in these steps."""
         ticks_of_levels = []
         for k, pair in enumerate(answers):
             targets, mask = pair or (None, None)
@@ -290,7 +293,7 @@ class HierarchyTrainer:
         return [each for one in self.trainings for each in (one.credit, one.message_credit)]
 
     def _ahead(self, ahead: Chunk) -> Ahead:
-        """What the known steps say, asked when the lowest level's chunk has run."""
+        """Prepare the look-ahead of the lowest level, which is called after the chunk has run."""
         lowest, *others = self.levels
 
         def known(after: LevelCarry, restarts_2B: Tensor | None) -> FutureGrad:
@@ -301,14 +304,14 @@ class HierarchyTrainer:
         return known
 
     def _joint(self) -> None:
-        """One graph over all that waited, one backward pass, one update."""
+        """Learn from all chunks that were kept: one graph, one backward pass, one update."""
         chunks, self.waiting = self.waiting, []
         assert self.carry is not None
         inputs = torch.cat([chunk.inputs for chunk in chunks])
         inputs = inputs.to(self.device, non_blocking=True)
-        told = [Ticks(None, None, reset) for _, _, reset, _ in chunks if reset is not None]
+        ticks = [Ticks(None, None, reset) for _, _, reset, _ in chunks if reset is not None]
         with self.trainings[0].learner.precision(self.device):
-            outputs, carry = self.model(inputs, self.carry, joined(told).should_reset)
+            outputs, carry = self.model(inputs, self.carry, joined(ticks).should_reset)
         objective = torch.zeros((), device=self.device, dtype=inputs.dtype)
         for k, (training, y) in enumerate(zip(self.trainings, outputs, strict=True)):
             given = [pair for chunk in chunks if (pair := chunk.answers[k]) is not None]
@@ -318,11 +321,11 @@ class HierarchyTrainer:
             mask = torch.cat([filled_mask(pair) for pair in given])
             targets, mask_TB = (each.to(self.device, non_blocking=True) for each in (targets, mask))
             learner = training.learner
-            nats = scored_loss(learner.loss, in_full_precision(y), targets, mask_TB)
+            loss = scored_loss(learner.loss, in_full_precision(y), targets, mask_TB)
             scored = int(mask.sum())
-            objective = objective + nats * (learner.loss_scale / len(self.since[0]))
-            self.meter.add(loss_sum=nats, scored=scored)
-            self.meter.add(**{f"loss_sum_{k}": nats, f"scored_{k}": scored})
+            objective = objective + loss * (learner.loss_scale / len(self.since[0]))
+            self.meter.add(loss_sum=loss, scored=scored)
+            self.meter.add(**{f"loss_sum_{k}": loss, f"scored_{k}": scored})
         self.carry = [each.detached() for each in carry]
         if objective.requires_grad:
             objective.backward()

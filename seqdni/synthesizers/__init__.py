@@ -1,1 +1,1 @@
-"""What predicts synthetic gradients, and controls for experiments."""
+"""Synthesizers, which predict gradients, and controls for experiments."""

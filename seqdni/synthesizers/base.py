@@ -1,6 +1,6 @@
-"""What a boundary needs of a synthesizer.
+"""The interface of a synthesizer.
 
-Shapes: B rows, S features of a packed state, K features of condition.
+Shapes: B rows, S features of a packed state, K features of a condition.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from torch import Tensor
 
 @runtime_checkable
 class Synthesizer(Protocol):
-    """The contract: any ``nn.Module`` with these can stand in for a :class:`seqdni.MLPSynthesizer`.
+    """The contract of a synthesizer: an ``nn.Module`` with these methods, to be put in a boundary.
 
-    Called with a packed state (and a condition, if ``condition_size`` is not 0) it gives the
-    predicted gradient, in units of the loss summed over the steps of a row; ``loss`` is what it
-    learns from, as in :meth:`seqdni.MLPSynthesizer.loss`. Without parameters it learns inside
-    ``loss``. One with the auxiliary task also has a module ``aux_head``.
+    A call with a packed state (and a condition, if ``condition_size`` is not 0) returns the
+    predicted gradient, in units of the loss summed over the steps of a row. ``loss`` returns the
+    loss that an optimiser then minimises, as :meth:`seqdni.MLPSynthesizer.loss` does. A synthesizer
+    without parameters learns inside ``loss``. One with the auxiliary task also has a module
+    ``aux_head``.
     """
 
     @property

@@ -1,7 +1,9 @@
-"""Controls of an experiment: synthetic gradients with the credit taken out of them.
+"""Controls for experiments, which replace synthetic gradients by others without credit.
 
-Shapes: B rows, S features of a packed state. A gain over TBPTT that survives ``shuffled`` does not
-come from assigning credit to what a row did, and is no evidence of a longer horizon.
+A gain over TBPTT that remains with ``shuffled`` does not come from credit for what a row did, and
+does not show a longer horizon.
+
+Shapes: B rows, S features of a packed state.
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ from torch import Tensor
 
 
 def shuffled(predicted_BS: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
-    """Each row gets the synthetic gradient of a row drawn without replacement.
+    """Give each row the synthetic gradient of a random row, drawn without replacement.
 
     Args:
-        predicted_BS: what the synthesizer said.
+        predicted_BS: the predictions of the synthesizer.
 
     Returns:
-        The same rows in a random order, from torch's global generator.
+        The same rows in a random order, drawn from torch's global generator.
 
     Example:
         >>> shuffled(torch.eye(3)).sum(0)
@@ -29,10 +31,10 @@ def shuffled(predicted_BS: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
 
 
 def batch_mean(predicted_BS: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
-    """Every row gets the mean over the batch.
+    """Give every row the mean over the batch.
 
     Args:
-        predicted_BS: what the synthesizer said.
+        predicted_BS: the predictions of the synthesizer.
 
     Returns:
         B equal rows.
@@ -46,10 +48,10 @@ def batch_mean(predicted_BS: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
 
 
 def zero(predicted_BS: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
-    """No row gets anything: TBPTT with the synthesizer's cost.
+    """Give every row zero, which is TBPTT at the cost of a synthesizer.
 
     Args:
-        predicted_BS: what the synthesizer said.
+        predicted_BS: the predictions of the synthesizer.
 
     Returns:
         Zeros.

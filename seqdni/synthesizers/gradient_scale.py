@@ -1,4 +1,4 @@
-"""How large the gradients that arrive at a boundary usually are, predictions left out.
+"""Measures the usual size of the gradients that arrive at a boundary, and limits predictions by it.
 
 Shapes: B rows, S features of a packed state.
 """
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 
 class GradientScale(nn.Module):
-    r"""Running root mean square of the targets, and the bound on a prediction that follows from it.
+    r"""The running root mean square of the targets (their *level*), as a limit of predictions.
 
     A target contains a prediction (the bootstrap) unless its row's episode ended within the chunk.
-    As soon as the stream has targets without one, only those count: predictions cannot raise the
-    level that bounds them.
+    As soon as the stream has targets without a prediction, only these are used, so that predictions
+    cannot raise the level that limits them.
 
     Example:
         >>> level = GradientScale()
@@ -33,7 +33,7 @@ class GradientScale(nn.Module):
 
     @torch.no_grad()
     def bounded(self, predicted_BS: Float[Tensor, "B S"], bound: float) -> Float[Tensor, "B S"]:
-        r"""Rows scaled down to at most ``bound`` times the level.
+        r"""Scale rows down to at most ``bound`` times the level.
 
         .. math:: g_b \cdot \min(1, bound \cdot level / \mathrm{rms}(g_b))
 
@@ -42,7 +42,7 @@ class GradientScale(nn.Module):
             bound: largest multiple of the level.
 
         Returns:
-            The same directions.
+            Predictions of the same directions.
         """
         norm_B1 = torch.linalg.vector_norm(predicted_BS, dim=1, keepdim=True)
         largest = self.square.sqrt() * (bound * predicted_BS.shape[1] ** 0.5)
@@ -55,12 +55,12 @@ class GradientScale(nn.Module):
         valid_B: Bool[Tensor, " B"] | None = None,
         final_B: Bool[Tensor, " B"] | None = None,
     ) -> None:
-        """Learn from what arrived. Nothing here waits for the device.
+        """Update the level by new targets, without waiting for the device.
 
         Args:
             target_BS: gradients that arrived at a boundary.
-            valid_B: rows that count; None counts all.
-            final_B: rows whose target contains no bootstrap; None if there is none.
+            valid_B: rows to use; None: all.
+            final_B: rows whose target contains no bootstrap; None: no row.
         """
         kind = int(final_B is not None)
         if kind == 0 and self.seen[1]:
@@ -77,9 +77,9 @@ class GradientScale(nn.Module):
         self.square += rate * rows_B.any() * (now - self.square)
 
     def get_extra_state(self) -> dict[str, list[int]]:
-        """How many updates it has seen, for the state_dict."""
+        """The numbers of updates so far, for the state_dict."""
         return {"seen": list(self.seen)}
 
     def set_extra_state(self, state: dict[str, list[int]]) -> None:
-        """Take up what :meth:`get_extra_state` gave."""
+        """Restore what :meth:`get_extra_state` returned."""
         self.seen = list(state["seen"])

@@ -1,10 +1,10 @@
-r"""A linear synthesizer that is solved for, not descended: recursive least squares.
+r"""A linear synthesizer that is computed by recursive least squares, and not by gradient descent.
 
 Shapes: B rows, S features of a packed state, K of a condition, F = S + K + 1 with a constant.
 
-The covariance of a recurrent state spans many orders of magnitude, and what is older lives in its
-small directions, which gradient descent on the raw state hardly ever reaches. Least squares is
-blind to the scale of a direction.
+The variance of a recurrent state differs between directions by many orders of magnitude. Older
+inputs are found in the directions of small variance, which gradient descent on the raw state learns
+far too slowly. Least squares does not depend on the scale of a direction.
 
 Source: Haykin, Adaptive Filter Theory, chapter on recursive least squares (with forgetting).
 """
@@ -19,32 +19,33 @@ from torch import Tensor, nn
 
 from seqdni.synthesizers.mlp import check_width, with_condition
 
-ALIGN = 16  # features are filled up with zeros to a multiple of it: products are faster aligned
+ALIGN = 16  # features are filled with zeros up to a multiple of this, for faster matrix products
 BLOCK = 256  # features of a block of the moments
-PENDING = 256  # rows to collect before a block is brought up to date: each is fetched less often
+PENDING = 256  # rows to collect before the moments are updated, which saves reading them often
 
 
 class LeastSquares(nn.Module):
-    r"""Linear synthesizer by recursive least squares with forgetting.
+    r"""A linear synthesizer by recursive least squares with forgetting.
 
     .. math:: A \leftarrow \lambda A + \Phi^T \Phi, \quad C \leftarrow \lambda C + \Phi^T G, \quad
               W = (A + \rho\, \mathrm{diag} A)^{-1} C, \quad M(s) = \phi(s) W
 
-    with :math:`\phi(s) = [s, condition, 1]`. A solution knows every step up to its own. It has no
-    parameters and needs no optimiser. It starts at zero: training starts exactly as plain TBPTT.
+    with :math:`\phi(s) = [s, condition, 1]`. A solution contains every step before it. The
+    synthesizer has no parameters and needs no optimiser. Its first predictions are zero, so that
+    training starts exactly as plain TBPTT.
 
     Args:
         state_size: S, the width of a packed state.
         condition_size: K, the width of an optional condition (cDNI); 0 for none.
-        forgetting: :math:`\lambda`, the weight that the past keeps at each step.
-        ridge: :math:`\rho`, relative to each feature's own energy.
-        solve_every: steps between two solutions, each of which costs :math:`O(F^3)`; None: F / 32,
-            so that their share of the cost is about the same at any width.
-        accumulate: precision of the moments and of their solution. The ridge is no smaller than F
-            times its rounding: about 1e-5 in float32 for F = 100.
+        forgetting: :math:`\lambda`, the factor on the weight of all earlier data at each step.
+        ridge: :math:`\rho`, the damping as a fraction of each feature's sum of squares.
+        solve_every: steps from one solution to the next, each of which costs :math:`O(F^3)`; None:
+            F / 32, with which their share of the cost is about the same at any width.
+        accumulate: number type of the moments and of their solution. The ridge is at least F times
+            the rounding error of this type: about 1e-5 in float32 for F = 100.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number is out of range.
 
     Example:
         >>> synthesizer = LeastSquares(state_size=3, solve_every=1)
@@ -96,11 +97,11 @@ class LeastSquares(nn.Module):
     def forward(
         self, state_BS: Float[Tensor, "B S"], condition_BK: Float[Tensor, "B K"] | None = None
     ) -> Float[Tensor, "B S"]:
-        """The synthetic gradient at a boundary.
+        """Predict the synthetic gradient at a boundary.
 
         Args:
             state_BS: the packed state.
-            condition_BK: privileged information, if ``condition_size`` asks for it.
+            condition_BK: the condition, if ``condition_size`` is not 0.
 
         Returns:
             The predicted gradient, per-example-sum units.
@@ -120,26 +121,26 @@ class LeastSquares(nn.Module):
         next_predicted_BS: Float[Tensor, "B S"] | None = None,
         next_valid_B: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, ""]:
-        r"""Relative error of what would have been predicted; while training, also one step.
+        r"""The relative error of predictions; in training mode, also one step of learning.
 
         .. math:: \sum_b \|M(s_b) - target_b\|^2 \,/\, \sum_b \|target_b\|^2
 
-        While training it is measured every ``solve_every`` steps, before the solution; in between
-        the last one is given again.
+        In training mode it is measured every ``solve_every`` steps, before the solution; the other
+        calls return the last one.
 
         Args:
             state_BS: packed state at the boundary.
             target_BS: gradient that arrived there, per-example-sum units.
-            valid_B: rows that count; None counts all.
+            valid_B: rows to use; None: all.
             condition_BK: the condition at that boundary.
-            next_predicted_BS: not for this synthesizer, which has no Aux head.
-            next_valid_B: not for this synthesizer.
+            next_predicted_BS: must be None, because this synthesizer has no Aux head.
+            next_valid_B: not used.
 
         Returns:
             A scalar without a graph.
 
         Raises:
-            ValueError: an Aux target.
+            ValueError: ``next_predicted_BS`` was given.
         """
         if next_predicted_BS is not None:
             raise ValueError("this synthesizer has no Aux head")
@@ -165,9 +166,9 @@ class LeastSquares(nn.Module):
         return self.error
 
     def _add_pending(self) -> None:
-        """Bring the moments up to date, one block of A's features after the other.
+        """Add the collected steps to the moments, one block of A's features after the other.
 
-        A is symmetric, and all that is read of it is the lower triangle.
+        A is symmetric, and only its lower triangle is read.
         """
         size = self.weight.shape[1]
         steps = [(rows[:, size:].T, rows) for rows in (x.to(self.moments) for x in self.pending)]
@@ -188,15 +189,15 @@ class LeastSquares(nn.Module):
         factor = torch.where(
             failed == 0, factor, torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
         )
-        inverse = torch.cholesky_inverse(factor)  # with one product faster than two substitutions
+        inverse = torch.cholesky_inverse(factor)  # and a product: faster than two substitutions
         solution = (inverse[:features] @ cross).to(self.weight.dtype)
         self.weight.copy_(torch.where(failed == 0, solution, self.weight))
 
     def get_extra_state(self) -> dict[str, Any]:
-        """How many steps it has made, and which are not in the moments yet, for the state_dict."""
+        """The number of steps, and those not in the moments yet, for the state_dict."""
         return {"steps": self.steps, "pending": list(self.pending)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take up what :meth:`get_extra_state` gave."""
+        """Restore what :meth:`get_extra_state` returned."""
         self.steps = state["steps"]
         self.pending = [rows.to(self.weight) for rows in state["pending"]]

@@ -1,6 +1,6 @@
-r"""The synthesizer: predicts the gradient of all future loss from the state at a boundary.
+r"""The paper's synthesizer: a network that predicts the gradient of all future loss from a state.
 
-Shapes: B rows, S features of a packed state (see :func:`seqdni.pack`), K features of condition.
+Shapes: B rows, S features of a packed state (see :func:`seqdni.pack`), K features of a condition.
 
 Source: Jaderberg et al., Decoupled Neural Interfaces using Synthetic Gradients, arXiv 1608.05343.
 """
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from seqdni.synthesizers.whitening import Whitening
 
-_TINY = 1e-24  # keeps a division by a mean square that is still zero finite
+_TINY = 1e-24  # least divisor, which keeps the division by a mean square of zero finite
 
 
 class MLPSynthesizer(nn.Module):
@@ -25,25 +25,26 @@ class MLPSynthesizer(nn.Module):
     .. math:: M(s) = \sigma \, net(s), \qquad
               \sigma^2 = \text{running mean of } target^2
 
-    The running scale :math:`\sigma` keeps the network's own output of order one, so that the
-    regression is equally well conditioned whatever the units of the loss; when it moves, the output
-    layer is rescaled, so that what is predicted stays the same. The output layer starts at zero,
-    weight and bias: training starts exactly as plain TBPTT.
+    The running scale :math:`\sigma` keeps the output of the network near 1 in any units of the
+    loss, so that the regression is equally well conditioned. When the scale changes, the output
+    layer is rescaled, so that the predictions stay the same. Weight and bias of the output layer
+    start at zero, so that training starts exactly as plain TBPTT.
 
     Args:
         state_size: S, the width of a packed state.
-        hidden_sizes: widths of the hidden layers. One layer as wide as the core is the
-            paper's choice; none makes the synthesizer linear.
+        hidden_sizes: widths of the hidden layers. The paper has one layer as wide as the core;
+            without any the synthesizer is linear.
         condition_size: K, the width of an optional condition (cDNI); 0 for none.
-        aux: also learn to predict the synthetic gradient at the *next* boundary, from the same
-            hidden layers (DNI+Aux). That second prediction shapes the features, and nothing else.
-        activation: of the hidden layers; ``nn.Tanh`` bounds what a far-off state can cause.
-        whitening: coordinates in which the state is read; None reads it raw. When they change, the
-            first layer is changed with them, so that what is predicted stays the same.
-        scale_decay: decay a regression step of that running mean, once it has seen 1 / (1 - decay).
+        aux: whether to also learn to predict the synthetic gradient at the *next* boundary from the
+            same hidden layers (DNI+Aux). This second prediction is used only to train them.
+        activation: of the hidden layers; with ``nn.Tanh`` an unusual state has a limited effect.
+        whitening: coordinates in which the state is read; None: it is read as it is. When the
+            coordinates change, the first layer is changed so that the predictions stay the same.
+        scale_decay: decay of that running mean at each regression step, after the first
+            1 / (1 - decay) steps.
 
     Raises:
-        ValueError: ``aux`` without a hidden layer to shape, or a size below one.
+        ValueError: ``aux`` was given without a hidden layer, or a size is below one.
 
     Example:
         >>> synthesizer = MLPSynthesizer(state_size=6, hidden_sizes=(8,))
@@ -91,25 +92,25 @@ class MLPSynthesizer(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """Root mean square of the targets seen, recent ones most; 0 before the first."""
+        """The running root mean square of the targets; 0 before the first."""
         return self.mean_square.sqrt()
 
     def get_extra_state(self) -> dict[str, int]:
-        """How many regression steps the running scale has seen, for the state_dict."""
+        """The number of regression steps so far, for the state_dict."""
         return {"targets_seen": self.targets_seen}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Take up what :meth:`get_extra_state` gave."""
+        """Restore what :meth:`get_extra_state` returned."""
         self.targets_seen = state["targets_seen"]
 
     def forward(
         self, state_BS: Float[Tensor, "B S"], condition_BK: Float[Tensor, "B K"] | None = None
     ) -> Float[Tensor, "B S"]:
-        """The synthetic gradient at a boundary.
+        """Predict the synthetic gradient at a boundary.
 
         Args:
             state_BS: the packed state; no gradient flows back into it if it was detached.
-            condition_BK: privileged information, if ``condition_size`` asks for it.
+            condition_BK: the condition, if ``condition_size`` is not 0.
 
         Returns:
             The predicted gradient, per-example-sum units.
@@ -117,7 +118,7 @@ class MLPSynthesizer(nn.Module):
         return self.head(self.features(state_BS, condition_BK)) * self.scale
 
     def features(self, state_BS: Tensor, condition_BK: Tensor | None) -> Tensor:
-        """The last hidden layer, which both heads read.
+        """The outputs of the last hidden layer, which both heads read.
 
         Args:
             state_BS: the packed state.
@@ -127,8 +128,8 @@ class MLPSynthesizer(nn.Module):
             Features ``[B, F]``.
 
         Raises:
-            ValueError: the state is of another width, or the condition is missing, unwanted or of
-                another width.
+            ValueError: the state or the condition has another width than the synthesizer was built
+                with, or one of the condition and ``condition_size`` is missing.
         """
         check_width(state_BS, self.state_size)
         state_BS = state_BS.to(self.head.weight.dtype)
@@ -146,28 +147,28 @@ class MLPSynthesizer(nn.Module):
         next_predicted_BS: Float[Tensor, "B S"] | None = None,
         next_valid_B: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, ""]:
-        r"""Regression loss, and one step of the running scale.
+        r"""The regression loss; in training mode, also one step of the running scale.
 
         .. math:: \frac{1}{|valid|\,S} \sum_{b \in valid} \| M(s_b) - target_b \|^2 / \sigma^2
 
-        About 1 means: no better than predicting zero. With ``next_predicted_BS`` the same error of
-        the Aux head is added. While training, this rescales the output layer in place: run a loss's
-        backward pass before asking for the next loss.
+        A loss of about 1 is as good as predicting zero. With ``next_predicted_BS`` the same error
+        of the Aux head is added. In training mode the output layer is rescaled in place, so the
+        backward pass of a loss must run before the next loss is computed.
 
         Args:
-            state_BS: packed state at the boundary, a constant.
-            target_BS: gradient that arrived there, a constant, per-example-sum units.
-            valid_B: rows that count; None counts all.
+            state_BS: packed state at the boundary, without a graph.
+            target_BS: gradient that arrived there, without a graph, per-example-sum units.
+            valid_B: rows to use; None: all.
             condition_BK: the condition at that boundary.
-            next_predicted_BS: what this synthesizer says at the next boundary, a constant: the Aux
-                head's target.
-            next_valid_B: rows that count there; None counts all.
+            next_predicted_BS: the target of the Aux head, without a graph: the prediction of this
+                synthesizer at the next boundary.
+            next_valid_B: rows that have such a target; None: all.
 
         Returns:
             A scalar; its backward pass reaches only the synthesizer.
 
         Raises:
-            ValueError: an Aux target for a synthesizer without an Aux head.
+            ValueError: ``next_predicted_BS`` was given, and the synthesizer has no Aux head.
         """
         if self.training:
             self._update_whitening(state_BS, valid_B)
@@ -186,7 +187,7 @@ class MLPSynthesizer(nn.Module):
 
     @torch.no_grad()
     def _update_whitening(self, state_BS: Tensor, valid_B: Tensor | None) -> None:
-        """Move the coordinates; change the first layer so that what it computes stays the same."""
+        """Update the whitening, and change the first layer so that it computes the same."""
         if self.whitening is None:
             return
         first = self.trunk[0] if len(self.trunk) else self.head
@@ -200,12 +201,12 @@ class MLPSynthesizer(nn.Module):
 
     @torch.no_grad()
     def _update_scale(self, target_BS: Tensor, valid_B: Tensor | None) -> None:
-        """Move the running scale; rescale the heads so that what they predict stays the same."""
+        """Update the running scale, and rescale the heads so that they predict the same."""
         before = self.mean_square.clone()
         self.targets_seen += 1
         rate: float | Tensor = max(1 - self.scale_decay, 1 / self.targets_seen)
         if valid_B is not None:
-            rate = rate * valid_B.any()  # no valid row, no news
+            rate = rate * valid_B.any()  # without a valid row the scale stays
         now = _mean_square_error(target_BS, torch.zeros_like(target_BS), valid_B)
         self.mean_square += rate * (now - self.mean_square)
         ratio = (before / self.mean_square.clamp_min(_TINY)).sqrt()
@@ -216,7 +217,7 @@ class MLPSynthesizer(nn.Module):
 
 
 def check_width(state_BS: Float[Tensor, "B S"], state_size: int) -> None:
-    """Refuse states of another width than a synthesizer was built for.
+    """Refuse a state of another width than a synthesizer was built for.
 
     Args:
         state_BS: the packed state.
@@ -232,8 +233,8 @@ def check_state_size(synthesizer: object, size: int) -> None:
     """Refuse a synthesizer that was built for states of another width.
 
     Args:
-        synthesizer: one with an attribute ``state_size``; any other passes.
-        size: S of the states it will see.
+        synthesizer: one without an attribute ``state_size`` is accepted.
+        size: S of the states that it will read.
 
     Raises:
         ValueError: naming both widths.
@@ -252,7 +253,7 @@ def _refuse_width(built_for: int, got: int) -> None:
 def with_condition(
     state_BS: Float[Tensor, "B S"], condition_BK: Float[Tensor, "B K"] | None, condition_size: int
 ) -> Float[Tensor, "B features"]:
-    """What a synthesizer reads: the state and, if it was built for one, the condition.
+    """The input of a synthesizer: the state and, if it was built with one, the condition.
 
     Args:
         state_BS: the packed state.
@@ -263,7 +264,7 @@ def with_condition(
         ``[B, S + K]``.
 
     Raises:
-        ValueError: the condition is missing, unwanted or of another width.
+        ValueError: the condition has not the width ``condition_size``.
 
     Example:
         >>> with_condition(torch.zeros(2, 3), torch.ones(2, 1), condition_size=1).shape
@@ -286,7 +287,7 @@ def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def _mean_square_error(x_BS: Tensor, y_BS: Tensor, valid_B: Tensor | None) -> Tensor:
-    """Mean of ``(x - y)^2`` over the valid rows; 0 if there is none."""
+    """The mean of ``(x - y)^2`` over the valid rows; 0 if there is none."""
     if valid_B is None:
         return functional.mse_loss(x_BS, y_BS)
     rows_B = (x_BS - y_BS).square().mean(dim=1).masked_fill(~valid_B, 0.0)

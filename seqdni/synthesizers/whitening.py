@@ -1,9 +1,10 @@
-r"""Whitening: a running change of coordinates in which every direction of the state counts alike.
+r"""Whitening: running coordinates in which every direction of the state has the same variance.
 
 Shapes: B rows, S features of a packed state.
 
-The covariance of a recurrent state spans many orders of magnitude, and what is older lives in its
-small directions, which descent on the raw state hardly ever reaches.
+The variance of a recurrent state differs between directions by many orders of magnitude. Older
+inputs are found in the directions of small variance, which gradient descent on the raw state learns
+far too slowly.
 
 Source: Kessy et al., *Optimal whitening and decorrelation*, arXiv 1512.00809 (ZCA).
 """
@@ -14,28 +15,28 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-EARLY = (10, 30)  # updates; before the layers that read z have learned much
+EARLY = (10, 30)  # updates at which the coordinates change before the first ``refresh_every``
 
 
 class Whitening(nn.Module):
-    r"""Mean and covariance of the states seen, recent ones most, and the ZCA that follows.
+    r"""The running mean and covariance of states, and the ZCA whitening that they give.
 
     .. math:: z = Z (s - \mu), \qquad Z = (\Sigma + \rho \, \bar\lambda I)^{-1/2}
 
     with :math:`\bar\lambda` the mean eigenvalue. :math:`Z` and :math:`\mu` change only every
-    ``refresh_every`` updates (and a few times before the first), and :meth:`update` then says how,
-    so that a layer that reads z can be changed to compute what it did before. It starts as the
-    identity.
+    ``refresh_every`` updates (and a few times before that). :meth:`update` then returns the change,
+    with which a layer that reads z can be changed to compute the same as before. The whitening
+    starts as the identity.
 
     Args:
         state_size: S.
-        refresh_every: updates between two decompositions, each of which costs :math:`O(S^3)` and
-            waits for the device.
-        decay: of the running moments an update, once they have seen 1 / (1 - decay).
-        ridge: :math:`\rho`, what keeps directions that never vary finite.
+        refresh_every: updates from one decomposition to the next, each of which costs
+            :math:`O(S^3)` and waits for the device.
+        decay: of the running moments at each update, after the first 1 / (1 - decay) updates.
+        ridge: :math:`\rho`, which keeps z finite in directions without variance.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number is out of range.
 
     Example:
         >>> whitening = Whitening(2, refresh_every=1)
@@ -89,11 +90,11 @@ class Whitening(nn.Module):
     def update(
         self, state_BS: Float[Tensor, "B S"], valid_B: Bool[Tensor, " B"] | None = None
     ) -> tuple[Tensor, Tensor] | None:
-        r"""Learn from states; every ``refresh_every`` updates, change the coordinates.
+        r"""Update the moments, and every ``refresh_every`` updates also the coordinates.
 
         Args:
             state_BS: packed states.
-            valid_B: rows that count; None counts all.
+            valid_B: rows to use; None: all.
 
         Returns:
             None, or ``(R, d)`` with :math:`z_{old} = R \, z_{new} + d`: a layer :math:`A z + b`
@@ -126,9 +127,9 @@ class Whitening(nn.Module):
         return old_matrix @ self.inverse, old_matrix @ (self.mean - old_mean)
 
     def get_extra_state(self) -> dict[str, int]:
-        """How many updates it has seen, for the state_dict."""
+        """The number of updates so far, for the state_dict."""
         return {"updates": self.updates}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        """Take up what :meth:`get_extra_state` gave."""
+        """Restore what :meth:`get_extra_state` returned."""
         self.updates = state["updates"]

@@ -1,1 +1,1 @@
-"""Other ways to treat the ends of a chunk."""
+"""Other ways than a synthesizer to carry credit across the ends of chunks."""

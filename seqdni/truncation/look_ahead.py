@@ -1,10 +1,10 @@
-r"""Looking ahead: where the next steps of a stream are known, their credit need not be guessed.
+r"""Looking ahead: the gradient of known next steps is computed and not predicted.
 
 Shapes: K steps ahead, B rows, S features of a packed state.
 
-In language modelling the next tokens are known while a chunk is trained. From the state alone the
-gradient of the future on text is almost unpredictable: it depends on which symbols come, and on how
-badly the model will predict them. The model itself can tell.
+In language modelling the next tokens are known while a chunk is trained. On text, the gradient of
+the future can hardly be predicted from the state alone, because it depends on which symbols come
+and on how badly the model will predict them. The model can compute it by running over them.
 """
 
 from __future__ import annotations
@@ -30,26 +30,27 @@ def look_ahead(
     beyond: Callable[[State], Float[Tensor, "B S"]] | None = None,
     autocast: torch.dtype | None = None,
 ) -> Float[Tensor, "B S"]:
-    r"""The gradient of the next K steps' loss with respect to a state, by running the model on.
+    r"""The gradient of the next K steps' loss with respect to a state, by running these steps.
 
     .. math:: \hat g(s) = \frac{\partial}{\partial s}
               \Big( \sum_{k=1}^{K} \ell_k + \langle \hat g_{beyond}(s_K), s_K \rangle \Big)
 
-    Exact over those steps (with dropout, for one draw of it); what lies beyond them is left to a
-    synthesizer. It costs about K / T of a chunk, and O(K) memory beside the chunk's own. The
-    weights' gradient from these steps is not taken here: it comes with the next chunk.
+    It is exact for the loss of those steps (with dropout, for one draw of it). A synthesizer may
+    predict the gradient of what comes after them. The cost is about K / T of that of a chunk, and
+    O(K) memory besides the chunk's own. The weights get no gradient from these steps here, since
+    they get it with the next chunk.
 
     Args:
-        model: in training.
+        model: the model that is trained.
         ahead: the K steps after the chunk; a row that restarts in them gets credit up to there.
-        end: the state at the chunk's end, a constant.
+        end: the state at the chunk's end, without a graph.
         loss: ``(outputs, targets) -> [K, B]``.
-        beyond: the synthetic gradient at the state after the K steps; None: no credit comes from
-            there.
+        beyond: computes the synthetic gradient at the state after the K steps; None: no gradient
+            comes from there.
         autocast: compute in this type where that is safe.
 
     Returns:
-        A constant, per-example-sum units.
+        A tensor without a graph, in units of a row's summed loss.
 
     Example:
         >>> from torch import nn
@@ -72,8 +73,8 @@ def _look_ahead(
 ) -> Tensor:
     start = cut(end)
     with torch.enable_grad():
-        nats, far, _ = run_chunk(model, ahead, start, loss, autocast)
-    roots, given = [nats], [torch.ones_like(nats)]
+        loss_sum, far, _ = run_chunk(model, ahead, start, loss, autocast)
+    roots, given = [loss_sum], [torch.ones_like(loss_sum)]
     if beyond is not None:
         states, grads = with_grads(far, beyond(far))
         roots, given = roots + states, given + grads
@@ -92,21 +93,24 @@ def ahead_grad(
     autocast: torch.dtype | None = None,
     synthesizer_ready: bool = True,
 ) -> Float[Tensor, "B S"]:
-    """What crosses a boundary when steps after it are known: exact over them, synthetic beyond.
+    """The gradient at a boundary when the steps after it are known.
+
+    It is exact for the loss of the known steps, and synthetic for what comes after them.
 
     Args:
-        boundary: its synthesizer is asked beyond the known steps, its bound and scale apply there;
-            its control applies to the whole.
-        model: in training.
+        boundary: its synthesizer, bound and scale are for the state after the known steps; its
+            control is applied to the sum.
+        model: the model that is trained.
         ahead: the known steps.
-        end: the state at the chunk's end, a constant.
+        end: the state at the chunk's end, without a graph.
         continues_B: rows whose episode goes on after the chunk; None if all do.
         loss: ``(outputs, targets) -> [K, B]``.
         autocast: compute in this type where that is safe.
-        synthesizer_ready: whether the synthesizer is asked; else nothing is known beyond.
+        synthesizer_ready: whether to use the synthesizer; False: no gradient comes from after the
+            known steps.
 
     Returns:
-        A constant, per-example-sum units.
+        A tensor without a graph, in units of a row's summed loss.
     """
 
     def beyond(far: State) -> Tensor:

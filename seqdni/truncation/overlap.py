@@ -19,17 +19,17 @@ from seqdni.state import State, leaves
 
 
 class Overlap:
-    r"""Overlapping chunks: those before are run again, so that a gradient reaches through them.
+    r"""Runs the chunks before each chunk once more, so that its gradient reaches through them.
 
-    Of :math:`BPTT(h; h')`, :math:`h = (history + 1) T` and :math:`h' = T`. Time and memory of a
-    chunk are ``history + 1`` times as large. Where all rows restart nothing before matters, and it
-    is forgotten.
+    This is :math:`BPTT(h; h')` with :math:`h = (history + 1) T` and :math:`h' = T`. Time and memory
+    of a chunk are ``history + 1`` times as large. The chunks before a step at which all rows
+    restart are dropped, because nothing depends on them.
 
     Args:
-        history: chunks that are run again before each one that is scored.
+        history: the number of chunks that are run again before each scored chunk.
 
     Raises:
-        ValueError: ``history`` is no whole number >= 1.
+        ValueError: ``history`` is not a whole number >= 1.
 
     Example:
         >>> overlap, x = Overlap(history=1), torch.zeros(3, 2)
@@ -47,7 +47,7 @@ class Overlap:
     def extend(
         self, carry: State | None, inputs: Tensor, should_reset: Tensor | None
     ) -> tuple[State | None, Tensor, Tensor | None]:
-        """A chunk with the kept ones before it.
+        """Put the kept chunks before a chunk.
 
         Args:
             carry: the state that the chunk starts from; None: the initial one.
@@ -67,7 +67,7 @@ class Overlap:
         )
 
     def keep(self, carry: State | None, inputs: Tensor, should_reset: Tensor | None) -> None:
-        """Remember a chunk; the oldest one goes.
+        """Keep a chunk, and drop the oldest one if there are more than ``history``.
 
         Args:
             carry: the state that the chunk started from; None: the initial one.
@@ -79,7 +79,7 @@ class Overlap:
         self._kept.append((carry, inputs, should_reset))
 
     def state_dict(self) -> list[list[Any]]:
-        """What is kept.
+        """The kept chunks.
 
         Returns:
             Lists, tensors and None only.
@@ -92,14 +92,14 @@ class Overlap:
     def load_state_dict(
         self, saved: list[list[Any]], restore: Callable[[list[Tensor] | None], State | None]
     ) -> None:
-        """Keep what was kept.
+        """Restore the kept chunks.
 
         Args:
             saved: from :meth:`state_dict`.
-            restore: makes a state of its leaves again.
+            restore: makes a state from the list of its tensors; None from None.
 
         Raises:
-            ValueError: it is more than this one keeps.
+            ValueError: there are more than ``history`` of them.
         """
         if len(saved) > self.history:
             raise ValueError(

@@ -1,7 +1,7 @@
 r"""Truncation at random places, reweighted so that the expected gradient is full BPTT's (ARTBP).
 
-At each chunk boundary the graph is cut with probability p. Where it is not, the gradient that
-crosses is multiplied by :math:`1 / (1 - p)`, so that on average it crosses unchanged:
+At each chunk boundary the graph is cut with probability p. Where it is not cut, the gradient g that
+crosses the boundary is multiplied by :math:`1 / (1 - p)`, so that its mean is unchanged:
 :math:`p \cdot 0 + (1 - p) \cdot g / (1 - p) = g`. :class:`RandomTruncation` cuts,
 :class:`Reweighted` multiplies.
 
@@ -24,21 +24,21 @@ from seqdni.state import State, map_state
 
 
 class RandomTruncation:
-    """A stream whose chunks are joined up to the next cut: 1 / p chunks on average, unless capped.
+    """A stream that joins chunks up to the next random cut: 1 / p chunks on average.
 
-    Where all rows end their episodes together there is nothing to cross, and no graph goes beyond.
-    No chunk is held back between two graphs, so that the stream can be saved at any of them.
+    There is always a cut where all rows end their episodes together. The stream never reads a chunk
+    before it is needed, so that it can be saved after any of its graphs.
 
     Args:
-        chunks: the stream, of chunks with equally many steps; only the last before a lock-step end
-            of all episodes may be shorter.
-        cut_probability: p, of a cut at a boundary. 1 is plain TBPTT.
-        seed: of the cuts.
-        longest: chunks of a graph after which it is cut in any case. The gradient is then no longer
-            unbiased: these cuts are not reweighted. None: a graph has no limit but chance.
+        chunks: a stream of chunks with equally many steps. Only the last chunk before all rows end
+            their episodes together may be shorter.
+        cut_probability: p, the probability of a cut at a boundary. 1 is plain TBPTT.
+        seed: of the random cuts.
+        longest: the largest number of chunks in a graph, which is then cut in any case. These cuts
+            are not reweighted, so that the gradient is no longer unbiased. None: no limit.
 
     Raises:
-        ValueError: a number out of range, or chunks of unequal length.
+        ValueError: a number is out of range, or the chunks have unequal lengths.
 
     Example:
         >>> x = torch.zeros(2, 1)
@@ -90,7 +90,7 @@ class RandomTruncation:
         return drawn < self.cut_probability or len(graph) == self.longest
 
     def state_dict(self) -> dict[str, Any]:
-        """What continues the stream exactly.
+        """All that the rest of the stream depends on.
 
         Returns:
             The generator's state, and that of ``chunks`` if it has one.
@@ -102,7 +102,7 @@ class RandomTruncation:
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Continue as if never stopped.
+        """Continue as if the stream had never stopped.
 
         Args:
             saved: from :meth:`state_dict`.
@@ -115,17 +115,17 @@ class RandomTruncation:
 class Reweighted(nn.Module):
     r"""A core that multiplies the gradient by :math:`1 / (1 - p)` at each boundary it crosses.
 
-    The boundaries of a chunk are at the multiples of ``steps``: train it on what
-    :class:`RandomTruncation` makes of chunks of that many steps. The values are the bare core's. It
-    must see these chunks whole: wrap :class:`seqdni.Checkpointed` in it, not the other way round.
+    The boundaries lie at the multiples of ``steps``: train it on what :class:`RandomTruncation`
+    makes from chunks of that many steps. The outputs are those of ``core``. It must get these
+    joined chunks whole, so put a :class:`seqdni.Checkpointed` inside it and not around it.
 
     Args:
         core: the core, or a whole model under the core's contract.
-        steps: of a chunk of the stream.
-        cut_probability: p, the same as the stream's.
+        steps: steps of a chunk of the stream.
+        cut_probability: p, the same as that of the stream.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number is out of range.
 
     Example:
         >>> from seqdni import TorchCore, cut, target_grad
@@ -153,16 +153,16 @@ class Reweighted(nn.Module):
             batch_size: B.
 
         Returns:
-            What the core starts from.
+            The state that the core starts from.
         """
         return self.core.initial_state(batch_size)
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Run a chunk.
+        """Run a chunk without restarts.
 
         Args:
             x: inputs ``[T, B, ...]``.
-            state: where to start.
+            state: the state before the first step.
 
         Returns:
             Outputs ``[T, B, ...]`` and the state after the last step.
@@ -170,11 +170,11 @@ class Reweighted(nn.Module):
         return self.unroll(x, state, None)
 
     def unroll(self, x: Tensor, state: State, should_reset: Tensor | None) -> tuple[Tensor, State]:
-        """Run a chunk with its restarts: as :func:`seqdni.unroll`, which calls this.
+        """Run a chunk with its restarts; :func:`seqdni.unroll` calls this.
 
         Args:
             x: inputs ``[T, B, ...]``.
-            state: where to start.
+            state: the state before the first step.
             should_reset: ``[T + 1, B]``, or None.
 
         Returns:
@@ -184,12 +184,12 @@ class Reweighted(nn.Module):
             return unroll(self.core, x, state, should_reset)
         outputs = []
         for piece, reset in pieces(x, should_reset, self.steps):
-            state = map_state(self._weigh, state) if outputs else state
+            state = map_state(self._with_weight, state) if outputs else state
             y, state = unroll(self.core, piece, state, reset)
             outputs.append(y)
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0], state
 
-    def _weigh(self, leaf: Tensor) -> Tensor:
+    def _with_weight(self, leaf: Tensor) -> Tensor:
         crossing = leaf.view_as(leaf)
         if crossing.requires_grad:
             crossing.register_hook(lambda grad: grad * self.weight)

@@ -24,7 +24,7 @@ def tiny_mnist_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     accept_tiny_mnist(monkeypatch)
     monkeypatch.setattr("seqdni.recipes.count_digits.recipe.FINAL", 2)
-    monkeypatch.setattr("seqdni.recipes.count_digits.recipe.LOOK", 1)
+    monkeypatch.setattr("seqdni.recipes.count_digits.recipe.CURVE", 1)
     write_tiny_mnist(Path("mnist"))
 
 
@@ -68,9 +68,9 @@ def test_every_synthesizer_runs(synthesizer):
     assert result_of(Path("out"))["synth_parameters"] > 0
 
 
-@pytest.mark.parametrize(("hint", "features"), [("true", 8 + 4 + 1), ("false", 8 + 1)])
-def test_the_synthesizer_from_b_to_a_is_told_the_3s_or_not(hint, features):
-    count_digits("--hint", hint, "--max-tokens", 36, "--out", "out")
+@pytest.mark.parametrize(("condition", "features"), [("true", 8 + 4 + 1), ("false", 8 + 1)])
+def test_the_synthesizer_from_b_to_a_reads_the_3s_or_not(condition, features):
+    count_digits("--condition", condition, "--max-tokens", 36, "--out", "out")
     _, of_messages, *_ = torch.load("out/last.pt", weights_only=True)["trainer"]["synthetic"]
     assert of_messages["boundary"]["synthesizer.weight"].shape == (features, 8)
 
@@ -98,7 +98,7 @@ MISTAKES = {
     "--chunk-len 1": "--chunk-len is 1, expected at least 2",
     "--trainer joint --grad-scale 0.1": "--grad-scale has no effect here",
     "--trainer no-feedback --message-scale 0.1": "--message-scale has no effect here",
-    "--trainer joint --hint false": "--hint has no effect here",
+    "--trainer joint --condition false": "--condition has no effect here",
     "--synthesizer mlp --ridge 0.1": "--ridge has no effect here",
     "--data-dir nowhere": "nowhere: no such folder",
 }
@@ -146,12 +146,14 @@ def test_a_constant_answer_has_the_majority_s_error():
 
 
 def test_the_three_ways_take_options_of_one_and_are_continued_by_the_same_command(capsys):
-    words = ["--trainer", "all", "--hint", "false", "--max-tokens", 4 * 36, "--out", "out"]
+    words = ["--trainer", "all", "--condition", "false", "--max-tokens", 4 * 36, "--out", "out"]
     count_digits(*words)
-    hints = {
-        way: yaml.safe_load(Path("out", way, "config.yaml").read_text())["hint"] for way in WAYS
+    saved = {way: yaml.safe_load(Path("out", way, "config.yaml").read_text()) for way in WAYS}
+    assert {way: saved[way]["condition"] for way in WAYS} == {
+        "joint": True,
+        "dni": False,
+        "no-feedback": True,
     }
-    assert hints == {"joint": True, "dni": False, "no-feedback": True}
     before = Path("out/joint/result.json").stat().st_mtime_ns
     Path("out/dni/result.json").unlink()
     shutil.rmtree("out/no-feedback")
@@ -163,6 +165,6 @@ def test_the_three_ways_take_options_of_one_and_are_continued_by_the_same_comman
 
 
 def test_options_without_an_effect_are_refused(capsys):
-    for words in (["no-feedback", "--control", "shuffled"], ["joint", "--hint", "false"]):
+    for words in (["no-feedback", "--control", "shuffled"], ["joint", "--condition", "false"]):
         assert main(["run", "count-digits", "--trainer", *words]) == 1
         assert f"{words[1]} has no effect here" in capsys.readouterr().err

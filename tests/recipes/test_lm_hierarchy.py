@@ -183,8 +183,8 @@ def test_options_that_do_not_go_together(words, message, verse, capsys):
     "words",
     [
         ["--update-every", "2", "--precision", "bfloat16"],
-        ["--synthesizer", "mlp", "--look-ahead", "0", "--synth-steps", "2", "--targets", "dense"],
-        ["--synthesizer", "rls", "--lessons", "0.5"],
+        ["--synthesizer=mlp", "--look-ahead=0", "--updates-per-chunk=2", "--targets=dense"],
+        ["--synthesizer", "rls", "--train-fraction", "0.5"],
     ],
     ids=["windows", "dense targets", "half of the chunks"],
 )

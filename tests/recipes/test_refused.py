@@ -9,6 +9,7 @@ import yaml
 from runs import TINY
 
 from seqdni.recipes.cli import main
+from seqdni.recipes.registry import saved_run
 
 WORDS = {
     "": "the following arguments are required: COMMAND",
@@ -62,6 +63,8 @@ WORDS = {
     "run copy --chunk-lenght 3": "did you mean --chunk-len?",
     "run copy --learning-rate 1": "--learning-rate",
     "run lm --synthesiser rls": "did you mean --synthesizer?",
+    "run copy --lessons 0.5": "its name is now --train-fraction",
+    "run count-digits --hint false": "its name is now --condition",
     "run copy --chunk-len": "--chunk-len: expected one argument",
     "run copy --chunk-len 1.5": "--chunk-len: Expected a <class 'int'>. Got value: 1.5",
     "run copy --chunk-len null": "--chunk-len: Expected a <class 'int'>. Got value: None",
@@ -117,7 +120,7 @@ WORDS = {
     "run mnist --data-dir . --permute-seed 0": "--permute-seed has no effect here",
     "run lm --hierarchy 2 --horizon-every 9": "--horizon-every has no effect here; it needs --hier",
     "run lm --hierarchy 2 --update-every episode": "--update-every episode: a text has no episodes",
-    "run count-digits --trainer joint --hint true": "--hint has no effect here",
+    "run count-digits --trainer joint --condition true": "--condition has no effect here",
 }
 CONFIGS = {
     "latin-1": (b"core: lstm # caf\xe9\n", "byte 16 is not UTF-8"),
@@ -128,6 +131,7 @@ CONFIGS = {
         "'chunk_lenght' is not accepted; did you mean chunk_len?",
     ),
     "hyphens": (b"chunk-len: 3\n", "did you mean chunk_len?"),
+    "earlier name": (b"synth_steps: 3\n", "its name is now updates_per_chunk"),
     "list": (b"- lr\n- hidden\n", "expected options by name"),
     "text": (b"hello\n", "expected options by name"),
     "numbers for names": (b"1: 2\n", "expected options by name"),
@@ -224,6 +228,7 @@ SAVED = {
     "recipe": ("cooking", "which is no recipe here"),
     "colour": ("red", "options that this version does not know: ['colour']"),
     "threads": (10**8, "--threads is 100000000"),
+    "lessons": (0.5, "options that this version does not know: ['lessons']"),  # and train_fraction
     "symbols": (None, "--symbols"),
 }
 
@@ -237,6 +242,13 @@ def test_a_config_of_a_run_that_was_edited(name, folder, capsys, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**saved, name: value}))
     for words in (["eval"], ["sample"], ["horizon"], ["run", "--resume"]):
         assert message in one_line(capsys, [*words, str(tmp_path)])
+
+
+def test_a_run_with_an_earlier_name_of_an_option_is_read(folder, tmp_path):
+    saved = yaml.safe_load((folder / "run/config.yaml").read_text())
+    del saved["train_fraction"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**saved, "lessons": 0.25}))
+    assert saved_run(tmp_path)[2].train_fraction == 0.25
 
 
 def test_there_are_enough_of_them():

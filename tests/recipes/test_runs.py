@@ -394,7 +394,7 @@ def test_the_synthesizers_of_text_stop_and_go_on(options, verse, tmp_path, capsy
         ),
         (["copy", "--synthesizer", "none"], "--synthesizer none without --look-ahead is plain"),
         (["copy", "--trainer", "bptt", "--look-ahead", 2], "--look-ahead has no effect here"),
-        (["lm", "--lessons", 0.5], "--lessons has no effect here"),
+        (["lm", "--train-fraction", 0.5], "--train-fraction has no effect here"),
         (["lm", "--warmup-chunks", 5], "--warmup-chunks has no effect here"),
         (["copy", "--targets", "dense", "--precision", "bfloat16"], "leave --precision at float32"),
         (

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hierarchies import (
     CLASSES,
+    CONDITION,
     CONTEXT,
-    HINT,
     INPUTS,
     MESSAGE,
     WIDTH,
@@ -78,12 +78,12 @@ def learning(model: Hierarchy, kind: str = "rls") -> list[LevelTraining]:
     for k, level in enumerate(model.levels):
         sizes = [state_size(level.initial_state(1))]
         sizes += [MESSAGE] if k + 1 < len(model.levels) else []
-        if kind in ("rls", "hinted"):
+        if kind in ("rls", "condition"):
             made = [Boundary(LeastSquares(size, solve_every=1), bound=2.0) for size in sizes]
         else:
             made = [Boundary(MLPSynthesizer(size, (5,))) for size in sizes]
-        if kind == "hinted" and len(sizes) > 1:
-            made[1] = Boundary(LeastSquares(MESSAGE, condition_size=HINT, solve_every=1))
+        if kind == "condition" and len(sizes) > 1:
+            made[1] = Boundary(LeastSquares(MESSAGE, condition_size=CONDITION, solve_every=1))
         made = [boundary.double() for boundary in made]
         learners.append(
             flat_training(
@@ -357,7 +357,7 @@ def test_levels_compute_in_bfloat16_and_learn_in_float32(mode):
 
 
 def test_the_timing_of_two_levels_with_messages():
-    """T = 2, period 2, slow chunks of 2: every prediction and every lesson, by hand."""
+    """T = 2, period 2, slow chunks of 2: every prediction and every update, by hand."""
     model = make_hierarchy((1, 2), contexts=False, kind=nn.GRU)
     stream = make_stream(model, 12, ROWS, resets=False)
     stream.should_reset[-1] = False
@@ -383,7 +383,7 @@ def test_the_timing_of_two_levels_with_messages():
     for chunk in stream.chunks([2] * 6):
         trainer.step(chunk)
         for name, each in watched.items():
-            log[name].append((len(each.asked), len(each.lessons)))
+            log[name].append((len(each.asked), len(each.taught)))
     expected = {  # asked and taught, so far
         "fast state": [(1, 0), (2, 1), (3, 2), (4, 3), (5, 4), (6, 5)],
         "slow state": [(0, 0), (1, 0), (1, 0), (2, 1), (2, 1), (3, 2)],
@@ -409,8 +409,8 @@ def test_the_timing_of_two_levels_with_messages():
         objective = objective + (message.answer(m).detach() * m).sum() / ROWS
         (grad,) = torch.autograd.grad(objective, start)
         if n > 0:
-            torch.testing.assert_close(own.lessons[n - 1][0], start[0])
-            torch.testing.assert_close(own.lessons[n - 1][1], grad[0] * ROWS)
+            torch.testing.assert_close(own.taught[n - 1][0], start[0])
+            torch.testing.assert_close(own.taught[n - 1][1], grad[0] * ROWS)
         sent.append(m.detach().requires_grad_())
         if n % 2 == 0:
             continue
@@ -424,10 +424,10 @@ def test_the_timing_of_two_levels_with_messages():
         end = slow_state[0]
         objective = objective + (slow_own.answer(end).detach() * end).sum() / ROWS
         grad, *of_messages = torch.autograd.grad(objective, [start, *sent[-2:]])
-        torch.testing.assert_close(message.lessons[c][0], torch.cat(sent[-2:]))
-        torch.testing.assert_close(message.lessons[c][1], torch.cat(of_messages) * ROWS)
+        torch.testing.assert_close(message.taught[c][0], torch.cat(sent[-2:]))
+        torch.testing.assert_close(message.taught[c][1], torch.cat(of_messages) * ROWS)
         if c > 0:
-            torch.testing.assert_close(slow_own.lessons[c - 1][1], grad[0] * ROWS)
+            torch.testing.assert_close(slow_own.taught[c - 1][1], grad[0] * ROWS)
     assert len(sent) == 6
 
 
@@ -501,7 +501,7 @@ def test_without_feedback_a_level_is_trained_as_if_it_were_alone():
         ("dni", False, "rls"),
         ("dni", True, "rls"),
         ("dni", True, "mlp"),
-        ("dni", False, "hinted"),
+        ("dni", False, "condition"),
         ("no-feedback", True, "mlp"),
     ],
 )
@@ -542,40 +542,39 @@ def test_another_stream_after_the_end_of_one():
     assert trainer.tokens == 7 * 5
 
 
-# --- 5. Hints
+# --- 5. Conditions
 
 
 @pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS)
-def test_a_hint_goes_with_its_message_when_asked_and_when_taught(cuts):
+def test_a_condition_goes_with_its_message_in_prediction_and_learning(cuts):
     model = make_hierarchy((1, 2), contexts=False)
     stream = make_stream(model, 20, ROWS, resets=True)
     learners = frozen(model)
-    learners[0].message_credit = SyntheticGradients(recorded(MESSAGE, 3, condition_size=HINT))
+    learners[0].message_credit = SyntheticGradients(recorded(MESSAGE, 3, condition_size=CONDITION))
     trainer = HierarchyTrainer(model, learners)
     synthesizer = learners[0].message_credit.boundary.synthesizer
     synthesizer.asked.clear()
-    synthesizer.hints.clear()
+    synthesizer.conditions.clear()
     for chunk in stream.chunks(cuts):
         trainer.step(chunk)
     trainer.finish()
-    hints_NK = stream.hints[0].flatten(0, 1)
-    assert torch.equal(torch.cat(synthesizer.hints), hints_NK)
-    taught_NK = torch.cat([hint for *_, hint in synthesizer.lessons])
-    assert torch.equal(taught_NK, hints_NK)
+    conditions_NK = stream.conditions[0].flatten(0, 1)
+    assert torch.equal(torch.cat(synthesizer.conditions), conditions_NK)
+    taught_NK = torch.cat([condition for *_, condition in synthesizer.taught])
+    assert torch.equal(taught_NK, conditions_NK)
     asked, taught = (
-        torch.cat(parts)
-        for parts in (synthesizer.asked, [lesson[0] for lesson in synthesizer.lessons])
+        torch.cat(parts) for parts in (synthesizer.asked, [pair[0] for pair in synthesizer.taught])
     )
     torch.testing.assert_close(asked, taught)
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 8, 13])
 @pytest.mark.parametrize("chunk_lens", [(1, 1), (3, 1), (2, 3)])
-def test_hints_of_a_level_in_the_middle_are_there_when_it_needs_them(size, chunk_lens):
+def test_conditions_of_a_level_in_the_middle_are_there_when_it_needs_them(size, chunk_lens):
     """It may learn from a message after the level above has corrected it."""
     model = make_hierarchy((1, 2, 2), contexts="lowest")
     stream = make_stream(model, 8 * size, ROWS, resets=True)
-    learners = learning(model, "hinted")
+    learners = learning(model, "condition")
     for learner, chunk_len in zip(learners[1:], chunk_lens, strict=True):
         learner.chunk_len = chunk_len
     trainer = HierarchyTrainer(model, learners)
@@ -591,9 +590,9 @@ def test_hints_of_a_level_in_the_middle_are_there_when_it_needs_them(size, chunk
     for chunk in stream.chunks([size] * 8):
         trainer.step(chunk)
     trainer.finish()
-    for k, first, messages, hint_NK in asked:
-        expected_NK = stream.hints[k][first : first + messages].flatten(0, 1)
-        assert torch.equal(hint_NK, expected_NK)
+    for k, first, messages, condition_NK in asked:
+        expected_NK = stream.conditions[k][first : first + messages].flatten(0, 1)
+        assert torch.equal(condition_NK, expected_NK)
     assert {k for k, *_ in asked} == {0, 1}
     assert not any(level.way_up.conditions for level in trainer.levels)
 
@@ -625,10 +624,10 @@ def test_a_checkpoint_of_another_mode_is_refused():
         HierarchyTrainer(model, learning(model), mode="dni").load_state_dict(saved)
 
 
-def test_a_synthesizer_that_wants_hints_gets_them_or_there_is_an_error():
+def test_a_synthesizer_that_needs_conditions_gets_them_or_there_is_an_error():
     model = make_hierarchy((1, 2), contexts=False)
     chunk = make_stream(model, 4, ROWS, resets=False).chunks([4])[0]
-    trainer = HierarchyTrainer(model, learning(model, "hinted"))
+    trainer = HierarchyTrainer(model, learning(model, "condition"))
     with pytest.raises(ValueError, match="give conditions with chunks"):
         trainer.step(chunk._replace(conditions=None))
     with pytest.raises(

@@ -9,7 +9,7 @@ import copy
 
 import pytest
 import torch
-from hierarchies import HINT, MESSAGE, WIDTH, Fixed, gradients, make_hierarchy, recorded
+from hierarchies import CONDITION, MESSAGE, WIDTH, Fixed, gradients, make_hierarchy, recorded
 from hierarchies import make_stream as hierarchy_stream
 from oracles import make_model, make_stream, make_trainer, never_update, split
 from torch import nn
@@ -214,7 +214,7 @@ class Falling(MLPSynthesizer):
         return self.head.bias.sum()
 
 
-def test_each_lesson_is_a_step_of_its_own_gradient():
+def test_each_update_is_a_step_of_its_own_gradient():
     boundary = Boundary(Falling(2, ()))
     synthetic = SyntheticGradients(boundary, torch.optim.SGD(boundary.parameters(), 0.1))
     pairs = Pairs(torch.ones(1, 2), torch.ones(1, 2), None, None)
@@ -264,7 +264,7 @@ def test_targets_without_a_bootstrap_are_told_apart_for_the_bound():
     reset[2] = ENDED  # rows 0 and 2 restart in the middle of the second chunk
     trainer.step(first)
     trainer.step((second[0], second[1], None, reset))
-    _, target_BS, _ = fixed.lessons[0]
+    _, target_BS, _ = fixed.taught[0]
     assert boundary.gradient_scale.seen == [0, 1]
     expected = target_BS[ENDED].square().mean()
     torch.testing.assert_close(boundary.gradient_scale.square.double(), expected, rtol=1e-5, atol=0)
@@ -292,8 +292,8 @@ def still(module):
 def two_levels(**options):
     """Two levels whose gradients pile up, with a fixed message synthesizer."""
     model = make_hierarchy((1, 2), contexts=False, kind=nn.GRU)
-    hinted = options.pop("hinted", False)
-    message = recorded(MESSAGE, 3, HINT if hinted else 0)
+    has_condition = options.pop("condition", False)
+    message = recorded(MESSAGE, 3, CONDITION if has_condition else 0)
     learners = [
         flat_training(still(model.levels[0]), message_boundary=message, **options),
         flat_training(still(model.levels[1]), 2, boundary=recorded(WIDTH, 2)),
@@ -319,20 +319,20 @@ def test_messages_are_not_bridged_during_warmup():
     assert not all(torch.equal(a, b) for a, b in zip(warming, bridged, strict=True))
 
 
-def test_a_message_is_predicted_and_taught_beside_its_own_hint():
-    model, learners, message = two_levels(hinted=True)
+def test_a_message_is_predicted_and_taught_with_its_own_condition():
+    model, learners, message = two_levels(condition=True)
     stream = hierarchy_stream(model, 16, 3, resets=False)
     trainer = HierarchyTrainer(model, learners)
     message.asked.clear()
-    message.hints.clear()
+    message.conditions.clear()
     for chunk in stream.chunks([4, 2, 2, 6, 2]):
         trainer.step(chunk)
     trainer.finish()
-    (hints,) = stream.hints
-    assert torch.equal(torch.cat(message.hints), hints.flatten(0, 1))
-    contexts = [context for _, _, context in message.lessons]
-    assert torch.equal(torch.cat(contexts), hints.flatten(0, 1))
-    states = [state for state, _, _ in message.lessons]
+    (conditions,) = stream.conditions
+    assert torch.equal(torch.cat(message.conditions), conditions.flatten(0, 1))
+    contexts = [context for _, _, context in message.taught]
+    assert torch.equal(torch.cat(contexts), conditions.flatten(0, 1))
+    states = [state for state, _, _ in message.taught]
     assert torch.equal(torch.cat(states), torch.cat(message.asked))
 
 
@@ -357,7 +357,7 @@ def test_bootstrap_and_loss_take_the_same_factor():
     torch.testing.assert_close(term, 0.5 * (expected * pack(end)).sum())
     (0.5 * end.sum() + term).backward()
     boundary.loss(start, loss_scale=0.5)
-    torch.testing.assert_close(fixed.lessons[0][1], 3 * (1 + expected))
+    torch.testing.assert_close(fixed.taught[0][1], 3 * (1 + expected))
 
 
 def test_a_part_of_the_state_that_is_constant_takes_no_gradient():

@@ -473,7 +473,7 @@ def test_a_checkpoint_of_another_trainer_is_refused():
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.25])
-def test_lessons_are_a_share_of_the_chunks_and_in_step_with_no_period(share):
+def test_the_synthesizer_learns_from_a_share_of_the_chunks_in_step_with_no_period(share):
     trainer = make_trainer(make_model("gru", 1), "dni-rls", train_fraction=share)
     chunks = split(make_stream(12, 4, resets=False), [3, 3, 3, 3]) * 50
     taught = []
@@ -504,7 +504,7 @@ def test_what_is_learned_from_is_dealt_into_steps():
     assert steps == {1: 2, 4: 8}
 
 
-def test_lessons_and_steps_out_of_range_are_refused():
+def test_a_share_and_steps_out_of_range_are_refused():
     model = make_model("gru", 1)
     with pytest.raises(ValueError, match=r"train_fraction is 0\.0, expected a share"):
         make_trainer(model, "dni", train_fraction=0.0)

@@ -21,7 +21,7 @@ from seqdni import (
     pack,
 )
 
-INPUTS, WIDTH, MESSAGE, CONTEXT, HINT, CLASSES = 2, 4, 3, 2, 2, 3
+INPUTS, WIDTH, MESSAGE, CONTEXT, CONDITION, CLASSES = 2, 4, 3, 2, 2, 3
 
 
 def make_hierarchy(periods, contexts, kind=nn.LSTM, seed: int = 0) -> Hierarchy:
@@ -57,7 +57,7 @@ class Stream:
     answers: list[tuple[Tensor, Tensor]]
     should_reset: Tensor
     periods: list[int]
-    hints: list[Tensor]  # for the messages of each level but the top
+    conditions: list[Tensor]  # for the messages of each level but the top
 
     def chunks(self, sizes: list[int]) -> list[HierarchyChunk]:
         assert sum(sizes) == len(self.inputs)
@@ -68,11 +68,11 @@ class Stream:
                 now = slice(t // period, (t + size) // period)
                 pairs.append((targets[now], mask[now]))
             reset = self.should_reset[t : t + size + 1]
-            hints = [
-                hint[t // period : (t + size) // period]
-                for hint, period in zip(self.hints, self.periods[1:], strict=True)
+            conditions = [
+                condition[t // period : (t + size) // period]
+                for condition, period in zip(self.conditions, self.periods[1:], strict=True)
             ]
-            found.append(HierarchyChunk(self.inputs[t : t + size], pairs, reset, hints))
+            found.append(HierarchyChunk(self.inputs[t : t + size], pairs, reset, conditions))
             t += size
         return found
 
@@ -89,8 +89,10 @@ def make_stream(model: Hierarchy, steps: int, rows: int, resets: bool, seed: int
         should_reset = torch.rand(steps + 1, rows, generator=g) < 0.15
     should_reset[-1] = True  # the stream is over: nothing to bridge to
     inputs = torch.randn(steps, rows, INPUTS, generator=g, dtype=torch.float64)
-    hints = [torch.randn(steps // period, rows, HINT, generator=g) for period in model.periods[1:]]
-    return Stream(inputs, answers, should_reset, model.periods, [x.double() for x in hints])
+    conditions = [
+        torch.randn(steps // period, rows, CONDITION, generator=g) for period in model.periods[1:]
+    ]
+    return Stream(inputs, answers, should_reset, model.periods, [x.double() for x in conditions])
 
 
 @dataclass
@@ -211,27 +213,27 @@ def gradients(model: Hierarchy) -> list[Tensor]:
 
 
 class Fixed(nn.Module):
-    """A synthesizer that never changes and keeps what it was asked and told."""
+    """A synthesizer that never changes and keeps the states and the targets that it gets."""
 
     def __init__(self, size: int, seed: int, condition_size: int = 0):
         super().__init__()
         self.condition_size = condition_size
-        self.hints: list[Tensor] = []
+        self.conditions: list[Tensor] = []
         g = torch.Generator().manual_seed(seed)
         self.weight = torch.randn(size, size, generator=g, dtype=torch.float64)
         self.asked: list[Tensor] = []
-        self.lessons: list[tuple] = []
+        self.taught: list[tuple] = []
 
     def answer(self, state_BS: Tensor) -> Tensor:
         return state_BS @ self.weight
 
     def forward(self, state_BS, condition_BK=None):
         self.asked.append(state_BS.detach().clone())
-        self.hints += [] if condition_BK is None else [condition_BK]
+        self.conditions += [] if condition_BK is None else [condition_BK]
         return self.answer(state_BS)
 
     def loss(self, state_BS, target_BS, *, condition_BK=None, **_):
-        self.lessons.append((state_BS, target_BS, condition_BK))
+        self.taught.append((state_BS, target_BS, condition_BK))
         return torch.zeros(())
 
 
