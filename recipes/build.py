@@ -22,6 +22,7 @@ from seqdni import (
 from seqdni.recipes.checkpoint import Damaged, check_weights
 from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError, one_line
+from seqdni.recipes.known_answers import KnownAnswers
 from seqdni.recipes.options import RunOptions
 from seqdni.recipes.trainers import way_of
 
@@ -74,7 +75,23 @@ def build_core(options: RunOptions, inputs: int, dropout: float = 0.0) -> TorchC
             for each in rnns:
                 for layer in range(each.num_layers):
                     getattr(each, f"bias_hh_l{layer}")[hidden : 2 * hidden] += options.forget_bias
+    if options.chrono_steps and options.core == "lstm":
+        for each in rnns:
+            _set_memory_spans(each, options.chrono_steps)
     return core
+
+
+@torch.no_grad()
+def _set_memory_spans(lstm: nn.LSTM, steps: int) -> None:
+    """Biases of the gates with which the units remember for 1 to ``steps`` steps.
+
+    Source: Tallec & Ollivier, Can recurrent neural networks warp time? (arXiv 1804.11188).
+    """
+    for layer in range(lstm.num_layers):
+        getattr(lstm, f"bias_ih_l{layer}").zero_()
+        input_H, forget_H = getattr(lstm, f"bias_hh_l{layer}").zero_().chunk(4)[:2]
+        forget_H.uniform_(1, max(2, steps - 1)).log_()
+        input_H.copy_(-forget_H)
 
 
 def load_weights(saved: dict[str, Any], path: Path, options: Any, model: Any) -> None:
@@ -134,6 +151,7 @@ def build_trainer(
     model: SequenceModel,
     loss_scale: float,
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+    known: KnownAnswers | None = None,
 ) -> Trainer:
     """Build the trainer that the options describe. (Full BPTT is TBPTT on whole episodes.)
 
@@ -142,6 +160,7 @@ def build_trainer(
         model: what is trained.
         loss_scale: see :class:`seqdni.Learner`.
         loss: ``(outputs, targets) -> [T, B]``.
+        known: what a critic predicts.
 
     Returns:
         The trainer.
@@ -155,4 +174,4 @@ def build_trainer(
         autocast=torch.bfloat16 if options.precision == "bfloat16" else None,
     )
     way = way_of(options)
-    return Trainer(way.wrap_model(options, model), learner, way.credit(options, model))
+    return Trainer(way.wrap_model(options, model), learner, way.credit(options, model, known))

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seqdni import Chunk, Horizon, SequenceModel, measure_horizon, without_dropout
+from seqdni import Boundary, Chunk, Critic, Horizon, SequenceModel, measure_horizon, without_dropout
 from seqdni.corpora import Batch
 from seqdni.recipes.build import build_trainer
 from seqdni.recipes.device import device_of
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError, one_line
+from seqdni.recipes.known_answers import KnownAnswers
 from seqdni.recipes.options import RunOptions
 from seqdni.recipes.session import Session
 from seqdni.recipes.trainers import way_of
@@ -26,11 +27,13 @@ class HeldOut(NamedTuple):
         chunks: consecutive, from the beginning of a stream or an episode.
         model: built from the run's options; :func:`measure` puts the run's weights into it.
         loss: ``(outputs, targets) -> [T, B]``.
+        known_answers: what a critic predicts; None: the run has no critic.
     """
 
     chunks: list[Batch]
     model: SequenceModel
     loss: Callable[[Tensor, Tensor], Tensor]
+    known_answers: KnownAnswers | None = None
 
 
 def measure(directory: RunDirectory, options: RunOptions, held_out: HeldOut) -> Horizon:
@@ -49,14 +52,14 @@ def measure(directory: RunDirectory, options: RunOptions, held_out: HeldOut) -> 
     """
     if not way_of(options).synthetic:
         raise RunError(f"{directory.path} is a run of {options.trainer}: it has no synthesizer")
-    chunks, model, loss = held_out
+    chunks, model, loss, known_answers = held_out
     if len(chunks) < 2:
         raise RunError(
             f"the data is one chunk of {options.chunk_len} steps: no boundary to look at; "
             "give a greater --length"
         )
     saved = directory.load("last")
-    trainer = build_trainer(options, model, 1.0, loss)
+    trainer = build_trainer(options, model, 1.0, loss, known_answers)
     try:
         trainer.load_state_dict(saved["trainer"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -67,7 +70,14 @@ def measure(directory: RunDirectory, options: RunOptions, held_out: HeldOut) -> 
     here = _on(device, chunks)
     known = options.look_ahead
     with without_dropout(model):
-        return measure_horizon(model, trainer.boundary, here, loss, steps_known=known)
+        return measure_horizon(
+            model,
+            trainer.boundary,
+            here,
+            loss,
+            steps_known=known,
+            conditions=_conditions(trainer.boundary, known_answers, chunks),
+        )
 
 
 def log_horizon(session: Session, chunks: Callable[[], list[Batch]], row: dict[str, Any]) -> None:
@@ -96,9 +106,22 @@ def log_horizon(session: Session, chunks: Callable[[], list[Batch]], row: dict[s
             _on(trainer.device, data),
             trainer.learner.loss,
             steps_known=known,
+            conditions=_conditions(trainer.boundary, session.known_answers, data),
         )
     row["horizon_cosine"] = round(found.dni_cosine, 4)
     row["horizon_steps"] = found.effective
+
+
+def _conditions(
+    boundary: Boundary, known: KnownAnswers | None, chunks: Sequence[Batch]
+) -> list[Tensor] | None:
+    """What a critic sees at each boundary between two chunks."""
+    critic = boundary.synthesizer
+    if known is None or not isinstance(critic, Critic):
+        return None
+    rows, device = chunks[0].targets.shape[1], critic.readout.weight.device
+    rests = [chunks[k:] for k in range(1, len(chunks))]
+    return [known.condition(critic, rest, rows).to(device) for rest in rests]
 
 
 def _on(device: torch.device, chunks: Sequence[Batch]) -> list[Chunk]:

@@ -38,7 +38,15 @@ GROUPS = (
             *("core", "hidden", "layers", "dropout", "embedding", "tie", "hierarchy", "period"),
             *("init_from",),
         ),
-        ("slow_hidden", "slow_chunk_len", "cutoffs", "encoder", "forget_bias", "precision"),
+        (
+            "slow_hidden",
+            "slow_chunk_len",
+            "cutoffs",
+            "encoder",
+            "forget_bias",
+            "chrono_steps",
+            "precision",
+        ),
     ),
     Group(
         "optimisation",

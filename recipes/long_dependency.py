@@ -27,6 +27,7 @@ from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.episodic import EpisodicOptions
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.held_out import HeldOut, log_horizon
+from seqdni.recipes.known_answers import KnownAnswers
 from seqdni.recipes.option import option, same_option
 from seqdni.recipes.options import Sampling, check
 from seqdni.recipes.recipe import Trained, check_no_text, check_same_images, load_last, resumed
@@ -141,7 +142,7 @@ class LongDependency:
         Raises:
             RunError: naming the option.
         """
-        check(options, synthesizer="rls")
+        check(options, "rls" if options.look_ahead else "critic", has_critic=True)
         self.check_data(options)
 
     def start(self, options: Any, directory: RunDirectory) -> Session:
@@ -160,7 +161,8 @@ class LongDependency:
         problem = self._problem(options, None)
         model = self._model(options)
         loss = loss_for(problem.held_out.targets_LB)
-        trainer = build_trainer(options, model, loss_scale=1.0, loss=loss)
+        known = _known_answers(options, problem)
+        trainer = build_trainer(options, model, 1.0, loss, known)
         progress = {
             "data": problem.digest,
             "evaluated_at": 0,
@@ -168,7 +170,16 @@ class LongDependency:
         }
         stream = way_of(options).wrap_stream(options, problem.stream)
         unit = "mse" if problem.held_out.targets_LB.is_floating_point() else "bits"
-        return Session(directory, options, trainer, stream, progress, data=problem, unit=unit)
+        return Session(
+            directory,
+            options,
+            trainer,
+            stream,
+            progress,
+            data=problem,
+            unit=unit,
+            known_answers=known,
+        )
 
     def resumed(self, session: Session) -> None:
         """Refuse to go on with other data.
@@ -279,7 +290,8 @@ class LongDependency:
         problem = self._problem(options, length)
         loss = loss_for(problem.held_out.targets_LB)
         chunks = _chunks(problem.held_out, options.chunk_len)
-        return HeldOut(chunks, self._model(options), loss)
+        known = _known_answers(options, self._problem(options, None))
+        return HeldOut(chunks, self._model(options), loss, known)
 
     def _problem(self, options: Any, length: int | None) -> Problem:
         return self.problem_of(self.task_of(options), options, length)
@@ -287,6 +299,13 @@ class LongDependency:
     def _model(self, options: Any) -> SequenceModel:
         task = self.task_of(options)
         return build_model(options, task.input_size, task.output_size, self.tokens)
+
+
+def _known_answers(options: Any, problem: Problem) -> KnownAnswers | None:
+    """What a critic predicts; None for a run without a critic."""
+    if not (way_of(options).synthetic and options.synthesizer == "critic"):
+        return None
+    return KnownAnswers.of(problem.held_out, problem.task.output_size, options.chunk_len)
 
 
 @torch.no_grad()

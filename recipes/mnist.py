@@ -19,7 +19,9 @@ class MnistOptions(LongOptions):
 
     recipe: Literal["mnist"] = "mnist"
     data_dir: str | None = option(None, "folder with the four files of MNIST, with or without .gz")
-    by: Literal["pixel", "row"] = option("row", "784 steps of a pixel, or 28 steps of 28")
+    by: Literal["pixel", "row"] | int = option(
+        "row", "784 steps of a pixel, 28 steps of a row, or pixels of a step that divide 784"
+    )
     permute: bool = option(False, "read the pixels in a random order, the same for all images")
     permute_seed: int = option(
         0,
@@ -37,8 +39,12 @@ def check_data(options: MnistOptions) -> None:
         options: of the run, changed in place.
 
     Raises:
-        RunError: no folder is given.
+        RunError: no folder is given, or the pixels cannot be read so.
     """
+    try:
+        MnistTask(options.by)
+    except ValueError as error:
+        raise RunError(f"--{error}") from None
     if options.data_dir is None:
         raise RunError("mnist needs --data-dir, the folder with the four files of MNIST")
     options.data_dir = str(Path(options.data_dir).expanduser().resolve())

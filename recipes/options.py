@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.option import LIMITS, check_values, option
-from seqdni.recipes.synthesizers import DESCENDED, LEARNING, SYNTHESIZERS
+from seqdni.recipes.synthesizers import DESCENDED, LEARNING, MLPS, REGRESSING, SYNTHESIZERS
 from seqdni.recipes.trainers import SYNTHETIC, TRAINERS, FlatTrainer, only_with_own_trainer, way_of
 
 MOST_THREADS = 1024
@@ -78,6 +78,14 @@ class RunOptions:
         only=lambda options: options.core == "lstm",
         when="--core lstm",
     )
+    chrono_steps: int = option(
+        0,
+        "the gates of the LSTM begin with memories of 1 to this many steps (chronological "
+        "initialisation, Tallec & Ollivier); 0: not so",
+        at_least=0,
+        only=lambda options: options.core == "lstm",
+        when="--core lstm",
+    )
     init_from: str | None = option(
         None,
         "folder of a run or of an export; training starts from its weights (fine-tuning). null: "
@@ -108,13 +116,15 @@ class RunOptions:
         "all chunks of an episode",
         at_least=1,
     )
-    synthesizer: Literal["rls", "whitened", "mlp", "linear", "none"] | None = for_dni(
+    synthesizer: Literal["rls", "critic", "whitened", "mlp", "linear", "none"] | None = for_dni(
         None,
         "the synthesizer, which predicts the gradient at the end of a chunk. rls: linear, solved "
-        "by recursive least squares; whitened: one hidden tanh layer on the whitened state, "
-        "trained by Adam; mlp: one hidden ReLU layer on the state, trained by Adam (the paper's); "
+        "by recursive least squares; critic: predicts the coming answers, and gives the gradient "
+        "of their loss (recall, adding, mnist); whitened: one hidden tanh layer on the whitened "
+        "state, trained by Adam; mlp: one hidden ReLU layer on the state, trained by Adam (the paper's); "
         "linear: no hidden layer, trained by Adam; none: no synthesizer, only the steps of "
-        "--look-ahead; null: rls for episodes, none for text, mlp with --trainer dni-aux",
+        "--look-ahead; null: critic for recall, adding and mnist, rls for copy and "
+        "repeat-copy, none for text, mlp with --trainer dni-aux",
     )
     look_ahead: int = for_dni(
         0,
@@ -164,23 +174,26 @@ class RunOptions:
     updates_per_chunk: int = for_dni(
         1,
         "updates of the synthesizer in a chunk, each on its own part of the targets",
-        DESCENDED,
+        MLPS,
         at_least=1,
     )
     targets: Literal["boundary", "dense"] = for_dni(
         "boundary",
         "gradients that the synthesizer learns from. boundary: that of the state at the chunk's "
         "start; dense: those of all states in the chunk (LSTM and GRU; not with dni-aux)",
-        LEARNING,
+        REGRESSING,
     )
-    grad_scale: float = for_dni(
-        1.0, "factor on the synthetic gradient that the model gets", LEARNING, at_least=0
+    grad_scale: float | None = for_dni(
+        None,
+        "factor on the synthetic gradient that the model gets; null: 0.1 with the critic, else 1",
+        LEARNING,
+        at_least=0,
     )
     bound: float | None = for_dni(
         1.0,
         "limit of the root mean square of a row's synthetic gradient, as a multiple of that of the "
         "gradients that the synthesizer learns from; null: no limit",
-        LEARNING,
+        REGRESSING,
         above=0,
     )
     control: Literal["shuffled", "batch-mean", "zero"] | None = for_dni(
@@ -249,12 +262,14 @@ RESUMABLE = {
 }
 
 
-def check(options: Any, synthesizer: str) -> None:
+def check(options: Any, synthesizer: str, has_critic: bool = False) -> None:
     """Refuse values out of range, and options that would have no effect.
 
     Args:
-        options: a recipe's options. This function sets ``synthesizer`` where it is None.
+        options: a recipe's options. This function sets ``synthesizer`` and ``grad_scale`` where
+            they are None.
         synthesizer: the recipe's default for it.
+        has_critic: whether the recipe tells the synthesizer the answers to come.
 
     Raises:
         RunError: naming the option.
@@ -263,6 +278,15 @@ def check(options: Any, synthesizer: str) -> None:
     if options.synthesizer is None and way.synthetic:
         options.synthesizer = "mlp" if way.aux else synthesizer
     check_values(options)
+    if options.grad_scale is None and way.synthetic:
+        options.grad_scale = 0.1 if options.synthesizer == "critic" else 1.0
+    if options.synthesizer == "critic" and not has_critic:
+        raise RunError(
+            "--synthesizer critic needs episodes of one length with answers that are known ahead, "
+            "as recall, adding and mnist have; use --synthesizer rls"
+        )
+    if options.synthesizer == "critic" and options.look_ahead:
+        raise RunError("--synthesizer critic does not go with --look-ahead; add --synthesizer rls")
     if options.synthesizer == "none" and not options.look_ahead:
         raise RunError(
             "--synthesizer none without --look-ahead is plain tbptt; use --trainer tbptt"

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from seqdni import to_bits
@@ -20,6 +21,7 @@ from seqdni.recipes.checkpoint import Damaged, check_weights
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError, RunStopped, one_line
 from seqdni.recipes.fit import check_fits, check_optimizer
+from seqdni.recipes.known_answers import WHOLE, KnownAnswers
 from seqdni.recipes.option import LIMITS, flag
 from seqdni.recipes.trainers import way_of
 
@@ -42,6 +44,7 @@ class Session:
         progress: numbers that the recipe keeps and saves; primitives only.
         data: what the recipe has read and does not save.
         unit: unit of the training error in the log: ``bits``, or a name for the loss itself.
+        known_answers: what a critic predicts; None: the run has no critic.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Session:
         progress: dict[str, Any],
         data: Any = None,
         unit: str = "bits",
+        known_answers: KnownAnswers | None = None,
     ):
         self.directory = directory
         self.options = options
@@ -61,6 +65,7 @@ class Session:
         self.progress = progress
         self.data = data
         self.unit = unit
+        self.known_answers = known_answers
         self.most_tokens: int | None = getattr(options, "max_tokens", None)  # to train on
         self.seconds = 0.0  # of training, without evaluations
         self.reported = 0.0  # work (see train) at the last row of metrics
@@ -105,8 +110,7 @@ class Session:
             while self.fraction() < 1 and not finished():
                 try:
                     chunk = next(source)
-                    known = self.stream.peek(steps_known) if steps_known else None
-                    self._step(chunk, known)
+                    self._step(chunk, steps_known)
                 except UNFIT as error:
                     if self._proved or isinstance(error, torch.OutOfMemoryError):
                         raise
@@ -299,11 +303,25 @@ class Session:
         error = sums[f"loss_sum{level}"] / max(sums[f"scored{level}"], 1)
         return round(to_bits(error) if self.unit == "bits" else error, 5)
 
-    def _step(self, chunk: Any, known: Any) -> None:
+    def _step(self, chunk: Any, steps_known: int) -> None:
+        arguments: dict[str, Any] = {}
+        if steps_known:
+            arguments["ahead"] = self.stream.peek(steps_known)
+        if self.known_answers is not None:
+            arguments["condition"] = self._conditions(self.known_answers, chunk)
         try:
-            self.trainer.step(chunk, ahead=known)
+            self.trainer.step(chunk, **arguments)
         except FloatingPointError:  # from the CPU at once; a GPU tells it with the next row
             raise self._diverged("the loss or its gradient") from None
+
+    def _conditions(self, known: KnownAnswers, chunk: Any) -> tuple[Tensor, Tensor]:
+        """What a critic sees at a chunk's start and at its end."""
+        critic, rest = self.trainer.boundary.synthesizer, self.stream.peek(WHOLE)
+        after, rows = [] if rest is None else [rest], chunk.targets.shape[1]
+        return (
+            known.condition(critic, [chunk, *after], rows),
+            known.condition(critic, after, rows),
+        )
 
     def _diverged(self, what: str) -> RunError:
         last = self.directory.path / "last.pt"

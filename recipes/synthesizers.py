@@ -17,8 +17,11 @@ from seqdni import (
     controls,
 )
 from seqdni.recipes.device import device_of
+from seqdni.recipes.known_answers import KnownAnswers
 
-DESCENDED = ("whitened", "mlp", "linear")  # those that gradient descent trains
+MLPS = ("whitened", "mlp", "linear")
+REGRESSING = ("rls", *MLPS)  # those that learn from gradients
+DESCENDED = (*MLPS, "critic")  # those that gradient descent trains
 LEARNING = ("rls", *DESCENDED)
 SYNTHESIZERS = (*LEARNING, "none")
 CONTROLS = {
@@ -30,7 +33,11 @@ CONTROLS = {
 
 
 def build_synthesizer(
-    options: Any, size: int, condition_size: int = 0, aux: bool = False
+    options: Any,
+    size: int,
+    condition_size: int = 0,
+    aux: bool = False,
+    known: KnownAnswers | None = None,
 ) -> Synthesizer | None:
     """The synthesizer that the options ask for.
 
@@ -39,12 +46,16 @@ def build_synthesizer(
         size: of the packed state that it reads.
         condition_size: of what else it sees.
         aux: whether it has the auxiliary task.
+        known: what a critic predicts.
 
     Returns:
         The synthesizer, or None where there is none.
     """
     if options.synthesizer == "none":
         return None
+    if options.synthesizer == "critic":
+        assert known is not None
+        return known.critic(size)
     if options.synthesizer == "rls":
         return LeastSquares(
             size,
@@ -70,6 +81,7 @@ def build_boundary(
     condition_size: int = 0,
     scale: float | None = None,
     aux: bool = False,
+    known: KnownAnswers | None = None,
 ) -> Boundary:
     """A boundary with the synthesizer that the options ask for.
 
@@ -79,13 +91,15 @@ def build_boundary(
         condition_size: of what else the synthesizer sees.
         scale: of what is consumed; None: ``grad_scale``.
         aux: whether the synthesizer has the auxiliary task.
+        known: what a critic predicts.
 
     Returns:
         The boundary on the options' device.
     """
-    synthesizer = build_synthesizer(options, size, condition_size, aux)
+    synthesizer = build_synthesizer(options, size, condition_size, aux, known)
     consumed: float = options.grad_scale if scale is None else scale
-    boundary = Boundary(synthesizer, consumed, options.bound, CONTROLS[options.control])
+    bound = None if options.synthesizer == "critic" else options.bound
+    boundary = Boundary(synthesizer, consumed, bound, CONTROLS[options.control])
     return boundary.to(device_of(options))
 
 

@@ -22,6 +22,7 @@ from seqdni import (
     state_size,
     whole_episodes,
 )
+from seqdni.recipes.known_answers import KnownAnswers
 from seqdni.recipes.synthesizers import build_boundary, synthetic_gradients
 
 FlatTrainer: TypeAlias = Literal["bptt", "tbptt", "random", "overlap", "dni", "dni-aux"]
@@ -44,16 +45,19 @@ def _recomputed(options: Any, model: SequenceModel) -> Model:
     return Checkpointed(model, options.chunk_len) if options.recompute else model
 
 
-def _no_credit(_options: Any, _model: SequenceModel) -> None:
+def _no_credit(_options: Any, _model: SequenceModel, _known: KnownAnswers | None = None) -> None:
     return None
 
 
-def _overlap(options: Any, _model: SequenceModel) -> Overlap:
+def _overlap(options: Any, _model: SequenceModel, _known: KnownAnswers | None = None) -> Overlap:
     return Overlap(options.history)
 
 
-def _synthetic(options: Any, model: SequenceModel, aux: bool = False) -> SyntheticGradients:
-    boundary = build_boundary(options, state_size(model.initial_state(1)), aux=aux)
+def _synthetic(
+    options: Any, model: SequenceModel, known: KnownAnswers | None = None, aux: bool = False
+) -> SyntheticGradients:
+    size = state_size(model.initial_state(1))
+    boundary = build_boundary(options, size, aux=aux, known=known)
     return synthetic_gradients(options, boundary)
 
 
@@ -82,7 +86,7 @@ class Way(NamedTuple):
     aux: bool = False
     wrap_stream: Callable[[Any, Any], Any] = _unchanged
     wrap_model: Callable[[Any, Any], Any] = _unchanged
-    credit: Callable[[Any, Any], Credit] = _no_credit
+    credit: Callable[..., Credit] = _no_credit
     cuts_per_chunk: Callable[[Any], float] = lambda _options: 1.0
     mode: Literal["joint", "dni", "no-feedback"] | None = None
 

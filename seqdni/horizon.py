@@ -98,6 +98,7 @@ def measure_horizon(
     chunks: Sequence[ChunkLike],
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
     steps_known: int = 0,
+    conditions: Sequence[Tensor] | None = None,
 ) -> Horizon:
     """Compare DNI and TBPTT with full BPTT over a few consecutive chunks.
 
@@ -110,11 +111,14 @@ def measure_horizon(
         steps_known: steps that the trainer looks ahead. Near the end of the chunks it looks ahead
             as far as they go, and the synthesizer predicts what would come after them.
 
+        conditions: what the synthesizer sees besides the state at each boundary between two chunks,
+            ``[B, K]`` each, if it was built with ``condition_size``.
+
     Returns:
         Agreement at each boundary between two chunks, and of the weight gradients.
 
     Raises:
-        ValueError: fewer than two chunks.
+        ValueError: fewer than two chunks, or another number of conditions than boundaries.
 
     Example:
         >>> from torch import nn
@@ -128,6 +132,9 @@ def measure_horizon(
     if len(chunks) < 2:
         raise ValueError(f"got {len(chunks)} chunk, expected at least 2: one boundary between them")
     chunks = [as_chunk(chunk) for chunk in chunks]
+    seen = [None] * (len(chunks) - 1) if conditions is None else list(conditions)
+    if len(seen) != len(chunks) - 1:
+        raise ValueError(f"got {len(seen)} conditions, expected {len(chunks) - 1}: one a boundary")
     weights = list(model.parameters())
     state = model.initial_state(chunks[0].inputs.shape[1])
     losses, ends = [], []
@@ -145,7 +152,7 @@ def measure_horizon(
     for k, end in enumerate(ends[:-1]):
         step += len(chunks[k][0])
         true_BS = pack(map_state(lambda _: next(arrived), end))
-        applied.append(_applied(model, boundary, chunks[k:], end, loss, steps_known))
+        applied.append(_applied(model, boundary, chunks[k:], end, loss, steps_known, seen[k]))
         boundaries.append(_agreement(step, applied[-1], true_BS))
     lags = _by_lag(losses, ends, applied, len(chunks[0][0]))
     reached = list(takewhile(lambda lag: lag.share >= CREDIT, lags))
@@ -153,8 +160,8 @@ def measure_horizon(
     spectrum = (
         torch.linalg.eigvalsh(torch.atleast_2d(torch.cov(states.T, correction=0))).flip(0).tolist()
     )
-    tbptt = _chunked(model, None, chunks, loss, 0)
-    dni = _chunked(model, boundary, chunks, loss, steps_known)
+    tbptt = _chunked(model, None, chunks, loss, 0, seen)
+    dni = _chunked(model, boundary, chunks, loss, steps_known, seen)
     cosines = [torch.cosine_similarity(part, full, dim=0).item() for part in (tbptt, dni)]
     ratios = [(part.norm() / full.norm()).item() for part in (tbptt, dni)]
     effective = len(chunks[0][0]) + (reached[-1].steps if reached else 0)
@@ -195,6 +202,7 @@ def _chunked(
     chunks: Sequence[Chunk],
     loss: Callable[[Tensor, Tensor], Tensor],
     steps_known: int,
+    conditions: Sequence[Tensor | None],
 ) -> Tensor:
     """The weight gradient summed over the chunks: of DNI, or, without a boundary, of TBPTT."""
     weights = list(model.parameters())
@@ -204,7 +212,9 @@ def _chunked(
         loss_sum, end, _ = run_chunk(model, chunk, cut(state), loss)
         outputs, given = [loss_sum], [torch.ones_like(loss_sum)]
         if boundary is not None and k < len(chunks) - 1 and not no_rows(_continues(chunk)):
-            applied_BS = _applied(model, boundary, chunks[k:], end, loss, steps_known)
+            applied_BS = _applied(
+                model, boundary, chunks[k:], end, loss, steps_known, conditions[k]
+            )
             states, grads = with_grads(end, applied_BS)
             outputs, given = outputs + states, given + grads
         total += _flat(torch.autograd.grad(outputs, weights, given, allow_unused=True), weights)
@@ -219,11 +229,12 @@ def _applied(
     end: State,
     loss: Callable[[Tensor, Tensor], Tensor],
     steps_known: int,
+    condition_BK: Tensor | None,
 ) -> Tensor:
     """The gradient that training would apply at the end of the first of these chunks."""
     end, continues_B = detach(end), _continues(chunks[0])
     if not steps_known:
-        return boundary.applied(boundary.predict(end), continues_B)
+        return boundary.applied(boundary.predict(end, condition_BK), continues_B)
     ahead = steps_ahead(chunks[1:], steps_known)
     return ahead_grad(boundary, model, ahead, end, continues_B, loss)
 

@@ -1,7 +1,6 @@
 """Sequential MNIST: read the image of a digit pixel by pixel or row by row, and name the digit.
 
-Shapes: n images, P = 784 pixels, L steps of an episode, B rows, D features of a step: 784 steps of
-1 pixel, or 28 steps of 28.
+Shapes: n images, P = 784 pixels, L = P / D steps of an episode, B rows, D pixels of a step.
 """
 
 import hashlib
@@ -20,6 +19,7 @@ from seqdni.corpora.tasks.task import Episode
 
 SIDE, CLASSES = 28, 10
 PIXELS = SIDE * SIDE
+NAMED_STEPS: dict[str | int, int] = {"pixel": 1, "row": SIDE}  # pixels of a step
 IMAGES = {"train": 60_000, "t10k": 10_000}
 VALIDATION = 5_000
 SHADES = " .:-=+*#%@"
@@ -120,7 +120,8 @@ class MnistTask:
     A guess has an accuracy of 1 / 10 (always the most frequent digit of the test file: 0.1135).
 
     Args:
-        by: "pixel", 784 steps of 1 pixel, or "row", 28 steps of 28.
+        by: "pixel", 784 steps of 1 pixel; "row", 28 steps of 28; or the number of pixels of a step,
+            of which 784 is a multiple.
         permute_seed: the pixels are read in the order :func:`pixel_order` of this seed; None: row
             after row.
 
@@ -135,16 +136,21 @@ class MnistTask:
     Source: Le et al. (arXiv 1504.00941), by pixel and permuted.
     """
 
-    by: str = "pixel"
+    by: str | int = "pixel"
     permute_seed: int | None = None
 
     def __post_init__(self):
-        if self.by not in ("pixel", "row"):
-            raise ValueError(f"by is {self.by!r}, expected 'pixel' or 'row'")
+        if self.by not in NAMED_STEPS and not (
+            isinstance(self.by, int) and self.by >= 1 and PIXELS % self.by == 0
+        ):
+            raise ValueError(
+                f"by is {self.by!r}, expected 'pixel', 'row', or a number of pixels of which "
+                f"{PIXELS} is a multiple"
+            )
 
     @property
     def input_size(self) -> int:
-        return 1 if self.by == "pixel" else SIDE
+        return NAMED_STEPS.get(self.by) or int(self.by)
 
     @property
     def output_size(self) -> int:

@@ -83,7 +83,9 @@ def test_the_permutation_is_pinned():
     assert not np.array_equal(order, pixel_order(1))
 
 
-@pytest.mark.parametrize(("by", "shape"), [("pixel", (784, 3, 1)), ("row", (28, 3, 28))])
+@pytest.mark.parametrize(
+    ("by", "shape"), [("pixel", (784, 3, 1)), ("row", (28, 3, 28)), (7, (112, 3, 7))]
+)
 @pytest.mark.parametrize("permute_seed", [None, 5])
 def test_an_episode_reads_every_pixel_in_order(by, shape, permute_seed):
     images = random_images(3)
@@ -102,7 +104,7 @@ def test_an_episode_reads_every_pixel_in_order(by, shape, permute_seed):
 
 
 def test_no_other_way_to_read():
-    with pytest.raises(ValueError, match="by is 'column', expected 'pixel' or 'row'"):
+    with pytest.raises(ValueError, match="by is 'column', expected 'pixel', 'row', or a number"):
         MnistTask("column")
 
 
