@@ -32,6 +32,7 @@ NAMED = ("trainer", "synthesizer", "control", "chunk_len", "seed")  # columns of
 MEASURED = (
     *("solved_length", "solved_repeats", "solved_steps", "held_out_solved"),
     *("valid_bpc", "test_bpc"),
+    *("held_out_accuracy", "held_out_bits", "held_out_mse", "test_accuracy"),
 )
 PATIENCE = 30.0  # seconds that a stopped run has to save
 
@@ -114,7 +115,8 @@ class Place(NamedTuple):
     out: Path
     jobs: int = 1
     device: str = "cpu"
-    data_dir: Path | None = None
+    data_dir: Path | None = None  # of Penn Treebank
+    mnist_dir: Path | None = None
 
     @property
     def threads(self) -> int | None:
@@ -246,6 +248,9 @@ def command(run: Run, place: Place) -> list[str]:
     if needs_ptb(run):
         assert place.data_dir is not None
         placed["data_dir"] = place.data_dir.resolve()
+    if run.cell.recipe == "mnist":
+        assert place.mnist_dir is not None
+        placed["data_dir"] = place.mnist_dir.resolve()
     if state(run, place) == "begun":
         given = {"resume": path, **placed}
     else:

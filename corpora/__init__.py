@@ -3,6 +3,7 @@
 from seqdni.corpora.batch import Batch
 from seqdni.corpora.errors import CorpusError
 from seqdni.corpora.tasks.adding import AddingTask
+from seqdni.corpora.tasks.copy_memory import CopyMemoryTask
 from seqdni.corpora.tasks.copying import CopyTask, RepeatCopyTask
 from seqdni.corpora.tasks.count_digits import (
     COUNTED,
@@ -42,6 +43,7 @@ __all__ = [
     "Batch",
     "CharVocabulary",
     "Characters",
+    "CopyMemoryTask",
     "CopyTask",
     "CorpusError",
     "CountDigits",

@@ -29,7 +29,7 @@ GROUPS = (
                 "episodes",
                 "threshold",
             ),
-            *("max_repeats", "distractors", "permute_seed"),
+            *("max_repeats", "distractors", "count", "permute_seed"),
         ),
     ),
     Group(

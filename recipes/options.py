@@ -121,9 +121,9 @@ class RunOptions:
         "the synthesizer, which predicts the gradient at the end of a chunk. rls: linear, solved "
         "by recursive least squares; critic: predicts the coming answers, and gives the gradient "
         "of their loss (recall, adding, mnist); whitened: one hidden tanh layer on the whitened "
-        "state, trained by Adam; mlp: one hidden ReLU layer on the state, trained by Adam (the paper's); "
-        "linear: no hidden layer, trained by Adam; none: no synthesizer, only the steps of "
-        "--look-ahead; null: critic for recall, adding and mnist, rls for copy and "
+        "state, trained by Adam; mlp: one hidden ReLU layer on the state, trained by Adam (the "
+        "paper's); linear: no hidden layer, trained by Adam; none: no synthesizer, only the steps "
+        "of --look-ahead; null: critic for recall, adding and mnist, rls for copy and "
         "repeat-copy, none for text, mlp with --trainer dni-aux",
     )
     look_ahead: int = for_dni(

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from seqdni.recipes import adding, copying, mnist, recall
+from seqdni.recipes import adding, copy_memory, copying, mnist, recall
 from seqdni.recipes.count_digits import recipe as count_digits
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
@@ -20,6 +20,7 @@ RECIPES = {
     "repeat-copy": copying.REPEAT_COPY,
     "adding": adding.RECIPE,
     "recall": recall.RECIPE,
+    "copy-memory": copy_memory.RECIPE,
     "mnist": mnist.RECIPE,
     "count-digits": Recipe(
         count_digits.SUMMARY, count_digits.Options, count_digits, compared=count_digits.WAYS

@@ -34,8 +34,8 @@ GROUPS = {
     "seqdni.corpora": {
         "Streams": "TokenStream evaluation_chunks LockstepEpisodes BackToBackEpisodes "
         "ShuffledImages Batch",
-        "Tasks": "CopyTask RepeatCopyTask AddingTask RecallTask MnistTask CountDigits Difficulty "
-        "next_difficulty Episode EpisodicTask",
+        "Tasks": "CopyTask RepeatCopyTask AddingTask RecallTask CopyMemoryTask MnistTask "
+        "CountDigits Difficulty next_difficulty Episode EpisodicTask",
         "Digits": "read_mnist Mnist Images pixel_order read_small_digits Digits COUNTED "
         "render_digits",
         "Texts": "Text pydoc_text ptb_text ptb_lines wikitext_text enwik8_text text8_text "
