@@ -91,7 +91,7 @@ class Curriculum:
             options: of the run.
 
         Raises:
-            RunError: naming the option.
+            RunError: an option cannot be used; the message names it.
         """
         check(options, synthesizer="rls")
         if options.episodes == "back-to-back":

@@ -257,7 +257,7 @@ def check(options: Any, synthesizer: str) -> None:
         synthesizer: the recipe's default for it.
 
     Raises:
-        RunError: naming the option.
+        RunError: an option cannot be used; the message names it.
     """
     way = way_of(options)
     if options.synthesizer is None and way.synthetic:
