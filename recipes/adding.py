@@ -1,4 +1,4 @@
-"""Recipe ``adding``: add two marked values among many."""
+"""Recipe ``adding``: add the two marked values among many."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ class AddingOptions(LongOptions):
     """Options of ``seqdni run adding``."""
 
     recipe: Literal["adding"] = "adding"
-    length: int = option(40, "steps of an episode; one marker in each half", at_least=2)
+    length: int = option(
+        40, "number of steps of an episode; one value in each half is marked", at_least=2
+    )
 
 
 RECIPE = Recipe(

@@ -132,7 +132,7 @@ def check_weights(saved: Any, own: dict[str, Tensor]) -> None:
         own: the weights of a model built from the run's options.
 
     Raises:
-        Damaged: naming the first that differs.
+        Damaged: a type differs; the message names the first such weight.
     """
     if not isinstance(saved, dict):
         raise Damaged(f"its weights are a {type(saved).__name__}, expected tensors by name")

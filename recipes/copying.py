@@ -1,4 +1,4 @@
-"""Recipes ``copy`` and ``repeat-copy``: how long a sequence can be remembered and emitted."""
+"""Recipes ``copy`` and ``repeat-copy``: remember a sequence of symbols and emit it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class CopyOptions(CurriculumOptions):
     """Options of ``seqdni run copy``."""
 
     recipe: Literal["copy"] = "copy"
-    symbols: int = option(2, "kinds of symbols", at_least=1)
+    symbols: int = option(2, "number of different symbols", at_least=1)
 
 
 @dataclass
@@ -24,7 +24,7 @@ class RepeatCopyOptions(CopyOptions):
     """Options of ``seqdni run repeat-copy``."""
 
     recipe: Literal["repeat-copy"] = "repeat-copy"  # type: ignore[assignment]
-    max_repeats: int = option(32, "largest R", at_least=1)
+    max_repeats: int = option(32, "largest number of repetitions R", at_least=1)
 
 
 COPY = Recipe(

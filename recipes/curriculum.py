@@ -54,7 +54,7 @@ class CurriculumOptions(EpisodicOptions):
         at_least=1,
     )
     threshold: float = option(
-        0.15, "a level of difficulty is solved when the error in bits per symbol is below", above=0
+        0.15, "error in bits per symbol below which a level of difficulty is solved", above=0
     )
     episodes: Literal["lockstep", "back-to-back"] = option(
         "lockstep",
@@ -91,7 +91,7 @@ class Curriculum:
             options: of the run.
 
         Raises:
-            RunError: naming the option.
+            RunError: an option cannot be used; the message names it.
         """
         check(options, synthesizer="rls")
         if options.episodes == "back-to-back":

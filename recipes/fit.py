@@ -27,7 +27,7 @@ def check_fits(saved: Any, like: Any, name: str) -> None:
         name: of the part, for the message.
 
     Raises:
-        Damaged: naming the first place where the two differ in kind.
+        Damaged: the two differ in kind; the message names the first place.
 
     Example:
         >>> check_fits({"cursor": 4, "curve": [[1, 2]]}, {"cursor": 0, "curve": []}, "stream")
@@ -73,7 +73,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
         optimizer: with the state of a checkpoint.
 
     Raises:
-        Damaged: naming the first.
+        Damaged: a moment does not fit; the message names the first.
     """
     for weight, state in optimizer.state.items():
         for name, part in state.items():

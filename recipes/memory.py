@@ -29,7 +29,7 @@ def check_memory(options: Any) -> None:
         options: a recipe's options.
 
     Raises:
-        RunError: naming the options that make the core so large.
+        RunError: the core is too large; the message names the options.
     """
     gates, hidden = GATES[options.core], options.hidden
     weights = COPIES * gates * 2 * hidden * hidden * options.layers

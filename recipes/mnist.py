@@ -1,4 +1,4 @@
-"""Recipe ``mnist``: read a digit pixel by pixel or row by row, and name it."""
+"""Recipe ``mnist``: read the image of a digit pixel by pixel or row by row, and name the digit."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ class MnistOptions(LongOptions):
     recipe: Literal["mnist"] = "mnist"
     data_dir: str | None = option(None, "folder with the four files of MNIST, with or without .gz")
     by: Literal["pixel", "row"] | int = option(
-        "row", "784 steps of a pixel, 28 steps of a row, or pixels of a step that divide 784"
+        "row",
+        "pixel: 784 steps of one pixel; row: 28 steps of 28 pixels; a number: as many pixels a "
+        "step, of which 784 must be a multiple",
     )
-    permute: bool = option(False, "read the pixels in a random order, the same for all images")
+    permute: bool = option(
+        False, "whether to read the pixels in a random order, the same for all images"
+    )
     permute_seed: int = option(
         0,
         "seed of the order in which --permute reads the pixels",
@@ -33,10 +37,10 @@ class MnistOptions(LongOptions):
 
 
 def check_data(options: MnistOptions) -> None:
-    """Refuse a run without data; make the folder's path absolute.
+    """Refuse a run without data, and make the folder's path absolute.
 
     Args:
-        options: of the run, changed in place.
+        options: the options of the run, which this function changes.
 
     Raises:
         RunError: no folder is given, or the pixels cannot be read so.
@@ -56,7 +60,7 @@ def problem_of(task: MnistTask, options: MnistOptions, length: int | None) -> Pr
     Args:
         task: the order in which an image is read.
         options: of the run.
-        length: must be None.
+        length: must be None, because all images have the same length.
 
     Returns:
         The problem.

@@ -90,7 +90,7 @@ def check_kinds(options: Any) -> None:
         options: a recipe's options, as a config has them.
 
     Raises:
-        RunError: naming the option.
+        RunError: an option cannot be used; the message names it.
     """
     hints = get_type_hints(type(options))
     for each in fields(options):
@@ -116,7 +116,7 @@ def check_values(options: Any) -> None:
         options: a recipe's options.
 
     Raises:
-        RunError: naming the option.
+        RunError: an option cannot be used; the message names it.
     """
     check_kinds(options)
     for each in fields(options):
@@ -145,7 +145,7 @@ def check_effect(options: Any, given: set[str]) -> None:
         given: names of the options that the user has set.
 
     Raises:
-        RunError: naming the first such option.
+        RunError: there is such an option; the message names the first.
     """
     for each in fields(options):
         only = each.metadata.get("only")

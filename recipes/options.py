@@ -96,8 +96,8 @@ class RunOptions:
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "optimiser of the model")
     weight_decay: float = option(
         0.0,
-        "weight decay of the model: with adamw apart from the gradient (decoupled), else added to "
-        "it",
+        "weight decay of the model; with adamw it acts on the weights directly (decoupled), "
+        "otherwise it is added to the gradient",
         at_least=0,
     )
     momentum: float = option(
@@ -108,7 +108,7 @@ class RunOptions:
         when="--optimizer sgd",
     )
     clip: float = option(
-        1.0, "largest norm of the model's gradient, which is scaled down to it", above=0
+        1.0, "largest norm of the model's gradient; a larger one is scaled down to it", above=0
     )
     update_every: Literal["episode"] | int = option(
         1,
@@ -155,8 +155,8 @@ class RunOptions:
     )
     synth_hidden: int | None = for_dni(
         None,
-        "units of the synthesizer's hidden layer; null: half as many as --hidden (in the paper as "
-        "many)",
+        "units of the synthesizer's hidden layer; null: half as many as --hidden (the paper has as "
+        "many as --hidden)",
         ("mlp", "whitened"),
         at_least=1,
     )
@@ -272,7 +272,7 @@ def check(options: Any, synthesizer: str, has_critic: bool = False) -> None:
         has_critic: whether the recipe tells the synthesizer the answers to come.
 
     Raises:
-        RunError: naming the option.
+        RunError: an option cannot be used; the message names it.
     """
     way = way_of(options)
     if options.synthesizer is None and way.synthetic:

@@ -1,4 +1,4 @@
-"""Recipe ``recall``: hold one symbol through noise."""
+"""Recipe ``recall``: remember one symbol during a delay in which noise is read."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ class RecallOptions(LongOptions):
 
     recipe: Literal["recall"] = "recall"
     lr: float = same_option(LongOptions, "lr", 1e-3)
-    length: int = option(16, "steps of noise between writing and reading", at_least=1)
-    symbols: int = option(4, "kinds of symbols", at_least=2)
-    distractors: int = option(4, "kinds of noise; 1 is a blank", at_least=1)
+    length: int = option(
+        16, "number of noise steps between the symbol and the cue to answer", at_least=1
+    )
+    symbols: int = option(4, "number of different symbols", at_least=2)
+    distractors: int = option(4, "number of noise tokens; with 1 the noise is a blank", at_least=1)
 
 
 RECIPE = Recipe(
-    "hold one symbol through a delay full of noise",
+    "remember one symbol during a delay in which noise is read",
     RecallOptions,
     LongDependency(lambda options: RecallTask(options.symbols, options.distractors), tokens=True),
 )

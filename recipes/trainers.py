@@ -93,28 +93,28 @@ class Way(NamedTuple):
 
 TRAINERS = {
     "bptt": Way(
-        "full BPTT over whole episodes",
+        "full back-propagation through time (BPTT) over whole episodes",
         own_options=("recompute",),
         whole_episodes=True,
         wrap_model=_recomputed,
     ),
-    "tbptt": Way("truncated BPTT", mode="no-feedback"),
+    "tbptt": Way("BPTT that is truncated at the ends of chunks", mode="no-feedback"),
     "random": Way(
-        "TBPTT cut at random boundaries, reweighted to be unbiased",
+        "BPTT truncated at random boundaries, and reweighted to be unbiased",
         own_options=("cut_probability",),
         wrap_stream=_cut_at_random,
         wrap_model=_reweighted,
         cuts_per_chunk=lambda options: options.cut_probability,
     ),
-    "overlap": Way("TBPTT over overlapping chunks", own_options=("history",), credit=_overlap),
+    "overlap": Way("tbptt over overlapping chunks", own_options=("history",), credit=_overlap),
     "dni": Way(
-        "TBPTT with synthetic gradients at the chunk boundaries",
+        "tbptt with synthetic gradients at the ends of chunks",
         synthetic=True,
         credit=_synthetic,
         mode="dni",
     ),
     "dni-aux": Way(
-        "dni with the auxiliary task",
+        "dni, whose synthesizer also learns to predict the next synthetic gradient",
         synthetic=True,
         aux=True,
         credit=partial(_synthetic, aux=True),

@@ -35,7 +35,7 @@ def check_format(saved: Mapping[str, Any]) -> None:
         saved: from a trainer's ``state_dict``.
 
     Raises:
-        ValueError: naming both formats.
+        ValueError: the formats differ; the message has both.
     """
     got = saved.get("format", 1)
     if got != FORMAT:

@@ -128,7 +128,7 @@ def check_count(name: str, value: object, least: int, other: str = "") -> None:
         other: another allowed value, for the message.
 
     Raises:
-        ValueError: naming what was got and what was expected.
+        ValueError: something does not fit; the message says what was expected.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} is {value!r}, expected {other}a whole number >= {least}")
@@ -142,7 +142,7 @@ def check_clip(name: str, clip: float | None) -> None:
         clip: what was given.
 
     Raises:
-        ValueError: naming what was got and what was expected.
+        ValueError: something does not fit; the message says what was expected.
     """
     if clip is not None and not clip > 0:
         raise ValueError(

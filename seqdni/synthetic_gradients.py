@@ -234,7 +234,7 @@ def check_dense(synthetic: SyntheticGradients | None, model: object) -> None:
         model: what is trained.
 
     Raises:
-        ValueError: naming the model.
+        ValueError: the model cannot do that; the message names it.
     """
     if synthetic is None or synthetic.targets != "dense":
         return

@@ -210,8 +210,8 @@ def _change(options: Any, given: dict[str, Any]) -> None:
         setattr(options, name, value)
     if changed and getattr(options, "schedule", "constant") == "cosine":
         raise RunError(
-            "--schedule cosine ends with the limits that the run began with, so they cannot change "
-            "when it is resumed; begin a new run, or use --schedule constant or plateau there"
+            "--schedule cosine depends on when a run ends, so its limits cannot change when it is "
+            "resumed; begin a new run, or use --schedule constant or plateau there"
         )
 
 

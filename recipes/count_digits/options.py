@@ -153,7 +153,7 @@ def prepare(options: Options) -> None:
         options: the options of the run, which this function changes.
 
     Raises:
-        RunError: naming the option.
+        RunError: an option cannot be used; the message names it.
     """
     check_values(options)
     device_of(options)

@@ -176,7 +176,7 @@ def prepare(options: Options) -> None:
         options: the options of the run, which this function changes.
 
     Raises:
-        RunError: naming the option.
+        RunError: an option cannot be used; the message names it.
     """
     limits = (options.updates, options.max_tokens, options.epochs, options.max_seconds)
     if limits == (None,) * 4:

@@ -31,7 +31,7 @@ def check_looks_ahead(
         rows: B, of the stream.
 
     Raises:
-        ValueError: naming what was got and what was expected.
+        ValueError: something does not fit; the message says what was expected.
     """
     check_ahead(ahead, rows)
     if mode == "joint" or lowest.credit is None:
@@ -60,7 +60,7 @@ def check_levels(model: Hierarchy, trainings: Sequence[LevelTraining], mode: str
         mode: how the hierarchy is trained.
 
     Raises:
-        ValueError: naming what was got and what was expected.
+        ValueError: something does not fit; the message says what was expected.
         TypeError: an element is not a ``LevelTraining``.
     """
     if mode not in get_args(Mode):

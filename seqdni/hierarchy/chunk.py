@@ -144,7 +144,7 @@ def check_chunk(chunk: HierarchyChunk, model: Hierarchy, steps_before: int, rows
         rows: B, of the stream.
 
     Raises:
-        ValueError: naming what was got and what was expected.
+        ValueError: something does not fit; the message says what was expected.
     """
     inputs, answers, should_reset, conditions = chunk
     steps, got = inputs.shape[:2]

@@ -3,11 +3,11 @@ r"""Trains one level of a hierarchy at its own pace, from synthetic gradients.
 Shapes: T ticks of a chunk, m messages sent in it, B rows, M features of a message, C of a context,
 N = m * B pairs of a message and its gradient.
 
-A level passes four things to its neighbours, all of them tensors without a graph: messages to the
-level above (:meth:`LevelTrainer.receive`), a context to the level below
-(:attr:`LevelTrainer.context`), the gradients of the contexts that it got to the level above
-(:meth:`LevelTrainer.hand_up`), and the gradients of the messages that it got to the level below
-(:meth:`LevelTrainer.settle`). docs/hierarchy.md has a diagram of what happens when.
+The level above gets two things from a level, messages (:meth:`LevelTrainer.receive`) and the
+gradients of its own contexts (:meth:`LevelTrainer.hand_up`). The level below also gets two: a
+context (:attr:`LevelTrainer.context`) and the gradients of its own messages
+(:meth:`LevelTrainer.settle`). All of these are tensors without a graph. docs/hierarchy.md has a
+diagram of what happens when.
 
 Source: Jaderberg et al., arXiv 1608.05343, section 3.2 (multi-network systems).
 """
@@ -151,12 +151,12 @@ class LevelTrainer:
                 gives it.
         """
         # A level above the lowest runs twice. It first runs without a graph, as soon as a message
-        # comes, because the level below needs its context or the level above its messages:
-        # running_carry is how far that is. It runs again when it learns: trained_carry is how far
-        # that is. A level whose contexts and messages nobody needs runs only when it learns.
+        # comes, because the level below needs its context or the level above its messages. It runs
+        # again when it learns. Each of these two runs has its own carry. A level whose contexts and
+        # messages no other level needs runs only when it learns.
         self.trained_carry = self.running_carry = carry
         self.carried = False  # whether the next chunk continues another one
-        self.ended_B: Tensor | None = None  # rows without a gradient at the end of the last chunk
+        self.ended_B: Tensor | None = None  # rows whose episode ended with the last chunk
         # Per tick, for the ticks that the level has not learned from yet:
         self.pending_ticks: list[Ticks] = []  # targets, mask and restarts, from the stream
         self.messages: list[Tensor] = []  # [B, M], the message from the level below

@@ -224,7 +224,7 @@ def check_width(state_BS: Float[Tensor, "B S"], state_size: int) -> None:
         state_size: S that the synthesizer was built with.
 
     Raises:
-        ValueError: naming both widths.
+        ValueError: the widths differ; the message has both.
     """
     _refuse_width(state_size, state_BS.shape[1])
 
@@ -237,7 +237,7 @@ def check_state_size(synthesizer: object, size: int) -> None:
         size: S of the states that it will read.
 
     Raises:
-        ValueError: naming both widths.
+        ValueError: the widths differ; the message has both.
     """
     _refuse_width(getattr(synthesizer, "state_size", size), size)
 

@@ -159,7 +159,7 @@ def test_parameters_are_those_of_two_cores():
         (["--hierarchy", "0"], "--hierarchy is 0, expected at least 1"),
         (["--hierarchy", "2", "--period", "0"], "--period is 0, expected at least 1"),
         (["--hierarchy", "2", "--chunk-len", "16"], "--period 8 is no multiple of --chunk-len 16"),
-        (["--hierarchy", "3"], "add --synthesizer rls for those above it"),
+        (["--hierarchy", "3"], "add --synthesizer rls for the levels above it"),
         (
             ["--hierarchy", "2", "--trainer", "joint", "--slow-chunk-len", "1"],
             "would learn nothing; give at least 2",
