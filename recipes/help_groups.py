@@ -61,7 +61,7 @@ GROUPS = (
         ("synthesizer", "look_ahead", "grad_scale", "synth_lr", "message_scale"),
         (
             *("synth_hidden", "synth_clip", "updates_per_chunk", "train_fraction", "targets"),
-            *("forgetting", "ridge", "solve_every", "bound", "control", "condition"),
+            *("forgetting", "ridge", "solve_every", "bound", "audit_every", "control", "condition"),
             *("warmup_chunks",),
         ),
     ),

@@ -196,6 +196,13 @@ class RunOptions:
         REGRESSING,
         above=0,
     )
+    audit_every: int | None = for_dni(
+        None,
+        "measure the synthetic gradients of one in so many episodes against the true ones, and "
+        "apply only as much of them as they are worth; null: never",
+        LEARNING,
+        at_least=1,
+    )
     control: Literal["shuffled", "batch-mean", "zero"] | None = for_dni(
         None,
         "a control for experiments, which changes the gradients that rows get. shuffled: those of "

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from seqdni import (
+    Audit,
     Boundary,
     LeastSquares,
     MLPSynthesizer,
@@ -123,4 +124,7 @@ def synthetic_gradients(options: Any, boundary: Boundary) -> SyntheticGradients:
         targets=targets,
         updates_per_chunk=options.updates_per_chunk if descent else 1,
         train_fraction=fraction,
+        audit=Audit(audit_every)
+        if (audit_every := getattr(options, "audit_every", None))
+        else None,
     )

@@ -1,5 +1,6 @@
 """seqdni: train RNNs by truncated BPTT with synthetic gradients at the chunk boundaries."""
 
+from seqdni.audit import Audit
 from seqdni.boundary import Boundary, bootstrap_term
 from seqdni.chunk import Chunk, ChunkLike, whole_episodes
 from seqdni.cores.activation_checkpointing import Checkpointed
@@ -50,6 +51,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "AdaptiveReadout",
     "Agreement",
+    "Audit",
     "Boundary",
     "Checkpointed",
     "Chunk",

@@ -89,6 +89,7 @@ class ForwardRun:
         trace: records the states inside the chunk, for dense targets; else None.
         bridged: the tensors that the gradient of what follows is added at; None: ``end``.
         predicted_BS: the synthesizer's prediction at the end; None before it is computed.
+        applied_BS: the same as the model gets it, before an audit scales it; None: there is none.
     """
 
     start: State
@@ -97,6 +98,7 @@ class ForwardRun:
     trace: Trace | None = None
     bridged: State | None = None
     predicted_BS: Tensor | None = None
+    applied_BS: Tensor | None = None
 
 
 class BackwardPass:
@@ -297,6 +299,9 @@ class ChunkUpdater:
             else:
                 assert run.predicted_BS is not None
                 grad_BS = synthetic.boundary.applied(run.predicted_BS, continues_B)
+                run.applied_BS = grad_BS
+                if synthetic.audit is not None:
+                    grad_BS = synthetic.audit.scaled(grad_BS)
             backward.add_gradient(bridged, grad_BS * plan.factor)
         return backward
 

@@ -5,16 +5,18 @@ Shapes: N pairs of a state and a gradient, S features of a packed state, K of a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from seqdni.audit import Audit
 from seqdni.boundary import Boundary
 from seqdni.cores.base import TraceableCore
 from seqdni.learner import check_clip, check_count, check_optimizer, clipped
+from seqdni.state import State
 from seqdni.targets import Pairs
 
 GOLDEN = 0.6180339887498949  # its multiples, modulo 1, are spread evenly without a period
@@ -43,6 +45,8 @@ class SyntheticGradients:
         train_fraction: share of the chunks that the synthesizer learns from, 0 < share <= 1. They
             are spread evenly, without a fixed period. Most of a synthesizer's cost is its learning;
             0.5 halves that.
+        audit: measures what the synthetic gradients are worth, and scales them by it; None applies
+            them as they are. For episodes that all rows play in step.
 
     Raises:
         ValueError: a number is out of range, nothing would train the synthesizer, or the
@@ -62,6 +66,7 @@ class SyntheticGradients:
     targets: Literal["boundary", "dense"] = "boundary"
     updates_per_chunk: int = 1
     train_fraction: float = 1.0
+    audit: Audit | None = None
 
     def __post_init__(self):
         if not isinstance(self.boundary, Boundary):
@@ -161,17 +166,25 @@ class SyntheticGradients:
             Tensors and primitives.
         """
         optimizer = None if self.optimizer is None else self.optimizer.state_dict()
-        return {"boundary": self.boundary.state_dict(), "optimizer": optimizer}
+        audit = None if self.audit is None else self.audit.state_dict()
+        return {"boundary": self.boundary.state_dict(), "optimizer": optimizer, "audit": audit}
 
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+    def load_state_dict(
+        self,
+        saved: Mapping[str, Any],
+        restore: Callable[[list[Tensor]], State | None] = lambda _: None,
+    ) -> None:
         """Continue as if training had never stopped.
 
         Args:
             saved: from :meth:`state_dict`.
+            restore: makes a state from the list of its tensors; only an audit needs it.
 
         Raises:
-            ValueError: one of the two has an optimiser and the other does not.
+            ValueError: one of the two has an optimiser, or an audit, and the other does not.
         """
+        if (self.audit is None) != (saved["audit"] is None):
+            raise ValueError("the saved trainer and this one differ: one has no audit")
         if (self.optimizer is None) != (saved["optimizer"] is None):
             raise ValueError(
                 "the saved trainer and this one differ: one has no optimizer of the synthesizer"
@@ -179,6 +192,8 @@ class SyntheticGradients:
         self.boundary.load_state_dict(saved["boundary"])
         if self.optimizer is not None:
             self.optimizer.load_state_dict(saved["optimizer"])
+        if self.audit is not None:
+            self.audit.load_state_dict(saved["audit"], restore)
 
     def _check_optimizer(self) -> None:
         if self.optimizer is not None:

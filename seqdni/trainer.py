@@ -164,6 +164,10 @@ class Trainer:
             self.meter.add(loss_sum=run.loss, scored=_counted(chunk, scored))
         if self.overlap is not None:
             self.overlap.keep(self.carry, chunk.inputs, chunk.should_reset)
+        if self.synthetic is not None and self.synthetic.audit is not None:
+            self.synthetic.audit.after_chunk(
+                self.model, self.learner, run.start, chunk, run.applied_BS
+            )
         self.carry = self._updater.next_carry(run, self.model.initial_state)
         self.tokens += steps * rows
         self._updater.count_and_update(finite and plan.has_gradient, plan.episode_over)
@@ -197,6 +201,11 @@ class Trainer:
             )
         if condition is not None:
             raise ValueError("give the synthesizer a condition or look ahead, not both")
+        if self.synthetic is not None and self.synthetic.audit is not None:
+            raise ValueError(
+                "an audit compares the synthesizer's own gradients with true ones, and does not go "
+                "with ahead; give SyntheticGradients(audit=None)"
+            )
         return ahead
 
     def state_dict(self) -> dict[str, Any]:
@@ -233,7 +242,7 @@ class Trainer:
         self.model.load_state_dict(saved["model"])
         self.learner.optimizer.load_state_dict(saved["optimizer"])
         if self.synthetic is not None:
-            self.synthetic.load_state_dict(saved["synthetic"])
+            self.synthetic.load_state_dict(saved["synthetic"], self._restored)
         if self.overlap is not None:
             self.overlap.load_state_dict(saved["overlap"], self._restored)
         self.carry = self._restored(saved["carry"])

@@ -98,6 +98,12 @@ def check_levels(model: Hierarchy, trainings: Sequence[LevelTraining], mode: str
         name, of = f"the optimizer of level {k}", f"level {k}"
         check_optimizer(name, learner.optimizer, of, model.levels[k], learner.loss)
         check_dense(training.credit, model.levels[k].core)
+        for credit in (training.credit, training.message_credit):
+            if credit is not None and credit.audit is not None:
+                raise ValueError(
+                    f"level {k} has an audit, which only Trainer carries out; "
+                    "give SyntheticGradients(audit=None)"
+                )
         _check_sizes(model, training, k)
 
 
