@@ -31,17 +31,15 @@ ROWS, CHUNKS, STEPS, HIDDEN = 6, 4, 3, 5
 
 
 class Told(nn.Module):
-    """Predicts a multiple of what the condition says, with an error in the mean and in the rows."""
+    """Predicts a multiple of what the condition says."""
 
-    def __init__(self, size, factor=1.0, shared=0.0):
+    def __init__(self, size, factor=1.0):
         super().__init__()
         self.condition_size = size
         self.factor = factor
-        self.shared = shared
 
     def forward(self, state_BS, condition_BK=None):
-        mean_1S = condition_BK.mean(0, keepdim=True)
-        return self.factor * (condition_BK - mean_1S) + self.shared * mean_1S
+        return self.factor * condition_BK
 
     def loss(self, state_BS, target_BS, **_):
         return torch.zeros(())
@@ -98,27 +96,54 @@ def play(trainer, chunks, true):
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 @pytest.mark.parametrize(
-    ("factor", "shared", "worth"),
+    ("factor", "worth"),
     [
-        (1.0, 1.0, [1.0, 1.0]),
-        (2.0, 4.0, [0.25, 0.5]),  # too long: the nearest multiples
-        (0.5, 0.5, [1.0, 1.0]),  # too short: it is not made longer
-        (-1.0, 1.0, [1.0, 0.0]),  # the wrong way: not applied
-        (1.0, 0.0, [0.0, 1.0]),
+        (1.0, 1.0),
+        (4.0, 0.25),  # too long: the nearest multiple
+        (0.5, 1.0),  # too short: it is not made longer
+        (-1.0, 0.0),  # the wrong way: not applied
+        (0.0, 0.0),
     ],
 )
-def test_it_finds_the_multiple_that_is_nearest_to_the_true_gradient(kind, factor, shared, worth):
+def test_it_finds_the_multiple_that_is_nearest_to_the_true_gradient(kind, factor, worth):
     model, chunks = make_model(kind), episode(1)
     true = true_gradients(model, chunks)
     audit = Audit(every=1)
-    trainer = still_trainer(model, Told(true[0].shape[1], factor, shared), audit)
+    trainer = still_trainer(model, Told(true[0].shape[1], factor), audit)
     play(trainer, chunks, true)
-    expected = torch.tensor(worth).expand(CHUNKS - 1, 2)
+    expected = torch.full((CHUNKS - 1,), worth)
     torch.testing.assert_close(audit.worth(), expected, rtol=1e-5, atol=1e-6)
-    signs = torch.tensor([shared, factor]).sign().expand(CHUNKS - 1, 2)
+    signs = torch.tensor(factor).sign().expand(CHUNKS - 1)
     torch.testing.assert_close(audit.cosine(), signs, rtol=1e-5, atol=1e-6)
-    squares = torch.stack([grad.square().sum() for grad in true]).float()
-    torch.testing.assert_close(audit.sums[..., 2].sum(1), squares)  # the true gradients' energy
+    energy = torch.stack([weight_gradient(model, chunks, k, true[k]) for k in range(CHUNKS - 1)])
+    torch.testing.assert_close(audit.sums[:, 2], energy.square().sum(1).float())
+
+
+def weight_gradient(model, chunks, k, grad_BS):
+    """What a gradient at the end of chunk k does to the weights through this chunk alone."""
+    state = model.initial_state(ROWS)
+    with torch.no_grad():
+        for chunk in chunks[:k]:
+            _, state = unroll(model, chunk.inputs, state)
+    _, state = unroll(model, chunks[k].inputs, state)
+    grads = torch.autograd.grad(
+        (pack(state) * grad_BS).sum(), list(model.parameters()), allow_unused=True
+    )
+    return torch.cat([g.flatten() for g in grads if g is not None])
+
+
+def test_an_error_that_all_rows_share_weighs_more_than_one_that_cancels():
+    model, chunks = make_model(), episode(1)
+    true = true_gradients(model, chunks)
+    error_1S = torch.randn(1, true[0].shape[1], generator=torch.Generator().manual_seed(3)).double()
+    sign_B1 = torch.tensor([1.0, -1.0] * (ROWS // 2))[:, None].double()
+    found = []
+    for error_BS in (error_1S.expand(ROWS, -1), error_1S * sign_B1):
+        audit = Audit(every=1)
+        told = [grad + 0.5 * error_BS for grad in true]
+        play(still_trainer(model, Told(true[0].shape[1]), audit), chunks, told)
+        found.append(audit.worth())
+    assert (found[0] < found[1]).all()
 
 
 def test_what_the_model_gets_is_what_it_is_worth():
@@ -127,7 +152,7 @@ def test_what_the_model_gets_is_what_it_is_worth():
     found = {}
     for factor in (1.0, 2.0):
         copied = copy.deepcopy(model)
-        trainer = still_trainer(copied, Told(true[0].shape[1], factor, factor), Audit(every=1))
+        trainer = still_trainer(copied, Told(true[0].shape[1], factor), Audit(every=1))
         play(trainer, chunks, true)  # measured
         found[factor] = []
         for parameter in copied.parameters():
@@ -177,10 +202,10 @@ def test_longer_episodes_begin_with_the_worth_of_all_boundaries():
     audit = Audit(every=1)
     chunks = episode(1)
     true = true_gradients(model, chunks)
-    trainer = still_trainer(model, Told(true[0].shape[1], 2.0, 2.0), audit)
+    trainer = still_trainer(model, Told(true[0].shape[1], 2.0), audit)
     play(trainer, chunks, true)
     audit.position = 9
-    torch.testing.assert_close(audit.worth()[9], torch.tensor([0.5, 0.5]))
+    torch.testing.assert_close(audit.worth()[9], torch.tensor(0.5))
 
 
 def test_what_it_refuses():
