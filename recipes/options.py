@@ -123,7 +123,7 @@ class RunOptions:
         "of their loss (recall, adding, mnist); whitened: one hidden tanh layer on the whitened "
         "state, trained by Adam; mlp: one hidden ReLU layer on the state, trained by Adam (the "
         "paper's); linear: no hidden layer, trained by Adam; none: no synthesizer, only the steps "
-        "of --look-ahead; null: critic for recall, adding and mnist, rls for copy and "
+        "of --look-ahead; null: critic for recall, copy-memory, adding and mnist, rls for copy and "
         "repeat-copy, none for text, mlp with --trainer dni-aux",
     )
     look_ahead: int = for_dni(
@@ -290,10 +290,14 @@ def check(options: Any, synthesizer: str, has_critic: bool = False) -> None:
     if options.synthesizer == "critic" and not has_critic:
         raise RunError(
             "--synthesizer critic needs episodes of one length with answers that are known ahead, "
-            "as recall, adding and mnist have; use --synthesizer rls"
+            "as recall, copy-memory, adding and mnist have; use --synthesizer rls"
         )
     if options.synthesizer == "critic" and options.look_ahead:
         raise RunError("--synthesizer critic does not go with --look-ahead; add --synthesizer rls")
+    if options.audit_every and options.look_ahead:
+        raise RunError("--audit-every does not go with --look-ahead; leave one of them out")
+    if options.audit_every and getattr(options, "episodes", "lockstep") != "lockstep":
+        raise RunError("--audit-every needs episodes that end together; use --episodes lockstep")
     if options.synthesizer == "none" and not options.look_ahead:
         raise RunError(
             "--synthesizer none without --look-ahead is plain tbptt; use --trainer tbptt"

@@ -91,7 +91,8 @@ class Session:
 
         Yields:
             A row: update, tokens, seconds, train_bits (or train_UNIT), synth_loss (1 is as good as
-            a prediction of zero; with the auxiliary task the two losses are added). For a hierarchy
+            a prediction of zero; with the auxiliary task the two losses are added), with an audit
+            also audit_worth and audit_cosine, means over the boundaries. For a hierarchy
             also train_bits_K of each level K, if several have a loss, and message_loss_K.
 
         Raises:
@@ -289,6 +290,10 @@ class Session:
         }
         if "synth_loss" in sums:
             row["synth_loss"] = round(sums["synth_loss"] / sums["synth_steps"], 5)
+        synthetic = getattr(self.trainer, "synthetic", None)
+        if synthetic is not None and synthetic.audit is not None:
+            row["audit_worth"] = round(synthetic.audit.worth().mean().item(), 4)
+            row["audit_cosine"] = round(synthetic.audit.cosine().mean().item(), 4)
         for level in range(len(getattr(self.trainer, "levels", ()))):
             k = f"_{level}"
             if f"loss_sum{k}" in sums and sums[f"scored{k}"] < sums["scored"]:

@@ -20,8 +20,8 @@ GROUPS = {
     "seqdni": {
         "Training": "Trainer Learner SyntheticGradients Chunk ChunkLike whole_episodes Model "
         "RunningSums",
-        "Synthetic gradients": "Boundary cut target_grad bootstrap_term controls",
-        "Synthesizers": "LeastSquares MLPSynthesizer Whitening Synthesizer",
+        "Synthetic gradients": "Boundary Audit cut target_grad bootstrap_term controls",
+        "Synthesizers": "Critic LeastSquares MLPSynthesizer Whitening Synthesizer",
         "Other ways past a boundary": "Overlap look_ahead RandomTruncation Reweighted Checkpointed",
         "Models": "SequenceModel OneHot TorchCore Stack LockedDropout without_dropout "
         "AdaptiveReadout Core unroll TraceableCore unroll_traced Trace",

@@ -27,6 +27,8 @@ NAMES = {
     "length": "curriculum level, N",
     "repeats": "curriculum level, R",
     "synth_loss": "synthesizer's error (1: no better than zero)",
+    "audit_worth": "factor on the synthetic gradients, mean over the boundaries",
+    "audit_cosine": "audit, cosine of the weight gradients, mean over the boundaries",
     "horizon_steps": "effective horizon, steps",
     "horizon_cosine": "weight gradient, cosine with full BPTT's",
 }

@@ -182,6 +182,8 @@ def prepare(options: Options) -> None:
     if limits == (None,) * 4:
         options.updates = UPDATES
     check(options, synthesizer="none")
+    if options.audit_every:
+        raise RunError("--audit-every needs episodes, and a text has none; leave it out")
     if way_of(options).whole_episodes:
         raise RunError(
             "--trainer bptt unrolls whole episodes, and a text has no end of episode; "

@@ -1,4 +1,4 @@
-"""The recipes adding, recall and mnist: every trainer, what they write, and that they learn."""
+"""The recipes with late answers: every trainer, what they write, and that they learn."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from runs import result_of, rows_of, run
 from tiny_mnist import accept_tiny_mnist, write_tiny_mnist
 from trainers import flat_trainer
@@ -24,6 +25,7 @@ from seqdni import (
 )
 from seqdni.corpora import (
     AddingTask,
+    CopyMemoryTask,
     Difficulty,
     Episode,
     LockstepEpisodes,
@@ -34,18 +36,21 @@ from seqdni.corpora import (
 )
 from seqdni.recipes.build import loss_for
 from seqdni.recipes.cli import main
+from seqdni.recipes.known_answers import KnownAnswers
 from seqdni.recipes.long_dependency import scores
 
 TINY = ["--hidden", "8", "--batch", "4", "--threads", "1"]
 RUNS = {
     "adding": ["--length", "9", "--chunk-len", "4"],
     "recall": ["--length", "7", "--chunk-len", "4"],
+    "copy-memory": ["--length", "5", "--count", "3", "--chunk-len", "4"],
     "mnist": ["--data-dir", "mnist", "--chunk-len", "10", "--permute", "true"],
 }
-STEPS = {"adding": 9, "recall": 9, "mnist": 28}
+STEPS = {"adding": 9, "recall": 9, "copy-memory": 11, "mnist": 28}
 EXPECTED = {
     "adding": {"held_out_mse", "chance_mse", "length"},
     "recall": {"held_out_accuracy", "held_out_bits", "chance_accuracy", "chance_bits", "length"},
+    "copy-memory": {"held_out_accuracy", "held_out_bits", "chance_accuracy", "chance_bits"},
     "mnist": {"held_out_accuracy", "held_out_bits", "test_accuracy", "test_bits"}
     | {"chance_accuracy"},
 }
@@ -105,6 +110,56 @@ def test_the_horizon_of_a_run(recipe, capsys):
     assert [row["step"] for row in found["boundaries"]] == expected
 
 
+@pytest.mark.parametrize("recipe", RUNS)
+def test_the_critic_is_the_default_and_least_squares_can_look_ahead(recipe):
+    run(recipe, *RUNS[recipe], *TINY, "--updates", 2, "--out", "out")
+    saved = yaml.safe_load(Path("out/config.yaml").read_text())
+    assert (saved["synthesizer"], saved["grad_scale"]) == ("critic", 0.1)
+    run(recipe, *RUNS[recipe], *TINY, "--look-ahead", 2, "--updates", 2, "--out", "ahead")
+    saved = yaml.safe_load(Path("ahead/config.yaml").read_text())
+    assert (saved["synthesizer"], saved["grad_scale"]) == ("rls", 1.0)
+
+
+def test_a_critic_is_told_the_answers_that_are_still_to_come():
+    task = CopyMemoryTask(symbols=3, count=3)
+    episode = task.episode(Difficulty(4), 2, torch.Generator().manual_seed(0))
+    known = KnownAnswers.of(episode, classes=3, chunk_len=3)
+    assert (known.answers, known.boundaries) == (3, 3)  # 10 steps: chunks of 3, 3, 3 and 1
+    critic = known.critic(state_size=4)
+    stream = LockstepEpisodes(task, Difficulty(4), 2, 3, seed=0)
+    due = None
+    for k in range(4):
+        chunk = next(stream)
+        rest = stream.peek(100)
+        due = chunk.inputs if k == 0 else due
+        found = known.condition(critic, [] if rest is None else [rest], 2)
+        left = [3, 3, 1, 0][k]  # answers after steps 3, 6, 9 and 10; the first is at step 7
+        expected = torch.zeros(2, critic.condition_size)
+        if left:
+            expected = critic.condition(due[3 - left :], position=k)
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("by", ["7", "row"])
+def test_gates_begin_with_memories_of_many_lengths(by):
+    words = [*RUNS["mnist"], *TINY, "--by", by, "--chrono-steps", 50, "--forget-bias", 0]
+    run("mnist", *words, "--lr", 1e-30, "--updates", 1, "--out", "out")
+    saved = torch.load("out/last.pt", weights_only=True)["trainer"]["model"]
+    bias = next(v for name, v in saved.items() if name.endswith("bias_hh_l0"))
+    entry, forget = bias[:8], bias[8:16]
+    torch.testing.assert_close(entry, -forget)
+    assert 0 <= forget.min() < forget.max() <= math.log(49)
+    assert not bias[16:].any()
+
+
+def test_an_audit_is_logged():
+    words = ["--length", 9, "--chunk-len", 3, *TINY, "--synthesizer", "rls", "--audit-every", 2]
+    run("adding", *words, "--log-every", 5, "--updates", 20, "--out", "out")
+    rows = rows_of("out")
+    assert all(0 <= row["audit_worth"] <= 1 and -1 <= row["audit_cosine"] <= 1 for row in rows)
+    assert any(row["audit_worth"] > 0 for row in rows)
+
+
 def test_longer_episodes_than_in_training(capsys):
     run("recall", *RUNS["recall"], *TINY, "--updates", 5, "--out", "out")
     capsys.readouterr()
@@ -123,6 +178,13 @@ MISTAKES = {
     "mnist --data-dir mnist --batch 41": "--batch is 41, expected at most the 40 images",
     "mnist --data-dir mnist --permute-seed 2": "--permute-seed has no effect here",
     "adding --trainer bptt --chunk-len 3": "--chunk-len has no effect here",
+    "mnist --by 5": "--by is 5, expected 'pixel', 'row', or a number of pixels of which 784",
+    "adding --synthesizer critic --look-ahead 2": "critic does not go with --look-ahead",
+    "adding --synthesizer critic --bound 2": "--bound has no effect here",
+    "copy --synthesizer critic": "needs episodes of one length with answers that are known ahead",
+    "copy --look-ahead 2 --audit-every 5": "--audit-every does not go with --look-ahead",
+    "lm --synthesizer mlp --look-ahead 0 --audit-every 5": "--audit-every needs episodes",
+    "copy --audit-every 5 --episodes back-to-back --update-every 1": "--audit-every needs episodes",
 }
 
 
