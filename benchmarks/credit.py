@@ -115,6 +115,7 @@ TASKS = {
         "MNIST by pixel", 250, by="pixel", chunk_len=28, updates=1000, chrono_steps=784
     ),
 }
+BEGIN, END = "<!-- table credit -->\n", "<!-- end -->"
 QUICK = ("recall", "mnist-row")
 UNITS = {
     "held_out_accuracy": "accuracy",
@@ -248,9 +249,22 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print("stopped; the same command goes on")
                 return 130
             failed |= bool(outcome.failures)
-    text = table(names, read_rows(place.rows))
+    text = table(list(TASKS), read_rows(place.rows))
     print(text)
+    write_page(Path(given.page), text)
     return int(failed)
+
+
+def write_page(page: Path, text: str) -> None:
+    """Put the table between the page's markers.
+
+    Args:
+        page: markdown with ``<!-- table credit -->`` and ``<!-- end -->``.
+        text: the table.
+    """
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 def _seconds(name: str, run: Run) -> float:
@@ -268,7 +282,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--mnist-dir", metavar="DIR", help="folder of MNIST; without, its tasks are skipped")
     add("--out", default=ROOT / "runs" / "credit", metavar="DIR", help="folders of the runs")
     add("--rows", default=ROOT / "benchmarks" / "results" / "credit.jsonl", metavar="FILE")
-    add("--render", action="store_true", help="run nothing, print the table")
+    add("--page", default=ROOT / "docs" / "credit.md", metavar="FILE", help="to write into")
+    add("--render", action="store_true", help="run nothing, write the table")
     return parser
 
 
