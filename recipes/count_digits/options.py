@@ -50,6 +50,7 @@ class Options:
     hidden: int = option(64, "number of units of each recurrent layer", at_least=1)
     layers: int = same_option(RunOptions, "layers")
     forget_bias: float = same_option(RunOptions, "forget_bias", 0.0)
+    chrono_steps: int = same_option(RunOptions, "chrono_steps")
     encoder: int = option(64, "units of the ReLU layer that reads an image", at_least=1)
     init_from: str | None = same_option(RunOptions, "init_from")
     batch: int = same_option(RunOptions, "batch", 64)

@@ -27,7 +27,9 @@ from torch import nn
 from trainers import flat_training
 
 from seqdni import (
+    Audit,
     Boundary,
+    Critic,
     Hierarchy,
     HierarchyTrainer,
     Learner,
@@ -82,6 +84,8 @@ def learning(model: Hierarchy, kind: str = "rls") -> list[LevelTraining]:
             made = [Boundary(LeastSquares(size, solve_every=1), bound=2.0) for size in sizes]
         else:
             made = [Boundary(MLPSynthesizer(size, (5,))) for size in sizes]
+        if kind == "critic" and len(sizes) > 1:
+            made[1] = Boundary(Critic(MESSAGE, classes=CONDITION), grad_scale=0.1)
         if kind == "condition" and len(sizes) > 1:
             made[1] = Boundary(LeastSquares(MESSAGE, condition_size=CONDITION, solve_every=1))
         made = [boundary.double() for boundary in made]
@@ -502,6 +506,7 @@ def test_without_feedback_a_level_is_trained_as_if_it_were_alone():
         ("dni", True, "rls"),
         ("dni", True, "mlp"),
         ("dni", False, "condition"),
+        ("dni", False, "critic"),
         ("no-feedback", True, "mlp"),
     ],
 )
@@ -721,6 +726,7 @@ def test_learners_that_do_not_fit_are_refused():
             "no-feedback",
             "credit of level 1 does not take 8 features",
         ),
+        (lambda all_: setattr(all_[1].credit, "audit", Audit()), "dni", "level 1 has an audit"),
     ]:
         learners = learning(model)
         change(learners)
