@@ -11,7 +11,7 @@ from torch import Tensor
 from seqdni.cores.base import Core
 from seqdni.state import State, map_state
 
-FORMAT = 2
+FORMAT = 3
 """Number of the format of saved trainers; raised when a key changes its name or its meaning."""
 
 
@@ -23,7 +23,7 @@ def new_checkpoint(**parts: Any) -> dict[str, Any]:
 
     Example:
         >>> new_checkpoint(tokens=3)
-        {'format': 2, 'tokens': 3}
+        {'format': 3, 'tokens': 3}
     """
     return {"format": FORMAT, **parts}
 

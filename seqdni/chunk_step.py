@@ -53,7 +53,7 @@ class ChunkPlan:
         episode_over: whether an update is due because an episode of all rows ends.
         continues_stream: whether the chunk follows another one.
         synthesizer_ready: whether the synthesizer is past its warm-up.
-        bridges_end: whether a gradient of what follows is added at the chunk's end.
+        gradient_at_end: whether a gradient of what follows is added at the chunk's end.
         trains_synthesizer: whether the synthesizer learns from this chunk.
         dense_targets: whether it learns from every state inside the chunk.
     """
@@ -67,14 +67,14 @@ class ChunkPlan:
     episode_over: bool
     continues_stream: bool
     synthesizer_ready: bool
-    bridges_end: bool
+    gradient_at_end: bool
     trains_synthesizer: bool
     dense_targets: bool
 
     @property
     def has_gradient(self) -> bool:
         """Whether the chunk has a scored step, or a gradient at its end."""
-        return bool(self.scored) or self.bridges_end
+        return bool(self.scored) or self.gradient_at_end
 
 
 @dataclass
@@ -87,7 +87,7 @@ class ForwardRun:
         loss: summed over steps and rows; None where the chunk has no loss.
         end: the state after its last step, with its graph.
         trace: records the states inside the chunk, for dense targets; else None.
-        bridged: the tensors that the gradient of what follows is added at; None: ``end``.
+        end_tensors: the tensors that the gradient of what follows is added at; None: ``end``.
         predicted_BS: the synthesizer's prediction at the end; None before it is computed.
         applied_BS: the same as the model gets it, before an audit scales it; None: there is none.
     """
@@ -96,7 +96,7 @@ class ForwardRun:
     loss: Tensor | None
     end: State
     trace: Trace | None = None
-    bridged: State | None = None
+    end_tensors: State | None = None
     predicted_BS: Tensor | None = None
     applied_BS: Tensor | None = None
 
@@ -216,7 +216,7 @@ class ChunkUpdater:
             episode_over=self.learner.update_every == "episode" and lockstep_end(restarts.ended),
             continues_stream=continues_stream,
             synthesizer_ready=ready,
-            bridges_end=bridges and not no_rows(restarts.continues),
+            gradient_at_end=bridges and not no_rows(restarts.continues),
             trains_synthesizer=trains,
             dense_targets=trains and synthetic is not None and synthetic.targets == "dense",
         )
@@ -286,23 +286,26 @@ class ChunkUpdater:
         """
         backward, synthetic = BackwardPass(), self.synthetic
         if synthetic is not None and (
-            (plan.bridges_end and known is None)
+            (plan.gradient_at_end and known is None)
             or (plan.trains_synthesizer and synthetic.boundary.aux)
         ):
             run.predicted_BS = synthetic.boundary.predict(run.end, condition_BK)
         if run.loss is not None and plan.has_gradient:
             backward.add(run.loss * plan.factor)
-        if synthetic is not None and plan.bridges_end:
-            bridged, continues_B = run.bridged or run.end, self.to_device(plan.restarts.continues)
+        if synthetic is not None and plan.gradient_at_end:
+            end_tensors, continues_B = (
+                run.end_tensors or run.end,
+                self.to_device(plan.restarts.continues),
+            )
             if known is not None:
-                grad_BS = known(detach(bridged), continues_B)
+                grad_BS = known(detach(end_tensors), continues_B)
             else:
                 assert run.predicted_BS is not None
                 grad_BS = synthetic.boundary.applied(run.predicted_BS, continues_B)
                 run.applied_BS = grad_BS
                 if synthetic.audit is not None:
                     grad_BS = synthetic.audit.scaled(grad_BS)
-            backward.add_gradient(bridged, grad_BS * plan.factor)
+            backward.add_gradient(end_tensors, grad_BS * plan.factor)
         return backward
 
     def teach(
@@ -326,9 +329,11 @@ class ChunkUpdater:
         if run.trace is not None:
             no_row_B = torch.zeros(plan.rows, dtype=torch.bool)
             taught_B = plan.taught_B if plan.continues_stream else no_row_B
-            pairs = dense_pairs(run.trace, should_reset, taught_B, plan.bridges_end)
+            pairs = dense_pairs(run.trace, should_reset, taught_B, plan.gradient_at_end)
         elif plan.continues_stream:
-            pairs = boundary_pairs(run.start, plan.taught_B, plan.restarts.final, plan.bridges_end)
+            pairs = boundary_pairs(
+                run.start, plan.taught_B, plan.restarts.final, plan.gradient_at_end
+            )
         else:
             return
         aux = synthetic.boundary.aux

@@ -60,7 +60,7 @@ def boundary_pairs(
     start: State,
     taught_B: Bool[Tensor, " B"] | None,
     final_B: Bool[Tensor, " B"] | None,
-    bridged: bool,
+    gradient_at_end: bool,
 ) -> Pairs:
     """One pair for each row: the state at the chunk's start and its gradient.
 
@@ -68,13 +68,13 @@ def boundary_pairs(
         start: the state that a chunk started from, made by :func:`seqdni.cut`.
         taught_B: rows whose start is learned from; None: all rows.
         final_B: rows whose episode ended within the chunk; None: no row.
-        bridged: whether a gradient arrived at the chunk's end.
+        gradient_at_end: whether a gradient arrived at the chunk's end.
 
     Returns:
         N = B pairs, valid in those rows.
     """
     state_BS = pack(detach(start))
-    if not bridged:
+    if not gradient_at_end:
         final_B = torch.ones(len(state_BS), dtype=torch.bool)
     return Pairs(state_BS, target_grad(start), taught_B, final_B)
 
@@ -83,7 +83,7 @@ def dense_pairs(
     trace: Trace,
     should_reset: Bool[Tensor, "Tplus1 B"] | None,
     taught_B: Bool[Tensor, " B"] | None,
-    bridged: bool,
+    gradient_at_end: bool,
 ) -> Pairs:
     """One pair for each step of each row: the state that enters the step and its gradient.
 
@@ -91,7 +91,7 @@ def dense_pairs(
         trace: from :func:`seqdni.unroll_traced`, after the backward pass.
         should_reset: the chunk's restarts.
         taught_B: rows whose state at the chunk's start is learned from; None: all rows.
-        bridged: whether a gradient arrived at the chunk's end.
+        gradient_at_end: whether a gradient arrived at the chunk's end.
 
     Returns:
         N = T * B pairs, step after step. A pair is valid where its row does not restart at that
@@ -100,13 +100,13 @@ def dense_pairs(
     Example:
         >>> trace = Trace(torch.zeros(3, 1, 2), (torch.zeros(3, 1, 2),))
         >>> reset = torch.tensor([[False], [True], [False], [False]])
-        >>> pairs = dense_pairs(trace, reset, taught_B=None, bridged=True)
+        >>> pairs = dense_pairs(trace, reset, taught_B=None, gradient_at_end=True)
         >>> pairs.valid_N, pairs.final_N
         (tensor([ True, False,  True]), tensor([ True, False, False]))
     """
     steps, rows = trace.states_TBS.shape[:2]
     valid_TB = torch.ones(steps, rows, dtype=torch.bool)
-    final_TB = torch.full((steps, rows), not bridged)
+    final_TB = torch.full((steps, rows), not gradient_at_end)
     if should_reset is not None:
         should_reset = should_reset.cpu()
         valid_TB = ~should_reset[:-1]

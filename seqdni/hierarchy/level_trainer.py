@@ -3,11 +3,11 @@ r"""Trains one level of a hierarchy at its own pace, from synthetic gradients.
 Shapes: T ticks of a chunk, m messages sent in it, B rows, M features of a message, C of a context,
 N = m * B pairs of a message and its gradient.
 
-The level above gets two things from a level, messages (:meth:`LevelTrainer.receive`) and the
-gradients of its own contexts (:meth:`LevelTrainer.hand_up`). The level below also gets two: a
-context (:attr:`LevelTrainer.context`) and the gradients of its own messages
-(:meth:`LevelTrainer.settle`). All of these are tensors without a graph. docs/hierarchy.md has a
-diagram of what happens when.
+The level above gets two things from a level: messages (:meth:`LevelTrainer.receive`), and the
+gradients of its own contexts (:meth:`LevelTrainer.receive_context_gradients`). The level below also
+gets two: a context (:attr:`LevelTrainer.context`), and the gradients of its own messages
+(:meth:`LevelTrainer.learn_complete_chunks`). All of these are tensors without a graph.
+docs/hierarchy.md has a diagram of what happens when.
 
 Source: Jaderberg et al., arXiv 1608.05343, section 3.2 (multi-network systems).
 """
@@ -135,7 +135,7 @@ class LevelTrainer:
         self.training = training
         self.above = above
         self.above_level = above_level
-        self.way_up = Messages(training.message_credit if feedback else None)
+        self.message_gradients = Messages(training.message_credit if feedback else None)
         self.meter = meter
         self.k = k
         self._updater = ChunkUpdater(
@@ -160,8 +160,8 @@ class LevelTrainer:
         # Per tick, for the ticks that the level has not learned from yet:
         self.pending_ticks: list[Ticks] = []  # targets, mask and restarts, from the stream
         self.messages: list[Tensor] = []  # [B, M], the message from the level below
-        self.seen: list[Tensor] = []  # [B, C], the context from the level above
-        self.way_up.begin()
+        self.contexts: list[Tensor] = []  # [B, C], the context from the level above
+        self.message_gradients.begin()
         self.context_grads: dict[int, Tensor] = {}  # [B, C] by the tick that gave the context
         self.expired_contexts = 0  # ticks whose context the level below no longer uses
 
@@ -187,9 +187,9 @@ class LevelTrainer:
         self.messages += list(messages_mBM.unbind(0))
         if self.above is not None or self.level.context_size:
             ticks = joined(self.pending_ticks[first : len(self.messages)])
-            self.seen += self._run_without_learning(messages_mBM, ticks.should_reset)
+            self.contexts += self._run_without_learning(messages_mBM, ticks.should_reset)
 
-    def hand_up(self, grads: dict[int, Tensor], expired: int) -> None:
+    def receive_context_gradients(self, grads: dict[int, Tensor], expired: int) -> None:
         """Take the gradients of contexts that this level gave, from the level below.
 
         Args:
@@ -203,7 +203,7 @@ class LevelTrainer:
             self.context_grads[tick] = grad_BC if before is None else before + grad_BC
         self.expired_contexts = expired
 
-    def settle(self, all_of_it: bool = False) -> Iterator[Pairs]:
+    def learn_complete_chunks(self, all_of_it: bool = False) -> Iterator[Pairs]:
         """Learn from the chunks that are complete.
 
         Args:
@@ -226,13 +226,13 @@ class LevelTrainer:
                 return
             chunk = joined(self.pending_ticks[:steps])
             messages = torch.stack(self.messages[:steps])
-            seen = torch.stack(self.seen[:steps]) if self.seen else None
-            for pending in (self.pending_ticks, self.messages, self.seen):
+            seen = torch.stack(self.contexts[:steps]) if self.contexts else None
+            for pending in (self.pending_ticks, self.messages, self.contexts):
                 del pending[:steps]
             if all_of_it and not self.messages:
                 chunk.should_reset[-1] = True
             pairs = self._learn(messages, chunk, seen)
-            self.settle_level_above()
+            self.let_level_above_learn()
             assert pairs is not None
             yield pairs
 
@@ -270,7 +270,7 @@ class LevelTrainer:
         """Width of the context that this level gets from the level above; 0: it gets none."""
         return 0 if self.above_level is None else self.above_level.context_size
 
-    def settle_level_above(self, all_of_it: bool = False) -> None:
+    def let_level_above_learn(self, all_of_it: bool = False) -> None:
         """Let the level above learn from its complete chunks, and then the synthesizer of messages.
 
         Args:
@@ -278,9 +278,9 @@ class LevelTrainer:
         """
         if self.above is None:
             return
-        for pairs in self.above.settle(all_of_it):
+        for pairs in self.above.learn_complete_chunks(all_of_it):
             factor = self.training.learner.loss_scale / self._rows
-            for loss in self.way_up.correct(pairs, self._rows, factor):
+            for loss in self.message_gradients.correct(pairs, self._rows, factor):
                 self.meter.add(**{f"message_loss_{self.k}": loss, f"message_steps_{self.k}": 1})
 
     @torch.no_grad()
@@ -311,7 +311,7 @@ class LevelTrainer:
         self,
         x: Tensor,
         chunk: Ticks,
-        seen_TBC: Tensor | None,
+        context_TBC: Tensor | None,
         send: bool = False,
         ahead: Ahead | None = None,
     ) -> Pairs | None:
@@ -320,7 +320,7 @@ class LevelTrainer:
         Args:
             x: inputs, or the messages of the level below, ``[T, B, ...]``.
             chunk: targets, mask and restarts of the same ticks.
-            seen_TBC: the context at each tick; None if the level gets none.
+            context_TBC: the context at each tick; None if the level gets none.
             send: whether to send the chunk's messages now; False: they were sent before.
             ahead: looks ahead; None where the steps after the chunk are not known.
 
@@ -330,11 +330,11 @@ class LevelTrainer:
         carry, updater = self.trained_carry, self._updater
         assert carry is not None
         x = x.detach().requires_grad_(self.k > 0)
-        seen_TBC = None if seen_TBC is None else seen_TBC.detach().requires_grad_()
+        context_TBC = None if context_TBC is None else context_TBC.detach().requires_grad_()
         clock = self._clock(carry, chunk)
         plan = self._plan(x, chunk, looks_ahead=ahead is not None)
 
-        run, features_TBF = self._forward(plan, x, chunk, seen_TBC, clock)
+        run, features_TBF = self._forward(plan, x, chunk, context_TBC, clock)
         finite = updater.check_loss(run)
         since_B = carry.since_B if clock is None else clock.since_B
         end = updater.next_carry(run, self.level.initial_state)
@@ -363,12 +363,12 @@ class LevelTrainer:
         ended_B = plan.restarts.ended
         self.ended_B = ended_B if bool(chunk.should_reset[-1].any()) else None
         if self.above is not None:
-            if seen_TBC is not None:
-                self._hand_up(seen_TBC, carry.ticks)
+            if context_TBC is not None:
+                self._send_context_gradients(context_TBC, carry.ticks)
             if send and messages_mBM is not None:
-                self.settle_level_above()  # before its next tick, so that it has learned from them
+                self.let_level_above_learn()  # before its next tick, so that it has learned from them
                 self.above.receive(messages_mBM.detach())
-        return message_pairs(x, chunk.should_reset, plan.bridges_end) if self.k else None
+        return message_pairs(x, chunk.should_reset, plan.gradient_at_end) if self.k else None
 
     def _clock(self, carry: LevelCarry, chunk: Ticks) -> Above | None:
         """When the level above ticks in a chunk; None at the top."""
@@ -391,7 +391,7 @@ class LevelTrainer:
         plan: ChunkPlan,
         x: Tensor,
         chunk: Ticks,
-        seen_TBC: Tensor | None,
+        given_TBC: Tensor | None,
         clock: Above | None,
     ) -> tuple[ForwardRun, Tensor]:
         """Run a chunk, and also return its features ``[T, B, F]``."""
@@ -400,9 +400,9 @@ class LevelTrainer:
         cuts = plan.trains_synthesizer and plan.continues_stream
         run = ForwardRun(cut(carry.state) if cuts else carry.state, None, carry.state)
         context_TBC = None
-        if seen_TBC is not None:
+        if given_TBC is not None:
             assert clock is not None
-            context_TBC = only_of_this_episode(seen_TBC, clock.restarted_TB)
+            context_TBC = only_of_this_episode(given_TBC, clock.restarted_TB)
         with learner.precision(self._updater.device):
             inputs = (x, run.start, chunk.should_reset, context_TBC)
             if plan.dense_targets:
@@ -447,13 +447,13 @@ class LevelTrainer:
         """What computes the gradient from known steps; whether also that of the last message."""
         if ahead is None:
             return None, False
-        run.bridged, restarts_2B = (run.end,), None
+        run.end_tensors, restarts_2B = (run.end,), None
         last = clock is not None and clock.sent[-1:] == [after.ticks - self.ticks - 1]
-        covers_last = last and send and self.way_up.synthetic is not None
+        covers_last = last and send and self.message_gradients.synthetic is not None
         if covers_last:
             assert clock is not None
             assert messages_mBM is not None
-            run.bridged, restarts_2B = (run.end, messages_mBM[-1]), clock.should_reset[-2:]
+            run.end_tensors, restarts_2B = (run.end, messages_mBM[-1]), clock.should_reset[-2:]
         return ahead(after, restarts_2B), covers_last
 
     def _bridge_messages(
@@ -463,8 +463,8 @@ class LevelTrainer:
         assert self.above_level is not None
         flat_NM = messages_mBM.flatten(0, 1)
         first = ticks // self.above_level.period
-        grad_NM = self.way_up.synthetic_grad(flat_NM, first, messages_mBM.shape[1])
-        synthetic = self.way_up.synthetic
+        grad_NM = self.message_gradients.synthetic_grad(flat_NM, first, messages_mBM.shape[1])
+        synthetic = self.message_gradients.synthetic
         if grad_NM is not None and synthetic is not None and synthetic.ready(self.chunks):
             backward.add(flat_NM, grad_NM * factor)
 
@@ -480,17 +480,17 @@ class LevelTrainer:
                 contexts = in_full_precision(self.level.context(features_TBF[at]))
             backward.add(contexts, torch.stack(list(arrived.values())))
 
-    def _hand_up(self, seen_TBC: Tensor, ticks: int) -> None:
+    def _send_context_gradients(self, context_TBC: Tensor, ticks: int) -> None:
         """Pass the gradients of a chunk's contexts to the level above, which gave them."""
         assert self.above is not None
         assert self.above_level is not None
         period = self.above_level.period
         grads: dict[int, Tensor] = {}
-        if seen_TBC.grad is not None:
-            for t, grad_BC in enumerate(seen_TBC.grad.unbind(0)):
+        if context_TBC.grad is not None:
+            for t, grad_BC in enumerate(context_TBC.grad.unbind(0)):
                 if (tick := (ticks + t) // period) > 0:  # 0: the zeros before its first tick
                     grads[tick] = grads[tick] + grad_BC if tick in grads else grad_BC
-        self.above.hand_up(grads, (ticks + len(seen_TBC)) // period - 1)
+        self.above.receive_context_gradients(grads, (ticks + len(context_TBC)) // period - 1)
 
     def update_jointly(self, has_gradient: bool) -> None:
         """Count one graph over all levels, and update this level if an update is due.
@@ -548,10 +548,10 @@ class LevelTrainer:
             "ended_B": self.ended_B,
             "pending_ticks": [list(ticks) for ticks in self.pending_ticks],
             "messages": [message.clone() for message in self.messages],
-            "seen": list(self.seen),
+            "contexts": list(self.contexts),
             "context_grads": dict(self.context_grads),
             "expired_contexts": self.expired_contexts,
-            "way_up": self.way_up.state_dict(),
+            "message_gradients": self.message_gradients.state_dict(),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -572,10 +572,10 @@ class LevelTrainer:
         self.ended_B = saved["ended_B"]
         self.pending_ticks = [Ticks(*ticks) for ticks in saved["pending_ticks"]]
         self.messages = [message.to(device) for message in saved["messages"]]
-        self.seen = [context.to(device) for context in saved["seen"]]
+        self.contexts = [context.to(device) for context in saved["contexts"]]
         self.context_grads = {t: grad.to(device) for t, grad in saved["context_grads"].items()}
         self.expired_contexts = saved["expired_contexts"]
-        self.way_up.load_state_dict(saved["way_up"], device)
+        self.message_gradients.load_state_dict(saved["message_gradients"], device)
 
 
 def saved_carry(carry: LevelCarry) -> dict[str, Any]:

@@ -155,7 +155,7 @@ class HierarchyTrainer:
             ahead = as_chunk(ahead)
             check_looks_ahead(self.model, self.trainings[0], self.mode, ahead, rows)
         for k, level in enumerate(self.levels):
-            if (size := level.way_up.condition_size) == 0:
+            if (size := level.message_gradients.condition_size) == 0:
                 continue
             condition = None if conditions is None else conditions[k]
             if condition is None or condition.shape[-1] != size:
@@ -178,11 +178,11 @@ class HierarchyTrainer:
             for level, ticks in zip(self.levels[1:], others, strict=True):
                 level.pending_ticks += one_by_one(ticks)
             for level, condition in zip(self.levels, conditions or (), strict=False):
-                if condition is not None and level.way_up.condition_size:
+                if condition is not None and level.message_gradients.condition_size:
                     here = condition.to(self.device, non_blocking=True)
-                    level.way_up.conditions += here.unbind(0)
+                    level.message_gradients.conditions += here.unbind(0)
             self.levels[0].step(inputs, lowest, None if ahead is None else self._ahead(ahead))
-            self.levels[0].settle_level_above()
+            self.levels[0].let_level_above_learn()
         self.stream_steps += steps
         self.tokens += steps * rows
 
@@ -193,7 +193,7 @@ class HierarchyTrainer:
                 self._joint()
         elif self.carry is not None:
             for level in self.levels:
-                level.settle_level_above(all_of_it=True)
+                level.let_level_above_learn(all_of_it=True)
         self._begin(None)
 
     @property

@@ -456,10 +456,10 @@ class Recorder:
     def receive(self, messages_mBM):
         self.calls.append(("message", messages_mBM))
 
-    def hand_up(self, grads, used):
+    def receive_context_gradients(self, grads, used):
         self.calls.append(("context's gradient", *grads.values()))
 
-    def settle(self, all_of_it=False):
+    def learn_complete_chunks(self, all_of_it=False):
         return iter(())
 
 
@@ -585,13 +585,13 @@ def test_conditions_of_a_level_in_the_middle_are_there_when_it_needs_them(size, 
     trainer = HierarchyTrainer(model, learners)
     asked = []
     for k, level in enumerate(trainer.levels[:2]):
-        seen = level.way_up._condition
+        seen = level.message_gradients._condition
 
         def noting(first, messages, k=k, seen=seen):
             asked.append((k, first, messages, seen(first, messages)))
             return asked[-1][-1]
 
-        level.way_up._condition = noting
+        level.message_gradients._condition = noting
     for chunk in stream.chunks([size] * 8):
         trainer.step(chunk)
     trainer.finish()
@@ -599,7 +599,7 @@ def test_conditions_of_a_level_in_the_middle_are_there_when_it_needs_them(size, 
         expected_NK = stream.conditions[k][first : first + messages].flatten(0, 1)
         assert torch.equal(condition_NK, expected_NK)
     assert {k for k, *_ in asked} == {0, 1}
-    assert not any(level.way_up.conditions for level in trainer.levels)
+    assert not any(level.message_gradients.conditions for level in trainer.levels)
 
 
 def test_a_solved_and_a_descended_boundary_in_one_level():

@@ -276,10 +276,10 @@ def test_rows_that_restart_where_a_chunk_begins_teach_nothing():
     reset = torch.zeros(3, ROWS, dtype=torch.bool)
     reset[0] = ENDED
     taught_B = rows_of(reset).continued
-    pairs = boundary_pairs(start, taught_B, None, bridged=True)
+    pairs = boundary_pairs(start, taught_B, None, gradient_at_end=True)
     assert pairs.valid_N.tolist() == (~ENDED).tolist()
     assert pairs.final_N is None
-    assert boundary_pairs(start, taught_B, None, bridged=False).final_N.all()
+    assert boundary_pairs(start, taught_B, None, gradient_at_end=False).final_N.all()
 
 
 # --- Messages between levels
@@ -314,9 +314,9 @@ def fast_gradients(model, learners, mode):
 def test_messages_are_not_bridged_during_warmup():
     warming = fast_gradients(*two_levels(warmup_chunks=100)[:2], "dni")
     alone = fast_gradients(*two_levels()[:2], "no-feedback")
-    bridged = fast_gradients(*two_levels()[:2], "dni")
+    gradient_at_end = fast_gradients(*two_levels()[:2], "dni")
     assert all(torch.equal(a, b) for a, b in zip(warming, alone, strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(warming, bridged, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(warming, gradient_at_end, strict=True))
 
 
 def test_a_message_is_predicted_and_taught_with_its_own_condition():

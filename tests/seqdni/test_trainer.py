@@ -538,5 +538,5 @@ def test_a_checkpoint_of_another_format_is_refused():
     trainer = make_trainer(make_model("lstm", 1), "tbptt")
     saved = trainer.state_dict()
     del saved["format"]
-    with pytest.raises(ValueError, match="format 1, and this version of seqdni reads format 2"):
+    with pytest.raises(ValueError, match="format 1, and this version of seqdni reads format 3"):
         trainer.load_state_dict(saved)
