@@ -8,7 +8,15 @@ from typing import Any, Literal, NamedTuple, get_args
 from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.option import LIMITS, check_values, option
-from seqdni.recipes.synthesizers import DESCENDED, LEARNING, MLPS, REGRESSING, SYNTHESIZERS
+from seqdni.recipes.synthesizers import (
+    DESCENDED,
+    KINDS,
+    LEARNING,
+    MLPS,
+    REGRESSING,
+    SYNTHESIZERS,
+    SynthesizerName,
+)
 from seqdni.recipes.trainers import SYNTHETIC, TRAINERS, FlatTrainer, only_with_own_trainer, way_of
 
 MOST_THREADS = 1024
@@ -116,14 +124,11 @@ class RunOptions:
         "all chunks of an episode",
         at_least=1,
     )
-    synthesizer: Literal["rls", "critic", "whitened", "mlp", "linear", "none"] | None = for_dni(
+    synthesizer: SynthesizerName | None = for_dni(  # noqa: RUF009 - as for the trainer
         None,
-        "the synthesizer, which predicts the gradient at the end of a chunk. rls: linear, solved "
-        "by recursive least squares; critic: predicts the coming answers, and gives the gradient "
-        "of their loss (recall, adding, mnist); whitened: one hidden tanh layer on the whitened "
-        "state, trained by Adam; mlp: one hidden ReLU layer on the state, trained by Adam (the "
-        "paper's); linear: no hidden layer, trained by Adam; none: no synthesizer, only the steps "
-        "of --look-ahead; null: critic for recall, copy-memory, adding and mnist, rls for copy and "
+        "the synthesizer, which predicts the gradient at the end of a chunk. "
+        + "; ".join(f"{name}: {KINDS[name]}" for name in SYNTHESIZERS)
+        + "; null: critic for recall, copy-memory, adding and mnist, rls for copy and "
         "repeat-copy, none for text, mlp with --trainer dni-aux",
     )
     look_ahead: int = for_dni(

@@ -1,8 +1,12 @@
-"""From options to synthesizers, the boundaries that they bridge, and how they learn."""
+"""From options to synthesizers, the boundaries that they serve, and how they learn.
+
+To add a synthesizer to the command line, add its name to :data:`SynthesizerName` and to
+:data:`KINDS`, and build it in :func:`build_synthesizer`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -20,11 +24,21 @@ from seqdni import (
 from seqdni.recipes.device import device_of
 from seqdni.recipes.known_answers import KnownAnswers
 
+SynthesizerName: TypeAlias = Literal["rls", "critic", "whitened", "mlp", "linear", "none"]
+KINDS = {  # what --help says of each
+    "rls": "linear, solved by recursive least squares",
+    "critic": "predicts the coming answers, and gives the gradient of their loss (for tasks whose "
+    "answers come last)",
+    "whitened": "one hidden tanh layer on the whitened state, trained by Adam",
+    "mlp": "one hidden ReLU layer on the state, trained by Adam (the paper's)",
+    "linear": "no hidden layer, trained by Adam",
+    "none": "no synthesizer, only the steps of --look-ahead",
+}
 MLPS = ("whitened", "mlp", "linear")
 REGRESSING = ("rls", *MLPS)  # those that learn from gradients
 DESCENDED = (*MLPS, "critic")  # those that gradient descent trains
 LEARNING = ("rls", *DESCENDED)
-SYNTHESIZERS = (*LEARNING, "none")
+SYNTHESIZERS = tuple(KINDS)
 CONTROLS = {
     None: None,
     "shuffled": controls.shuffled,

@@ -366,7 +366,7 @@ class LevelTrainer:
             if context_TBC is not None:
                 self._send_context_gradients(context_TBC, carry.ticks)
             if send and messages_mBM is not None:
-                self.let_level_above_learn()  # before its next tick, so that it has learned from them
+                self.let_level_above_learn()  # from these contexts, before its next tick
                 self.above.receive(messages_mBM.detach())
         return message_pairs(x, chunk.should_reset, plan.gradient_at_end) if self.k else None
 

@@ -19,6 +19,7 @@ from seqdni.recipes.build import build_model
 from seqdni.recipes.count_digits.options import WAYS
 from seqdni.recipes.lm.options import Options as TextOptions
 from seqdni.recipes.options import RunOptions
+from seqdni.recipes.synthesizers import KINDS, LEARNING, SynthesizerName
 from seqdni.recipes.trainers import SYNTHETIC, TRAINERS, way_of
 
 
@@ -68,3 +69,8 @@ def test_recompute_runs_the_model_in_pieces():
     options = RunOptions(trainer="bptt", recompute=True, hidden=3)
     wrapped = way_of(options).wrap_model(options, build_model(options, 2, 2))
     assert isinstance(wrapped, Checkpointed)
+
+
+def test_every_synthesizer_has_its_line_of_help():
+    assert tuple(KINDS) == get_args(SynthesizerName)
+    assert {*LEARNING, "none"} == set(KINDS)
