@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from render import mean_and_error
-from study import ROOT, Experiment, Place, Run, carry_out, key, missing, read_rows
+from study import ROOT, SEEDS, Experiment, Place, Run, carry_out, key, missing, read_rows
 
 RATES = (1e-3, 2e-3, 4e-3)
 ARMS: dict[str, dict[str, Any]] = {
@@ -36,7 +36,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "shuffled": {"trainer": "dni", "control": "shuffled"},
 }
 SEARCHED = ("TBPTT", "DNI", "full BPTT")  # the control has DNI's rate
-SIZES = {"hidden": 64, "batch": 64, "forget_bias": 0.0}
+SIZES = {"hidden": 64, "batch": 64}
 
 
 class CreditTask(NamedTuple):
@@ -191,7 +191,7 @@ def table(names: Sequence[str], rows: Rows) -> str:
             row = rows.get(key(run.cell.recipe, run.cell.options))
             if row is not None:
                 found[run.arm].append(row[task.shown])
-        if not all(found.values()):
+        if any(len(values) < len(SEEDS["final"]) for values in found.values()):
             continue
         cells = [task.title, str(task.options["chunk_len"]), UNITS[task.shown]]
         cells += [_cell(found[arm]) for arm in ARMS]
@@ -262,8 +262,10 @@ def write_page(page: Path, text: str) -> None:
         page: markdown with ``<!-- table credit -->`` and ``<!-- end -->``.
         text: the table.
     """
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{page} lacks {BEGIN.strip()} or {END}")
     page.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{after}", encoding="utf-8")
 
 

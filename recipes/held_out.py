@@ -77,6 +77,7 @@ def measure(directory: RunDirectory, options: RunOptions, held_out: HeldOut) -> 
             loss,
             steps_known=known,
             conditions=_conditions(trainer.boundary, known_answers, chunks),
+            worth=_worth(trainer),
         )
 
 
@@ -107,9 +108,16 @@ def log_horizon(session: Session, chunks: Callable[[], list[Batch]], row: dict[s
             trainer.learner.loss,
             steps_known=known,
             conditions=_conditions(trainer.boundary, session.known_answers, data),
+            worth=_worth(trainer),
         )
     row["horizon_cosine"] = round(found.dni_cosine, 4)
     row["horizon_steps"] = found.effective
+
+
+def _worth(trainer: Any) -> Tensor | None:
+    """How much of the synthetic gradients training applies, where it audits them."""
+    audit = trainer.synthetic.audit
+    return None if audit is None else audit.worth()
 
 
 def _conditions(

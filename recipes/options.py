@@ -83,8 +83,8 @@ class RunOptions:
         0.0,
         "number that is added to the initial forget-gate bias of the LSTM; above 0 it keeps its "
         "state for longer at the start",
-        only=lambda options: options.core == "lstm",
-        when="--core lstm",
+        only=lambda options: options.core == "lstm" and not options.chrono_steps,
+        when="--core lstm without --chrono-steps",
     )
     chrono_steps: int = option(
         0,

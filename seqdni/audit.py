@@ -14,13 +14,14 @@ from torch import Tensor
 
 from seqdni.boundary import with_grads
 from seqdni.chunk import Chunk, lockstep_end, rows_of, run_chunk
+from seqdni.cores.stack import without_dropout
 from seqdni.learner import Learner, check_count
 from seqdni.state import State, cut, detach, leaves, or_zeros, pack, target_grad
 
 if TYPE_CHECKING:
     from seqdni.trainer import Model
 
-POOLED = 0.1  # weight of all boundaries together in what is said of one of them
+LONGEST = 10_000  # chunks of an episode
 
 
 class _Kept(NamedTuple):
@@ -46,12 +47,17 @@ class Audit:
                          {\sum \|J_p^T \hat g_p\|^2}\Big)\Big),
 
     the multiple of the synthetic gradient whose gradient of the weights is nearest to the true one;
-    the outer sums are over audits. An error that all rows share adds up over the batch, and weighs
-    as much here as it does in training. What says nothing of the true gradient is worth 0, and
+    the outer sums are over audits. A boundary that no audit has seen has the factor of all those
+    that were seen, together. An error that all rows share adds up over the batch, and weighs as
+    much here as it does in training. What says nothing of the true gradient is worth 0, and
     training is then truncated BPTT. All rows must play their episodes in step.
 
+    The second run has no dropout. Where the model is updated within an episode, its earlier chunks
+    are run with later weights than in training, and the comparison is approximate.
+
     Args:
-        every: one in so many episodes is audited, which adds about 2 / ``every`` to the time.
+        every: one in so many episodes is audited, which adds about 2 / ``every`` to the time; before
+            the first of them the episodes 1, 2, 4, 8 ... are audited.
         decay: factor on the sums of earlier audits, 0 < decay < 1.
 
     Raises:
@@ -71,8 +77,13 @@ class Audit:
         self.decay = decay
         self.episodes = 0  # that have ended
         self.position = 0  # chunks of the present one that have ended
-        self.sums = torch.zeros(0, 3)  # [P, <predicted, true> and both squares]
+        self.sums = torch.zeros(0, 3, dtype=torch.float64)  # [P, <predicted, true>, both squares]
         self._kept: list[_Kept] = []
+
+    def due(self) -> bool:
+        """Whether the present episode is audited."""
+        early = self.episodes < self.every and self.episodes & (self.episodes - 1) == 0
+        return self.episodes > 0 and (early or self.episodes % self.every == 0)
 
     def scaled(self, predicted_BS: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
         """What the model gets at the end of the present chunk.
@@ -83,31 +94,28 @@ class Audit:
         Returns:
             As much of it as it is worth.
         """
-        return self.worth()[self.position].to(predicted_BS) * predicted_BS
+        if self.sums.device != predicted_BS.device:
+            self.sums = self.sums.to(predicted_BS.device)
+        return self.worth()[self.position].to(predicted_BS.dtype) * predicted_BS
 
     def worth(self) -> Float[Tensor, " P"]:
         """The factor at each boundary, from 0 to 1.
 
-        A boundary that no audit has seen has the factor of all boundaries together.
-
         Returns:
             ``[P]``, up to the present boundary at least.
         """
-        product, square, _ = self._pooled().unbind(-1)
-        return (product / square.clamp_min(1e-30)).clamp(0.0, 1.0)
+        unseen = self.sums.sum(0).expand(max(0, self.position + 1 - len(self.sums)), 3)
+        product, square, _ = torch.cat([self.sums, unseen]).unbind(-1)
+        return (product / square.clamp_min(1e-200)).clamp(0.0, 1.0).float()
 
     def cosine(self) -> Float[Tensor, " P"]:
         """Cosine between the two gradients of the weights at each boundary.
 
         Returns:
-            ``[P]``; 0 where nothing has been measured.
+            ``[P]`` of the boundaries that were measured; 0 where either gradient is zero.
         """
-        product, square, true_square = self._pooled().unbind(-1)
-        return product / (square * true_square).sqrt().clamp_min(1e-30)
-
-    def _pooled(self) -> Tensor:
-        unseen = self.sums.new_zeros(max(0, self.position + 1 - len(self.sums)), 3)
-        return torch.cat([self.sums, unseen]) + POOLED * self.sums.sum(0) / max(len(self.sums), 1)
+        product, square, true_square = self.sums.unbind(-1)
+        return (product / (square.sqrt() * true_square.sqrt()).clamp_min(1e-200)).float()
 
     def after_chunk(
         self,
@@ -130,8 +138,16 @@ class Audit:
             ValueError: rows do not end their episodes together.
         """
         ended = lockstep_end(rows_of(chunk.should_reset).ended)
-        if self.episodes % self.every == 0:
+        if chunk.should_reset is not None and bool(chunk.should_reset[0].all()):
+            self._kept, self.position = [], 0  # also where the caller left an episode
+        if self.position >= LONGEST:
+            raise ValueError(
+                f"{LONGEST} chunks without the end of an episode; an audit needs episodes, so give "
+                "SyntheticGradients(audit=None)"
+            )
+        if self.due():
             start = detach(start)
+            chunk = Chunk(*(None if x is None else x.clone() for x in chunk))  # type: ignore
             none = predicted_BS is None
             self._kept.append(
                 _Kept(start, chunk, torch.zeros_like(pack(start)) if none else predicted_BS)
@@ -140,7 +156,8 @@ class Audit:
         if not ended:
             return
         if self._kept:
-            self._compare(model, learner)
+            with without_dropout(model):
+                self._compare(model, learner)
         self._kept, self.position = [], 0
         self.episodes += 1
 
@@ -162,8 +179,10 @@ class Audit:
             for leaf, grad in zip(inputs, arrived, strict=True):
                 leaf.grad = grad
             true_BS = target_grad(start)
+            del loss, end  # one graph at a time
         if found:
             new = torch.stack(found[::-1])
+            new = torch.where(new.isfinite().all(), new, torch.zeros_like(new))
             old = self.sums.to(new) * self.decay
             self.sums = new.new_zeros(max(len(new), len(old)), 3)
             self.sums[: len(old)] += old
@@ -198,7 +217,8 @@ class Audit:
         for start, chunk, predicted_BS in saved["kept"]:
             state = restore(start)
             assert state is not None
-            self._kept.append(_Kept(state, Chunk(*chunk), predicted_BS))
+            device = leaves(state)[0].device
+            self._kept.append(_Kept(state, Chunk(*chunk), predicted_BS.to(device)))
 
 
 def _grads(
@@ -220,6 +240,5 @@ def _grads(
 
 def _moments(predicted: list[Tensor], true: list[Tensor]) -> Tensor:
     """Inner product and squares of two gradients of the weights."""
-    pairs = [(a.flatten(), b.flatten()) for a, b in zip(predicted, true, strict=True)]
-    a, b = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-    return torch.stack([a @ b, a @ a, b @ b]).float()
+    a, b = (torch.cat([part.flatten() for part in parts]).double() for parts in (predicted, true))
+    return torch.stack([a @ b, a @ a, b @ b])

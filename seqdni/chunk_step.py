@@ -203,6 +203,8 @@ class ChunkUpdater:
                 others do not.
         """
         synthetic, restarts = self.synthetic, rows_of(should_reset)
+        if synthetic is not None and synthetic.audit is not None:
+            lockstep_end(restarts.ended)  # refused before anything is computed
         ready = synthetic is not None and synthetic.ready(self.chunks)
         bridges = synthetic is not None and (ready or looks_ahead)
         trains = synthetic is not None and synthetic.trains_on(self.chunks)

@@ -99,6 +99,7 @@ def measure_horizon(
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
     steps_known: int = 0,
     conditions: Sequence[Tensor] | None = None,
+    worth: Tensor | None = None,
 ) -> Horizon:
     """Compare DNI and TBPTT with full BPTT over a few consecutive chunks.
 
@@ -113,6 +114,8 @@ def measure_horizon(
 
         conditions: what the synthesizer sees besides the state at each boundary between two chunks,
             ``[B, K]`` each, if it was built with ``condition_size``.
+        worth: the factor on the synthetic gradient at each of these boundaries, of an
+            :class:`seqdni.Audit`; None: 1.
 
     Returns:
         Agreement at each boundary between two chunks, and of the weight gradients.
@@ -133,6 +136,8 @@ def measure_horizon(
         raise ValueError(f"got {len(chunks)} chunk, expected at least 2: one boundary between them")
     chunks = [as_chunk(chunk) for chunk in chunks]
     seen = [None] * (len(chunks) - 1) if conditions is None else list(conditions)
+    factors = [1.0] * len(seen) if worth is None else worth.tolist()
+    factors += factors[-1:] * (len(seen) - len(factors))  # episodes longer than in training
     if len(seen) != len(chunks) - 1:
         raise ValueError(f"got {len(seen)} conditions, expected {len(chunks) - 1}: one a boundary")
     weights = list(model.parameters())
@@ -152,7 +157,8 @@ def measure_horizon(
     for k, end in enumerate(ends[:-1]):
         step += len(chunks[k][0])
         true_BS = pack(map_state(lambda _: next(arrived), end))
-        applied.append(_applied(model, boundary, chunks[k:], end, loss, steps_known, seen[k]))
+        applied_BS = _applied(model, boundary, chunks[k:], end, loss, steps_known, seen[k])
+        applied.append(factors[k] * applied_BS)
         boundaries.append(_agreement(step, applied[-1], true_BS))
     lags = _by_lag(losses, ends, applied, len(chunks[0][0]))
     reached = list(takewhile(lambda lag: lag.share >= CREDIT, lags))
@@ -160,8 +166,8 @@ def measure_horizon(
     spectrum = (
         torch.linalg.eigvalsh(torch.atleast_2d(torch.cov(states.T, correction=0))).flip(0).tolist()
     )
-    tbptt = _chunked(model, None, chunks, loss, 0, seen)
-    dni = _chunked(model, boundary, chunks, loss, steps_known, seen)
+    tbptt = _chunked(model, None, chunks, loss, 0, seen, factors)
+    dni = _chunked(model, boundary, chunks, loss, steps_known, seen, factors)
     cosines = [torch.cosine_similarity(part, full, dim=0).item() for part in (tbptt, dni)]
     ratios = [(part.norm() / full.norm()).item() for part in (tbptt, dni)]
     effective = len(chunks[0][0]) + (reached[-1].steps if reached else 0)
@@ -203,6 +209,7 @@ def _chunked(
     loss: Callable[[Tensor, Tensor], Tensor],
     steps_known: int,
     conditions: Sequence[Tensor | None],
+    factors: Sequence[float],
 ) -> Tensor:
     """The weight gradient summed over the chunks: of DNI, or, without a boundary, of TBPTT."""
     weights = list(model.parameters())
@@ -215,7 +222,7 @@ def _chunked(
             applied_BS = _applied(
                 model, boundary, chunks[k:], end, loss, steps_known, conditions[k]
             )
-            states, grads = with_grads(end, applied_BS)
+            states, grads = with_grads(end, factors[k] * applied_BS)
             outputs, given = outputs + states, given + grads
         total += _flat(torch.autograd.grad(outputs, weights, given, allow_unused=True), weights)
         state = detach(end)

@@ -81,6 +81,11 @@ class SyntheticGradients:
             raise ValueError(
                 f"train_fraction is {self.train_fraction}, expected a share 0 < share <= 1"
             )
+        if self.audit is not None and self.boundary.synthesizer is None:
+            raise ValueError(
+                "an audit measures what a synthesizer predicts, and the boundary has none; "
+                "leave out the audit"
+            )
         self._check_targets()
         self._check_optimizer()
 

@@ -99,26 +99,50 @@ class Critic(nn.Module):
         Args:
             answers_nB: the coming answers, the next one first: ids, or real values. Those beyond
                 the n of the constructor are left out.
-            known_nB: which of them there are; None: all.
+            known_nB: which of them there are; None: all but ids below 0.
             position: of the boundary in its episode, from 0. One past the last counts as the last.
 
         Returns:
             The condition.
+
+        Raises:
+            ValueError: the answers do not have two axes, an id is none of the classes, or the
+                position is negative.
 
         Example:
             >>> critic = Critic(state_size=4, classes=None, answers=2, positions=3)
             >>> critic.condition(torch.tensor([[0.5]]), position=1)
             tensor([[0.5000, 1.0000, 0.0000, 0.0000, 0.0000, 1.0000, 0.0000]])
         """
+        if answers_nB.dim() != 2:
+            raise ValueError(
+                f"got answers of shape {list(answers_nB.shape)}, expected [n, B]; give one answer "
+                "a row as answers[None]"
+            )
+        if position < 0:
+            raise ValueError(f"position is {position}, expected >= 0")
         given_nB = answers_nB[: self.answers]
         rows = given_nB.shape[1]
         if known_nB is None:
-            known_nB = torch.ones(given_nB.shape, dtype=torch.bool, device=given_nB.device)
+            every_nB = torch.ones_like(given_nB, dtype=torch.bool)
+            known_nB = every_nB if self.classes is None else given_nB >= 0
         known_nB1 = known_nB[: self.answers, :, None].float()
         if self.classes is None:
             blocks_nBC = torch.cat([given_nB[..., None].float() * known_nB1, known_nB1], dim=2)
         else:
+            if given_nB.is_floating_point():
+                raise ValueError(
+                    f"got answers of type {given_nB.dtype}, expected ids; with classes=None the "
+                    "answers are real values"
+                )
             ids_nB = given_nB.masked_fill(known_nB1[..., 0] == 0, 0)
+            if ids_nB.device.type == "cpu" and ids_nB.numel():
+                least, most = ids_nB.min().item(), ids_nB.max().item()
+                if least < 0 or most >= self.classes:
+                    raise ValueError(
+                        f"got an answer of {least if least < 0 else most}, expected ids from 0 to "
+                        f"{self.classes - 1}"
+                    )
             blocks_nBC = functional.one_hot(ids_nB, self.classes).float() * known_nB1
         told_BK = blocks_nBC.transpose(0, 1).flatten(1)
         condition_BK = told_BK.new_zeros(rows, self.condition_size)
@@ -190,7 +214,10 @@ class Critic(nn.Module):
         else:
             loss_Bn = -(predicted_BnC.log_softmax(-1) * answer_BnC).sum(-1)
             zero_Bn = torch.full_like(loss_Bn, math.log(self.classes))
-        return (loss_Bn * known_Bn).sum() / (zero_Bn * known_Bn).sum().clamp_min(1e-24)
+        loss_of_zero = (zero_Bn * known_Bn).sum()
+        # Answers that are all zero: the error itself.
+        loss_of_zero = torch.where(loss_of_zero > 0, loss_of_zero, known_Bn.sum().clamp_min(1))
+        return (loss_Bn * known_Bn).sum() / loss_of_zero
 
     def _read(
         self, state_BS: Tensor, condition_BK: Tensor | None
@@ -204,6 +231,7 @@ class Critic(nn.Module):
                 "critic.condition(answers, position=...)"
             )
         rows, width = len(state_BS), self.classes or 1
+        state_BS = state_BS.to(self.readout.weight.dtype)  # with autocast the core may have another
         condition_BK = condition_BK.to(state_BS.dtype)
         output_BO = self.readout(state_BS)
         told_BK, position_BP = condition_BK, None

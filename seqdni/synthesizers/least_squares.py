@@ -158,7 +158,8 @@ class LeastSquares(nn.Module):
             features, size = self.weight.shape
             target_BS, phi_BF = rows[:, :size], rows[:, size : size + features]
             missed = (phi_BF @ self.weight - target_BS).square().sum()
-            self.error = missed / target_BS.square().sum().clamp_min(1e-24)
+            energy = target_BS.square().sum()  # 0 says nothing of how good the map is
+            self.error = torch.where(energy > 0, missed / energy.clamp_min(1e-24), self.error)
         if solves or sum(map(len, self.pending)) >= PENDING:
             self._add_pending()
         if solves:

@@ -87,7 +87,13 @@ def still_trainer(model, synthesizer, audit):
     return Trainer(model, learner, SyntheticGradients(boundary, audit=audit))
 
 
-def play(trainer, chunks, true):
+def play(trainer, chunks, true, times=2):
+    """Play an episode; the first one is not audited, for synthesizers start at zero."""
+    for _ in range(times):
+        play_once(trainer, chunks, true)
+
+
+def play_once(trainer, chunks, true):
     zeros = torch.zeros_like(true[0])
     for k, chunk in enumerate(chunks):
         at_start = true[k - 1] if k else zeros
@@ -116,7 +122,7 @@ def test_it_finds_the_multiple_that_is_nearest_to_the_true_gradient(kind, factor
     signs = torch.tensor(factor).sign().expand(CHUNKS - 1)
     torch.testing.assert_close(audit.cosine(), signs, rtol=1e-5, atol=1e-6)
     energy = torch.stack([weight_gradient(model, chunks, k, true[k]) for k in range(CHUNKS - 1)])
-    torch.testing.assert_close(audit.sums[:, 2], energy.square().sum(1).float())
+    torch.testing.assert_close(audit.sums[:, 2], energy.square().sum(1))
 
 
 def weight_gradient(model, chunks, k, grad_BS):
@@ -159,7 +165,7 @@ def test_what_the_model_gets_is_what_it_is_worth():
             parameter.register_post_accumulate_grad_hook(
                 lambda p, grads=found[factor]: grads.append(p.grad.clone())
             )
-        play(trainer, chunks, true)
+        play_once(trainer, chunks, true)
     for first, second in zip(found[1.0], found[2.0], strict=True):
         torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-9)
 
@@ -187,7 +193,7 @@ def train(audit, credit=True, episodes=6, saved_at=None):
 
 def test_without_a_measurement_training_is_truncated_bptt():
     never = Audit(every=100)
-    never.episodes = 1
+    never.episodes = 65  # the next one to be audited is number 100
     assert torch.equal(train(never), train(None, credit=False))
     assert not torch.equal(train(Audit(every=2)), train(None, credit=False))
 
@@ -220,8 +226,65 @@ def test_what_it_refuses():
     x = torch.zeros(3, ROWS, dtype=torch.int64)
     with pytest.raises(ValueError, match="episodes that all rows end together"):
         trainer.step((x, x))
+    assert all(p.grad is None for p in model.parameters())  # before anything was computed
+    with pytest.raises(ValueError, match="the boundary has none"):
+        SyntheticGradients(Boundary(None), audit=Audit())
     with pytest.raises(ValueError, match="does not go with ahead"):
         trainer.step(episode(1)[0], ahead=(x, x))
     other = Trainer(model, learner, SyntheticGradients(boundary))
     with pytest.raises(ValueError, match="one has no audit"):
         other.load_state_dict(trainer.state_dict())
+
+
+def test_the_first_audits_are_early():
+    audit, due = Audit(every=40), []
+    for episode_number in range(130):
+        audit.episodes = episode_number
+        if audit.due():
+            due.append(episode_number)
+    assert due == [1, 2, 4, 8, 16, 32, 40, 80, 120]
+
+
+def test_a_boundary_has_its_own_worth_and_vanishing_gradients_their_cosine():
+    audit = Audit()
+    audit.sums = torch.tensor([[-0.5, 1, 1], [0, 1, 1], [100, 100, 100]], dtype=torch.float64)
+    assert audit.worth().tolist() == [0, 0, 1]
+    audit.sums = torch.tensor([[1e-44, 1e-38, 1e-50]], dtype=torch.float64)
+    assert audit.cosine().item() == pytest.approx(1)
+
+
+def test_an_episode_that_is_not_finite_leaves_the_audit_as_it_was():
+    model = make_model()
+    boundary = Boundary(LeastSquares(2 * HIDDEN, solve_every=1).double())
+    learner = Learner(
+        torch.optim.Adam(model.parameters(), 0.01), update_every="episode", non_finite="skip"
+    )
+    audit = Audit(every=1)
+    trainer = Trainer(model, learner, SyntheticGradients(boundary, audit=audit))
+    for seed in range(4):
+        for k, chunk in enumerate(episode(seed)):
+            weight = model.readout.weight
+            good = weight.detach().clone()
+            if (seed, k) == (2, 1):
+                weight.data.fill_(torch.inf)
+            trainer.step(chunk)
+            if (seed, k) == (2, 1):
+                weight.data.copy_(good)
+            if (seed, k) == (2, 3):
+                assert audit.sums.isfinite().all()
+    assert audit.worth().isfinite().all()
+    assert trainer.updates >= 3
+
+
+def test_a_stream_that_begins_anew_leaves_the_episode_before():
+    model, chunks = make_model(), episode(1)
+    true = true_gradients(model, chunks)
+    audit = Audit(every=1)
+    trainer = still_trainer(model, Told(true[0].shape[1]), audit)
+    play_once(trainer, chunks, true)
+    zeros = torch.zeros_like(true[0])
+    trainer.step(chunks[0], condition=(zeros, true[0]))  # and then something else
+    trainer.carry = None
+    play_once(trainer, chunks, true)
+    assert len(audit.sums) == CHUNKS - 1
+    torch.testing.assert_close(audit.worth(), torch.ones(CHUNKS - 1), rtol=1e-5, atol=1e-6)

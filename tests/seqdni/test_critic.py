@@ -173,6 +173,13 @@ def test_a_position_past_the_last_counts_as_the_last_and_further_answers_are_lef
             "got 5 features, expected the 3",
         ),
         (lambda: Critic(4, 3)(torch.ones(2, 5), torch.ones(2, 3)), "4"),
+        (lambda: Critic(4, 3).condition(torch.tensor([1, 2])), r"shape \[2\], expected \[n, B\]"),
+        (lambda: Critic(4, 3).condition(torch.tensor([[3]])), "got an answer of 3, expected ids"),
+        (lambda: Critic(4, 3).condition(torch.ones(1, 2)), "classes=None"),
+        (
+            lambda: Critic(4, 3, positions=2).condition(torch.tensor([[1]]), position=-1),
+            "position is -1, expected >= 0",
+        ),
         (
             lambda: Critic(4, 3).loss(
                 torch.ones(2, 4), torch.ones(2, 4), next_predicted_BS=torch.ones(2, 4)
@@ -184,3 +191,28 @@ def test_a_position_past_the_last_counts_as_the_last_and_further_answers_are_lef
 def test_what_it_refuses(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_targets_that_are_not_scored_are_unknown_and_answers_of_zero_are_no_division_by_zero():
+    critic = Critic(SIZE, classes=3)
+    assert critic.condition(torch.tensor([[1, -100]])).tolist() == [[0, 1, 0], [0, 0, 0]]
+    real = Critic(SIZE, classes=None)
+    torch.nn.init.ones_(real.readout.bias)
+    state_BS = torch.randn(ROWS, SIZE)
+    zeros_BK = real.condition(torch.zeros(1, ROWS))
+    assert real.loss(state_BS, state_BS, condition_BK=zeros_BK).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("core", [nn.LSTM, nn.GRU])
+def test_it_reads_the_states_of_a_core_in_bfloat16(core):
+    model = SequenceModel(OneHot(3), TorchCore(core(3, 6)), nn.Linear(6, 3))
+    critic = Critic(12 if core is nn.LSTM else 6, classes=3)
+    boundary = Boundary(critic, grad_scale=0.1)
+    adam = torch.optim.Adam(boundary.parameters(), 0.01)
+    learner = Learner(torch.optim.Adam(model.parameters()), autocast=torch.bfloat16)
+    trainer = Trainer(model, learner, SyntheticGradients(boundary, adam))
+    x = torch.randint(3, (4, ROWS))
+    label_BK = critic.condition(x[:1])
+    for _ in range(3):
+        trainer.step((x, x), condition=(label_BK, label_BK))
+    assert critic.readout.weight.any()
