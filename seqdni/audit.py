@@ -56,8 +56,8 @@ class Audit:
     are run with later weights than in training, and the comparison is approximate.
 
     Args:
-        every: one in so many episodes is audited, which adds about 2 / ``every`` to the time; before
-            the first of them the episodes 1, 2, 4, 8 ... are audited.
+        every: one in so many episodes is audited, which adds about 2 / ``every`` to the time;
+            before the first of them the episodes 1, 2, 4, 8 ... are audited.
         decay: factor on the sums of earlier audits, 0 < decay < 1.
 
     Raises:
