@@ -81,7 +81,9 @@ class KnownAnswers:
         if not rest:
             return torch.zeros(rows, critic.condition_size)
         targets_LB = torch.cat([piece.targets for piece in rest])
-        mask_LB = torch.cat([piece.mask for piece in rest])
+        masks = [piece.mask for piece in rest]
+        assert all(mask is not None for mask in masks)
+        mask_LB = torch.cat(masks)  # pyright: ignore[reportArgumentType]
         scored_L = mask_LB.any(1)
         chunks_left = -(-len(scored_L) // self.chunk_len)
         position = max(0, self.boundaries - chunks_left)

@@ -5,7 +5,7 @@ Shapes: B rows, S features of a packed state, P boundaries of an episode.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -156,7 +156,8 @@ class Audit:
         if not ended:
             return
         if self._kept:
-            with without_dropout(model):
+            module: Any = model
+            with without_dropout(module):
                 self._compare(model, learner)
         self._kept, self.position = [], 0
         self.episodes += 1
@@ -222,7 +223,7 @@ class Audit:
 
 
 def _grads(
-    roots: list[Tensor], grads: list[Tensor | None] | list[Tensor], inputs: list[Tensor]
+    roots: Sequence[Tensor], grads: Sequence[Tensor | None], inputs: Sequence[Tensor]
 ) -> list[Tensor]:
     """Gradients of the roots, 0 where there is no way from an input to any root."""
     attached = [(r, g) for r, g in zip(roots, grads, strict=True) if r.requires_grad]

@@ -160,7 +160,7 @@ class Options(RunOptions):
     horizon_every: int | None = _for_one_level("horizon_every")
     look_ahead: int = same_option(RunOptions, "look_ahead", 4)
     # On an endless stream with factor 1 the targets, which contain predictions, grow without end.
-    grad_scale: float = same_option(RunOptions, "grad_scale", 0.1)
+    grad_scale: float | None = same_option(RunOptions, "grad_scale", 0.1)
     lr: float = same_option(RunOptions, "lr", 4e-3)
     updates: int | None = option(
         None,
