@@ -23,7 +23,6 @@ from oracles import (
 )
 from torch import nn
 from torch.func import functional_call, jacrev
-from trainers import flat_trainer
 
 from seqdni import (
     LRU,
@@ -121,7 +120,7 @@ def slow_snap1(model, stream, sizes) -> list[torch.Tensor]:
         return pack(after)[0]
 
     for b in range(ROWS):
-        state, influence = model.initial_state(1), {n: 0.0 for n in weights}
+        state, influence = model.initial_state(1), dict.fromkeys(weights, 0.0)
         for inputs, targets, mask, reset in split(stream, sizes):
             start = map_state(lambda leaf: leaf.detach().requires_grad_(), state)
             part = [None if x is None else x[:, b : b + 1] for x in (inputs, targets, mask, reset)]
@@ -135,7 +134,7 @@ def slow_snap1(model, stream, sizes) -> list[torch.Tensor]:
                     parameter.grad += torch.tensordot(grad_S, influence[name], 1)
             for t in range(len(inputs)):
                 if reset is not None and reset[t, b]:
-                    state, influence = model.initial_state(1), {n: 0.0 for n in weights}
+                    state, influence = model.initial_state(1), dict.fromkeys(weights, 0.0)
                 x_D = nn.functional.one_hot(inputs[t, b], SYMBOLS).double()
                 packed_S = pack(state)[0].detach()
                 by_weights, by_state = jacrev(step, (0, 1))(weights, packed_S, x_D)
@@ -341,8 +340,8 @@ def test_frozen_weights_get_no_gradient():
 
 def test_an_adaptive_readout_is_no_obstacle():
     torch.manual_seed(0)
-    readout = AdaptiveReadout(HIDDEN, SYMBOLS, [2]).double()
-    model = SequenceModel(OneHot(SYMBOLS), LRU(SYMBOLS, HIDDEN), readout).double()
+    readout = AdaptiveReadout(HIDDEN, SYMBOLS, [2])
+    model = SequenceModel(OneHot(SYMBOLS), LRU(SYMBOLS, HIDDEN), readout)
     stream = make_stream(STEPS, ROWS, resets=True)
     chunked, whole = (
         summed(model, stream, sizes, loss=readout.loss).model.core for sizes in ([3] * 4, [STEPS])
@@ -433,7 +432,7 @@ def test_a_core_that_cannot_tell_is_refused(name):
     make, got = REFUSED[name]
     core = make()
     model = SequenceModel(OneHot(SYMBOLS), core, nn.Linear(4, SYMBOLS))
-    with pytest.raises(ValueError, match=rf"(?s)got a core that is {got}.*expected TorchCore"):
+    with pytest.raises(ValueError, match=f"got a core that is {got}.*expected LRU"):
         Trainer(model, Learner(torch.optim.SGD(model.parameters(), 0.1)), Influence())
 
 
