@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from seqdni import (
     Checkpointed,
+    Influence,
     Model,
     Overlap,
     RandomTruncation,
@@ -25,8 +26,10 @@ from seqdni import (
 from seqdni.recipes.known_answers import KnownAnswers
 from seqdni.recipes.synthesizers import build_boundary, synthetic_gradients
 
-FlatTrainer: TypeAlias = Literal["bptt", "tbptt", "random", "overlap", "dni", "dni-aux"]
-Credit: TypeAlias = Overlap | SyntheticGradients | None
+FlatTrainer: TypeAlias = Literal[
+    "bptt", "tbptt", "random", "overlap", "influence", "dni", "dni-aux"
+]
+Credit: TypeAlias = Influence | Overlap | SyntheticGradients | None
 
 
 def _unchanged(_options: Any, part: Any) -> Any:
@@ -51,6 +54,12 @@ def _no_credit(_options: Any, _model: SequenceModel, _known: KnownAnswers | None
 
 def _overlap(options: Any, _model: SequenceModel, _known: KnownAnswers | None = None) -> Overlap:
     return Overlap(options.history)
+
+
+def _influence(
+    _options: Any, _model: SequenceModel, _known: KnownAnswers | None = None
+) -> Influence:
+    return Influence()
 
 
 def _synthetic(
@@ -107,6 +116,11 @@ TRAINERS = {
         cuts_per_chunk=lambda options: options.cut_probability,
     ),
     "overlap": Way("TBPTT over overlapping chunks", own_options=("history",), credit=_overlap),
+    "influence": Way(
+        "TBPTT that carries the influence of the weights on the state past the boundaries: SnAp-1, "
+        "and exact with --core lru (one layer of lstm, gru or lru)",
+        credit=_influence,
+    ),
     "dni": Way(
         "TBPTT with synthetic gradients at the chunk boundaries",
         synthetic=True,

@@ -58,7 +58,9 @@ def tiny_mnist_here(tmp_path, monkeypatch):
     write_tiny_mnist(Path("mnist"))
 
 
-@pytest.mark.parametrize("trainer", ["bptt", "tbptt", "random", "overlap", "dni", "dni-aux"])
+@pytest.mark.parametrize(
+    "trainer", ["bptt", "tbptt", "random", "overlap", "influence", "dni", "dni-aux"]
+)
 @pytest.mark.parametrize("recipe", RUNS)
 def test_every_trainer_runs(recipe, trainer, capsys):
     words = [*RUNS[recipe], *TINY, "--trainer", trainer, "--log-every", 2, "--evaluate-every", 4]

@@ -9,6 +9,7 @@ import pytest
 
 from seqdni import (
     Checkpointed,
+    Influence,
     Overlap,
     RandomTruncation,
     Reweighted,
@@ -48,12 +49,13 @@ def test_own_options_are_refused_with_every_other_way():
         ("tbptt", list, SequenceModel, type(None)),
         ("random", RandomTruncation, Reweighted, type(None)),
         ("overlap", list, SequenceModel, Overlap),
+        ("influence", list, SequenceModel, Influence),
         ("dni", list, SequenceModel, SyntheticGradients),
         ("dni-aux", list, SequenceModel, SyntheticGradients),
     ],
 )
 def test_what_each_way_wraps_and_what_carries_its_credit(name, stream, model, credit):
-    options = RunOptions(trainer=name, hidden=3, synthesizer="mlp")
+    options = RunOptions(trainer=name, hidden=3, synthesizer="mlp", grad_scale=1.0)
     way, built = way_of(options), build_model(options, 2, 2)
     assert type(way.wrap_stream(options, [])) is stream
     wrapped = way.wrap_model(options, built)
