@@ -66,7 +66,7 @@ class Influence:
         >>> tokens = torch.randint(3, (4 + 1, 2))
         >>> trainer.step((tokens[:-1], tokens[1:]))
         >>> trainer.credit.state_dict()["rnn.weight_ih_l0"].shape
-        torch.Size([2, 2, 4, 8, 3])
+        torch.Size([2, 2, 8, 4, 3])
     """
 
     def __init__(self):
@@ -87,13 +87,11 @@ class Influence:
         if not self._kept:
             return
         parameters = dict(unitwise_core(model).named_parameters())
-        units = next(iter(self._kept.values())).shape[3]
-        grad_BPH = target_grad(start).unflatten(1, (-1, units))
-        for name, kept_BPGHK in self._kept.items():
+        grad_BS = target_grad(start)
+        for name, kept_BPHGK in self._kept.items():
             parameter = parameters[name]
             if parameter.requires_grad:
-                added_GHK = torch.einsum("bph,bpghk->ghk", grad_BPH, kept_BPGHK)
-                added = added_GHK.reshape(parameter.shape)
+                added = _gradient(grad_BS, kept_BPHGK).reshape(parameter.shape)
                 parameter.grad = added if parameter.grad is None else parameter.grad + added
 
     @torch.no_grad()
@@ -124,24 +122,22 @@ class Influence:
         through_TBPQH, over_BPQH = _products(keep_TBPQH, goes_on_TB)
         kept = {}
         for name, (reach_TBPGH, inputs_TBK) in sources.items():
-            arrives_TBPGH = _blockwise(through_TBPQH, reach_TBPGH)
-            sums = torch.bmm(
-                arrives_TBPGH.permute(1, 2, 3, 4, 0).flatten(1, 3), inputs_TBK.transpose(0, 1)
-            )
-            new_BPGHK = sums.view(*arrives_TBPGH.shape[1:], -1)
+            arrives_BPHGT = _blockwise(through_TBPQH, reach_TBPGH).permute(1, 2, 4, 3, 0)
+            new = torch.bmm(arrives_BPHGT.flatten(1, 3), inputs_TBK.transpose(0, 1))
+            new_BPHGK = new.view(*arrives_BPHGT.shape[:-1], -1)
             if name in self._kept:
-                new_BPGHK += _carried(over_BPQH, self._kept[name])
+                _add_carried(new_BPHGK, over_BPQH, self._kept[name])
             if restart_broken_rows:
-                broken_B = ~new_BPGHK.flatten(1).sum(1).isfinite()
-                new_BPGHK.masked_fill_(broken_B[:, None, None, None, None], 0)
-            kept[name] = new_BPGHK
+                broken_B = ~new_BPHGK.flatten(1).sum(1).isfinite()
+                new_BPHGK.masked_fill_(broken_B[:, None, None, None, None], 0)
+            kept[name] = new_BPHGK
         self._kept = kept
 
     def state_dict(self) -> dict[str, Tensor]:
         """The influence of each parameter, by its name in the core.
 
         Returns:
-            Tensors ``[B, P, G, H, K]``; empty before the first chunk.
+            Tensors ``[B, P, H, G, K]``; empty before the first chunk.
         """
         return dict(self._kept)
 
@@ -174,10 +170,18 @@ def _blockwise(left: Tensor, right: Tensor) -> Tensor:
     return (left[..., :, :, None, :] * right[..., None, :, :, :]).sum(dim=-3)
 
 
-def _carried(over_BPQH: Tensor, kept_BPGHK: Tensor) -> Tensor:
-    """The product of a small matrix for each unit with the influence on the unit."""
-    parts = zip(over_BPQH.unbind(2), kept_BPGHK.unbind(1), strict=True)
-    return sum(over[:, :, None, :, None] * kept[:, None] for over, kept in parts)  # type: ignore
+def _add_carried(new_BPHGK: Tensor, over_BPQH: Tensor, kept_BPHGK: Tensor) -> None:
+    """Add the product of a small matrix for each unit with the influence on the unit, in place."""
+    for over_BPH, kept_BHGK in zip(over_BPQH.unbind(2), kept_BPHGK.unbind(1), strict=True):
+        new_BPHGK.addcmul_(over_BPH[..., None, None], kept_BHGK[:, None])
+
+
+def _gradient(grad_BS: Tensor, kept_BPHGK: Tensor) -> Tensor:
+    """The sum over rows and the numbers of a unit: one product of matrices for each unit."""
+    units = kept_BPHGK.shape[2]
+    grad_HN = grad_BS.unflatten(1, (-1, units)).flatten(0, 1).t()
+    added = torch.bmm(grad_HN[:, None], kept_BPHGK.flatten(3).flatten(0, 1).transpose(0, 1))
+    return added.view(units, *kept_BPHGK.shape[3:]).transpose(0, 1)
 
 
 # What is refused
