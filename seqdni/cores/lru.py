@@ -136,11 +136,11 @@ class LRU(nn.Module):
         ones = x_TBD.new_ones(*x_TBD.shape[:2], 1)
         return UnitSteps(
             keep_TBPQH,
-            {
-                "read.weight": Source(by_input, x_TBD),
-                "nu": Source(by_nu, ones),
-                "theta": Source(by_theta, ones),
-            },
+            (
+                Source(by_input, {"read.weight": x_TBD}),
+                Source(by_nu, {"nu": ones}),
+                Source(by_theta, {"theta": ones}),
+            ),
         )
 
     def _run(

@@ -23,17 +23,17 @@ from seqdni.cores.state_gradients import Trace, can_run_traced
 
 
 class Source(NamedTuple):
-    r"""A parameter that acts on the state, each of its rows on one unit.
+    r"""Parameters that drive the units together, each of their rows one unit.
 
     Args:
         reach_TBPGH: :math:`\partial s_t / \partial a_t` of each unit.
-        inputs_TBK: :math:`z_t`, which the rows are multiplied with; ones (K = 1) for a parameter
-            that is added as it is. The parameter has G * H rows of K numbers, and row ``g * H + i``
-            belongs to unit i.
+        inputs: :math:`z_t`, which the rows of a parameter are multiplied with, ``[T, B, K]``, by
+            the parameter's name in the core; ones (K = 1) for a parameter that is added as it is. A
+            parameter has G * H rows of K numbers, and row ``g * H + i`` belongs to unit i.
     """
 
     reach_TBPGH: Tensor
-    inputs_TBK: Tensor
+    inputs: dict[str, Tensor]
 
 
 class UnitSteps(NamedTuple):
@@ -42,11 +42,11 @@ class UnitSteps(NamedTuple):
     Args:
         keep_TBPQH: :math:`\partial s_t / \partial s_{t-1}` of each unit; Q counts the numbers of
             the state before the step, as P does those after it.
-        sources: what acts on the state, by the name of the parameter in the core.
+        sources: what drives the units.
     """
 
     keep_TBPQH: Tensor
-    sources: dict[str, Source]
+    sources: tuple[Source, ...]
 
 
 def unit_derivatives(
@@ -123,8 +123,8 @@ def torch_unit_steps(rnn: nn.Module, trace: Trace, prefix: str = "") -> UnitStep
         >>> gru = nn.GRU(2, 3)
         >>> _, _, trace = run_traced(gru, torch.ones(4, 1, 2), torch.zeros(1, 1, 3))
         >>> steps = torch_unit_steps(gru, trace)
-        >>> steps.keep_TBPQH.shape, sorted(steps.sources)[2:]
-        (torch.Size([4, 1, 1, 1, 3]), ['weight_hh_l0', 'weight_ih_l0'])
+        >>> steps.keep_TBPQH.shape, [source.reach_TBPGH.shape[3] for source in steps.sources]
+        (torch.Size([4, 1, 1, 1, 3]), [3, 3])
     """
     if not has_unit_steps(rnn):
         raise ValueError(
@@ -136,26 +136,30 @@ def torch_unit_steps(rnn: nn.Module, trace: Trace, prefix: str = "") -> UnitStep
     w_ih, w_hh, b_ih, b_hh = (*rnn.all_weights[0], None, None)[:4]
     state_TBPH = trace.states_TBS.unflatten(2, (-1, rnn.hidden_size))
     x_TBD, h_TBH = trace.inputs_TBD, state_TBPH[:, :, 0]
-    from_both = [functional.linear(x_TBD, w_ih, b_ih), functional.linear(h_TBH, w_hh, b_hh)]
-    step = _lstm_step if isinstance(rnn, nn.LSTM) else _gru_step
-    keep_TBPQH, reach_TBPGH = unit_derivatives(
-        step, state_TBPH, torch.cat(from_both, dim=2).unflatten(2, (-1, rnn.hidden_size))
-    )
-    by_input, by_hidden = reach_TBPGH.chunk(2, dim=3)
-    own_GH = w_hh.unflatten(0, (-1, rnn.hidden_size)).diagonal(dim1=1, dim2=2)
-    keep_TBPQH[:, :, :, 0] += (by_hidden * own_GH).sum(dim=3)
-    sources = {
-        "weight_ih_l0": Source(by_input, x_TBD),
-        "weight_hh_l0": Source(by_hidden, h_TBH),
-    }
+    by_input = functional.linear(x_TBD, w_ih, b_ih).unflatten(2, (-1, rnn.hidden_size))
+    by_hidden = functional.linear(h_TBH, w_hh, b_hh).unflatten(2, (-1, rnn.hidden_size))
+    of_input, of_hidden = {"weight_ih_l0": x_TBD}, {"weight_hh_l0": h_TBH}
     if b_ih is not None:
         ones = x_TBD.new_ones(*x_TBD.shape[:2], 1)
-        sources |= {"bias_ih_l0": Source(by_input, ones), "bias_hh_l0": Source(by_hidden, ones)}
-    return UnitSteps(keep_TBPQH, {prefix + name: source for name, source in sources.items()})
+        of_input["bias_ih_l0"] = of_hidden["bias_hh_l0"] = ones
+    of_input, of_hidden = (
+        {prefix + name: inputs for name, inputs in part.items()} for part in (of_input, of_hidden)
+    )
+    if isinstance(rnn, nn.LSTM):  # a gate gets the sum of both
+        keep_TBPQH, reach = unit_derivatives(_lstm_step, state_TBPH, by_input + by_hidden)
+        sources, reach_of_hidden = (Source(reach, of_input | of_hidden),), reach
+    else:
+        drive = torch.cat([by_input, by_hidden], dim=2)
+        keep_TBPQH, reach = unit_derivatives(_gru_step, state_TBPH, drive)
+        reach_of_input, reach_of_hidden = reach.chunk(2, dim=3)
+        sources = (Source(reach_of_input, of_input), Source(reach_of_hidden, of_hidden))
+    own_GH = w_hh.unflatten(0, (-1, rnn.hidden_size)).diagonal(dim1=1, dim2=2)
+    keep_TBPQH[:, :, :, 0] += (reach_of_hidden * own_GH).sum(dim=3)
+    return UnitSteps(keep_TBPQH, sources)
 
 
 def _lstm_step(state_TBPH: Tensor, drive_TBGH: Tensor) -> Tensor:
-    i, f, g, o = sum(drive_TBGH.chunk(2, dim=2)).unbind(2)
+    i, f, g, o = drive_TBGH.unbind(2)
     cell = f.sigmoid() * state_TBPH[:, :, 1] + i.sigmoid() * g.tanh()
     return torch.stack([o.sigmoid() * cell.tanh(), cell], dim=2)
 

@@ -65,16 +65,31 @@ class Influence:
         >>> trainer = Trainer(model, Learner(torch.optim.Adam(model.parameters())), Influence())
         >>> tokens = torch.randint(3, (4 + 1, 2))
         >>> trainer.step((tokens[:-1], tokens[1:]))
-        >>> trainer.credit.state_dict()["rnn.weight_ih_l0"].shape
+        >>> trainer.credit.of_parameters(model)["rnn.weight_ih_l0"].shape
         torch.Size([2, 2, 8, 4, 3])
     """
 
     def __init__(self):
-        self._kept: dict[str, Tensor] = {}
+        self._kept: list[tuple[list[str], Tensor]] = []  # of each source: [B, P, H, G, K]
 
     def forget(self) -> None:
         """Start again from no influence, as at the start of a stream."""
-        self._kept = {}
+        self._kept = []
+
+    def of_parameters(self, model: nn.Module) -> dict[str, Tensor]:
+        """The influence of each parameter on the state at the end of the last chunk.
+
+        Args:
+            model: the model that is trained.
+
+        Returns:
+            ``[B, P, H, G, K]`` by the parameter's name in the core; empty before the first chunk.
+        """
+        found = {}
+        for names, kept_BPHGK in self._kept:
+            widths = _widths(unitwise_core(model), names, kept_BPHGK)
+            found |= zip(names, kept_BPHGK.split(widths, dim=4), strict=True)
+        return found
 
     def add_gradients(self, model: nn.Module, start: State) -> None:
         r"""Add :math:`\langle \partial L / \partial s_0, J_0 \rangle` to the parameters' gradients.
@@ -84,15 +99,15 @@ class Influence:
             start: the state that the chunk started from, made by :func:`seqdni.cut`, after the
                 chunk's backward pass.
         """
-        if not self._kept:
-            return
-        parameters = dict(unitwise_core(model).named_parameters())
-        grad_BS = target_grad(start)
-        for name, kept_BPHGK in self._kept.items():
-            parameter = parameters[name]
-            if parameter.requires_grad:
-                added = _gradient(grad_BS, kept_BPHGK).reshape(parameter.shape)
-                parameter.grad = added if parameter.grad is None else parameter.grad + added
+        grad_BS, core = target_grad(start), unitwise_core(model)
+        for names, kept_BPHGK in self._kept:
+            added_GHK = _gradient(grad_BS, kept_BPHGK)
+            parts = added_GHK.split(_widths(core, names, kept_BPHGK), dim=2)
+            for name, part_GHK in zip(names, parts, strict=True):
+                parameter = core.get_parameter(name)
+                if parameter.requires_grad:
+                    added = part_GHK.reshape(parameter.shape)
+                    parameter.grad = added if parameter.grad is None else parameter.grad + added
 
     @torch.no_grad()
     def keep(
@@ -120,35 +135,42 @@ class Influence:
         if should_reset is not None:
             goes_on_TB = ~should_reset[:-1].to(keep_TBPQH.device, non_blocking=True)
         through_TBPQH, over_BPQH = _products(keep_TBPQH, goes_on_TB)
-        kept = {}
-        for name, (reach_TBPGH, inputs_TBK) in sources.items():
+        kept = []
+        for number, (reach_TBPGH, inputs) in enumerate(sources):
             arrives_BPHGT = _blockwise(through_TBPQH, reach_TBPGH).permute(1, 2, 4, 3, 0)
-            new = torch.bmm(arrives_BPHGT.flatten(1, 3), inputs_TBK.transpose(0, 1))
+            inputs_BTK = torch.cat(list(inputs.values()), dim=2).transpose(0, 1)
+            new = torch.bmm(arrives_BPHGT.flatten(1, 3), inputs_BTK)
             new_BPHGK = new.view(*arrives_BPHGT.shape[:-1], -1)
-            if name in self._kept:
-                _add_carried(new_BPHGK, over_BPQH, self._kept[name])
+            if self._kept:
+                _add_carried(new_BPHGK, over_BPQH, self._kept[number][1])
             if restart_broken_rows:
                 broken_B = ~new_BPHGK.flatten(1).sum(1).isfinite()
                 new_BPHGK.masked_fill_(broken_B[:, None, None, None, None], 0)
-            kept[name] = new_BPHGK
+            kept.append((list(inputs), new_BPHGK))
         self._kept = kept
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The influence of each parameter, by its name in the core.
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The influence, as it is kept: parameters that drive the units together are side by side.
 
         Returns:
-            Tensors ``[B, P, H, G, K]``; empty before the first chunk.
+            Lists, names and tensors ``[B, P, H, G, K]``; empty before the first chunk.
         """
-        return dict(self._kept)
+        return [{"parameters": list(names), "influence": kept} for names, kept in self._kept]
 
-    def load_state_dict(self, saved: dict[str, Tensor], device: torch.device) -> None:
+    def load_state_dict(self, saved: list[dict[str, Any]], device: torch.device) -> None:
         """Restore the influence.
 
         Args:
             saved: from :meth:`state_dict`.
             device: where the model computes.
         """
-        self._kept = {name: kept.to(device) for name, kept in saved.items()}
+        self._kept = [(each["parameters"], each["influence"].to(device)) for each in saved]
+
+
+def _widths(core: nn.Module, names: list[str], kept_BPHGK: Tensor) -> list[int]:
+    """K of each parameter."""
+    rows = kept_BPHGK.shape[2] * kept_BPHGK.shape[3]
+    return [core.get_parameter(name).numel() // rows for name in names]
 
 
 def _products(keep_TBPQH: Tensor, goes_on_TB: Tensor | None) -> tuple[Tensor, Tensor]:
