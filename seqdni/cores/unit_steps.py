@@ -95,7 +95,7 @@ def has_unit_steps(rnn: nn.Module) -> bool:
         >>> has_unit_steps(nn.LSTM(1, 1)), has_unit_steps(nn.LSTM(1, 1, num_layers=2))
         (True, False)
     """
-    return can_run_traced(rnn) and rnn.num_layers == 1
+    return isinstance(rnn, (nn.LSTM, nn.GRU)) and can_run_traced(rnn) and rnn.num_layers == 1
 
 
 def torch_unit_steps(rnn: nn.Module, trace: Trace, prefix: str = "") -> UnitSteps:
@@ -133,7 +133,8 @@ def torch_unit_steps(rnn: nn.Module, trace: Trace, prefix: str = "") -> UnitStep
         )
     assert isinstance(rnn, (nn.LSTM, nn.GRU))
     assert trace.inputs_TBD is not None
-    w_ih, w_hh, b_ih, b_hh = (*rnn.all_weights[0], None, None)[:4]
+    w_ih, w_hh, *biases = rnn.all_weights[0]
+    b_ih, b_hh = biases or (None, None)
     state_TBPH = trace.states_TBS.unflatten(2, (-1, rnn.hidden_size))
     x_TBD, h_TBH = trace.inputs_TBD, state_TBPH[:, :, 0]
     by_input = functional.linear(x_TBD, w_ih, b_ih).unflatten(2, (-1, rnn.hidden_size))

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from seqdni.cores.base import TorchCore, TraceableCore
+from seqdni.cores.base import Core, TorchCore, TraceableCore
 from seqdni.cores.model import SequenceModel
 from seqdni.cores.state_gradients import Trace
 from seqdni.cores.unit_steps import UnitSteps
@@ -76,7 +76,7 @@ class Influence:
         """Start again from no influence, as at the start of a stream."""
         self._kept = []
 
-    def of_parameters(self, model: nn.Module) -> dict[str, Tensor]:
+    def of_parameters(self, model: Core) -> dict[str, Tensor]:
         """The influence of each parameter on the state at the end of the last chunk.
 
         Args:
@@ -91,7 +91,7 @@ class Influence:
             found |= zip(names, kept_BPHGK.split(widths, dim=4), strict=True)
         return found
 
-    def add_gradients(self, model: nn.Module, start: State) -> None:
+    def add_gradients(self, model: Core, start: State) -> None:
         r"""Add :math:`\langle \partial L / \partial s_0, J_0 \rangle` to the parameters' gradients.
 
         Args:
@@ -112,7 +112,7 @@ class Influence:
     @torch.no_grad()
     def keep(
         self,
-        model: nn.Module,
+        model: Core,
         trace: Trace,
         should_reset: Tensor | None,
         restart_broken_rows: bool = False,
