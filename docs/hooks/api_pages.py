@@ -21,7 +21,7 @@ GROUPS = {
         "Training": "Trainer Learner SyntheticGradients Chunk ChunkLike whole_episodes Model "
         "RunningSums",
         "Synthetic gradients": "Boundary cut target_grad bootstrap_term controls",
-        "Synthesizers": "LeastSquares MLPSynthesizer Whitening Synthesizer",
+        "Synthesizers": "Critic LeastSquares MLPSynthesizer Whitening Synthesizer",
         "Other ways past a boundary": "Influence UnitwiseCore UnitSteps Source Overlap "
         "look_ahead RandomTruncation Reweighted Checkpointed",
         "Models": "SequenceModel OneHot TorchCore LRU Stack LockedDropout without_dropout "
