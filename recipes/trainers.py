@@ -117,8 +117,8 @@ TRAINERS = {
     ),
     "overlap": Way("TBPTT over overlapping chunks", own_options=("history",), credit=_overlap),
     "influence": Way(
-        "TBPTT that carries the influence of the weights on the state past the boundaries: SnAp-1, "
-        "and exact with --core lru (one layer of lstm, gru or lru)",
+        "tbptt that carries what the weights did to the state (their influence) past the ends of "
+        "chunks: SnAp-1 for one layer of lstm or gru, exact for --core lru",
         credit=_influence,
     ),
     "dni": Way(
