@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from seqdni import (
+    LRU,
     Learner,
     OneHot,
     SequenceModel,
@@ -50,7 +51,7 @@ def build_model(
     return SequenceModel(encoder, core, readout).to(device_of(options))
 
 
-def build_core(options: RunOptions, inputs: int, dropout: float = 0.0) -> TorchCore | Stack:
+def build_core(options: RunOptions, inputs: int, dropout: float = 0.0) -> TorchCore | Stack | LRU:
     """Build the recurrent layers, with random weights of torch's generator.
 
     Args:
@@ -60,8 +61,10 @@ def build_core(options: RunOptions, inputs: int, dropout: float = 0.0) -> TorchC
 
     Returns:
         The core: one torch module for all layers, or a :class:`seqdni.Stack` if there is dropout
-        between them.
+        between them; or a :class:`seqdni.LRU`, of one layer.
     """
+    if options.core == "lru":
+        return LRU(inputs, options.hidden)
     rnn, hidden = CORES[options.core], options.hidden
     if dropout and options.layers > 1:
         sizes = [inputs, *[hidden] * (options.layers - 1)]

@@ -10,7 +10,8 @@ import torch
 
 from seqdni.recipes.errors import RunError
 
-GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+GATES = {"lstm": 4, "gru": 3, "rnn": 1, "lru": 2}
+PARTS = {"lstm": 2, "gru": 1}  # numbers in the state of a unit
 COPIES = 4  # of a weight in training: itself, its gradient, and Adam's two moments
 NUMBER = 4  # bytes
 SIGNS = (  # parts of the messages of torch and NumPy when memory is exhausted
@@ -22,8 +23,8 @@ SIGNS = (  # parts of the messages of torch and NumPy when memory is exhausted
 def check_memory(options: Any) -> None:
     """Refuse a core that the memory of this machine cannot hold.
 
-    The least that a run needs is counted: the weights of the recurrent layers in training, and
-    their gates at one step for every row.
+    The least that a run needs is counted: the weights of the recurrent layers in training, their
+    gates at one step for every row, and with ``--trainer influence`` that of the recurrent weights.
 
     Args:
         options: a recipe's options.
@@ -34,6 +35,8 @@ def check_memory(options: Any) -> None:
     gates, hidden = GATES[options.core], options.hidden
     weights = COPIES * gates * 2 * hidden * hidden * options.layers
     needed = NUMBER * (weights + gates * hidden * options.batch)
+    if options.trainer == "influence" and options.core in PARTS:
+        needed += NUMBER * options.batch * PARTS[options.core] * gates * hidden * hidden
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if options.device.startswith("cuda") and torch.cuda.is_available():
         there = max(there, torch.cuda.get_device_properties(0).total_memory)

@@ -76,7 +76,11 @@ class RunOptions:
         **only_with_own_trainer("history"),
     )
     chunk_len: int = option(8, "T: steps of a chunk, the truncation length", at_least=1)
-    core: Literal["lstm", "gru", "rnn"] = option("lstm", "kind of recurrent core")
+    core: Literal["lstm", "gru", "rnn", "lru"] = option(
+        "lstm",
+        "kind of recurrent core. lru: a linear recurrence in which no unit acts on another, of one "
+        "layer",
+    )
     hidden: int = option(256, "number of units of each recurrent layer", at_least=1)
     layers: int = option(1, "number of recurrent layers", at_least=1)
     forget_bias: float = option(
@@ -185,7 +189,7 @@ class RunOptions:
     targets: Literal["boundary", "dense"] = for_dni(
         "boundary",
         "gradients that the synthesizer learns from. boundary: that of the state at the chunk's "
-        "start; dense: those of all states in the chunk (LSTM and GRU; not with dni-aux)",
+        "start; dense: those of all states in the chunk (not with --core rnn or with dni-aux)",
         REGRESSING,
     )
     grad_scale: float | None = for_dni(
@@ -290,6 +294,7 @@ def check(options: Any, synthesizer: str, has_critic: bool = False) -> None:
     if options.synthesizer is None and way.synthetic:
         options.synthesizer = "mlp" if way.aux else synthesizer
     check_values(options)
+    _check_core(options)
     if options.grad_scale is None and way.synthetic:
         options.grad_scale = 0.1 if options.synthesizer == "critic" else 1.0
     if options.synthesizer == "critic" and not has_critic:
@@ -317,7 +322,23 @@ def check(options: Any, synthesizer: str, has_critic: bool = False) -> None:
     if options.targets == "dense" and options.precision != "float32":
         raise RunError("--targets dense computes the core in float32; leave --precision at float32")
     if options.targets == "dense" and options.core == "rnn":
-        raise RunError("--targets dense is for --core lstm or gru")
+        raise RunError("--targets dense is for --core lstm, gru or lru")
     if options.targets == "dense" and way.aux:
         raise RunError("--targets dense needs --trainer dni")
     device_of(options)
+
+
+def _check_core(options: Any) -> None:
+    if options.core == "lru" and options.layers > 1:
+        raise RunError("--core lru has one layer; leave --layers out, or use --core lstm or gru")
+    if options.trainer != "influence":
+        return
+    if options.core == "rnn" or options.layers > 1:
+        raise RunError(
+            "--trainer influence is for one layer of --core lstm, gru or lru; use --layers 1 and "
+            "one of these, or --trainer dni or overlap"
+        )
+    if options.precision != "float32":
+        raise RunError(
+            "--trainer influence computes the core in float32; leave --precision at float32"
+        )

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from seqdni import (
     Checkpointed,
+    Influence,
     Model,
     Overlap,
     RandomTruncation,
@@ -25,8 +26,10 @@ from seqdni import (
 from seqdni.recipes.known_answers import KnownAnswers
 from seqdni.recipes.synthesizers import build_boundary, synthetic_gradients
 
-FlatTrainer: TypeAlias = Literal["bptt", "tbptt", "random", "overlap", "dni", "dni-aux"]
-Credit: TypeAlias = Overlap | SyntheticGradients | None
+FlatTrainer: TypeAlias = Literal[
+    "bptt", "tbptt", "random", "overlap", "influence", "dni", "dni-aux"
+]
+Credit: TypeAlias = Influence | Overlap | SyntheticGradients | None
 
 
 def _unchanged(_options: Any, part: Any) -> Any:
@@ -51,6 +54,12 @@ def _no_credit(_options: Any, _model: SequenceModel, _known: KnownAnswers | None
 
 def _overlap(options: Any, _model: SequenceModel, _known: KnownAnswers | None = None) -> Overlap:
     return Overlap(options.history)
+
+
+def _influence(
+    _options: Any, _model: SequenceModel, _known: KnownAnswers | None = None
+) -> Influence:
+    return Influence()
 
 
 def _synthetic(
@@ -107,6 +116,11 @@ TRAINERS = {
         cuts_per_chunk=lambda options: options.cut_probability,
     ),
     "overlap": Way("tbptt over overlapping chunks", own_options=("history",), credit=_overlap),
+    "influence": Way(
+        "tbptt that carries what the weights did to the state (their influence) past the ends of "
+        "chunks: SnAp-1 for one layer of lstm or gru, exact for --core lru",
+        credit=_influence,
+    ),
     "dni": Way(
         "tbptt with synthetic gradients at the ends of chunks",
         synthetic=True,

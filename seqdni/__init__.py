@@ -6,9 +6,11 @@ from seqdni.chunk import Chunk, ChunkLike, whole_episodes
 from seqdni.cores.activation_checkpointing import Checkpointed
 from seqdni.cores.adaptive_softmax import AdaptiveReadout
 from seqdni.cores.base import Core, TorchCore, TraceableCore, unroll, unroll_traced
+from seqdni.cores.lru import LRU
 from seqdni.cores.model import OneHot, SequenceModel
 from seqdni.cores.stack import LockedDropout, Stack, without_dropout
 from seqdni.cores.state_gradients import Trace
+from seqdni.cores.unit_steps import Source, UnitSteps
 from seqdni.hierarchy.chunk import HierarchyChunk
 from seqdni.hierarchy.level import Level
 from seqdni.hierarchy.level_trainer import LevelTraining
@@ -41,6 +43,7 @@ from seqdni.synthesizers.mlp import MLPSynthesizer
 from seqdni.synthesizers.whitening import Whitening
 from seqdni.synthetic_gradients import SyntheticGradients
 from seqdni.trainer import Model, Trainer
+from seqdni.truncation.influence import Influence, UnitwiseCore
 from seqdni.truncation.look_ahead import look_ahead
 from seqdni.truncation.overlap import Overlap
 from seqdni.truncation.random_truncation import RandomTruncation, Reweighted
@@ -49,6 +52,7 @@ __version__ = "0.1.0.dev0"
 
 # cross_entropy is not among them: `from seqdni import *` must not hide torch's own.
 __all__ = [
+    "LRU",
     "AdaptiveReadout",
     "Agreement",
     "Audit",
@@ -62,6 +66,7 @@ __all__ = [
     "HierarchyChunk",
     "HierarchyTrainer",
     "Horizon",
+    "Influence",
     "LSTMState",
     "Lag",
     "Learner",
@@ -77,6 +82,7 @@ __all__ = [
     "Reweighted",
     "RunningSums",
     "SequenceModel",
+    "Source",
     "Stack",
     "State",
     "Synthesizer",
@@ -85,6 +91,8 @@ __all__ = [
     "Trace",
     "TraceableCore",
     "Trainer",
+    "UnitSteps",
+    "UnitwiseCore",
     "Whitening",
     "bootstrap_term",
     "controls",

@@ -25,6 +25,7 @@ from seqdni.metrics import RunningSums
 from seqdni.state import State, cut, leaves, state_size
 from seqdni.synthesizers.mlp import check_state_size
 from seqdni.synthetic_gradients import SyntheticGradients, check_dense
+from seqdni.truncation.influence import Influence, unitwise_core
 from seqdni.truncation.overlap import Overlap
 
 
@@ -56,7 +57,8 @@ class Trainer:
         model: a core with parameters, whose outputs are what the loss takes.
         learner: the optimiser, the loss, and when the model is updated.
         credit: how credit crosses the ends of a chunk: by :class:`SyntheticGradients`, by
-            overlapping chunks (:class:`Overlap`), or, with None, not at all (truncated BPTT).
+            overlapping chunks (:class:`Overlap`), by the influence of the parameters on the state
+            (:class:`Influence`), or, with None, not at all (truncated BPTT).
 
     Raises:
         ValueError: the learner or ``credit`` does not fit the model.
@@ -81,7 +83,7 @@ class Trainer:
         self,
         model: Model,
         learner: Learner,
-        credit: SyntheticGradients | Overlap | None = None,
+        credit: SyntheticGradients | Overlap | Influence | None = None,
     ):
         _check_model(model)
         _check_parts(learner, credit)
@@ -91,7 +93,10 @@ class Trainer:
         self.credit = credit
         self.overlap = credit if isinstance(credit, Overlap) else None
         self.synthetic = credit if isinstance(credit, SyntheticGradients) else None
+        self.influence = credit if isinstance(credit, Influence) else None
         check_dense(self.synthetic, model)
+        if self.influence is not None:
+            unitwise_core(model)
         if self.boundary is not None:
             check_state_size(self.boundary.synthesizer, state_size(model.initial_state(1)))
         self.device = next(model.parameters()).device
@@ -160,6 +165,8 @@ class Trainer:
         if finite := self._updater.check_loss(run):
             known = None if ahead is None else self._updater.future_grad(self.model, ahead)
             self._updater.roots(plan, run, known, at_end).run()
+            if self.influence is not None and carried and plan.has_gradient:
+                self.influence.add_gradients(self.model, run.start)
             self._updater.teach(plan, run, chunk.should_reset, at_start)
             self.meter.add(loss_sum=run.loss, scored=_counted(chunk, scored))
         if self.overlap is not None:
@@ -168,6 +175,12 @@ class Trainer:
             self.synthetic.audit.after_chunk(
                 self.model, self.learner, run.start, chunk, run.applied_BS
             )
+        if self.influence is not None:
+            assert run.trace is not None
+            if not carried:
+                self.influence.forget()
+            skips = self.learner.non_finite == "skip"
+            self.influence.keep(self.model, run.trace, chunk.should_reset, skips)
         self.carry = self._updater.next_carry(run, self.model.initial_state)
         self.tokens += steps * rows
         self._updater.count_and_update(finite and plan.has_gradient, plan.episode_over)
@@ -175,18 +188,18 @@ class Trainer:
     def _forward(self, chunk: Chunk, plan: ChunkPlan) -> ForwardRun:
         """Run a chunk; with overlapping chunks, together with the chunks before it."""
         carry, inputs, should_reset = self.carry, chunk.inputs, chunk.should_reset
+        has_influence = self.influence is not None
         if self.overlap is not None and plan.scored:
             carry, inputs, should_reset = self.overlap.extend(carry, inputs, should_reset)
         if carry is None:
             start = self.model.initial_state(plan.rows)
         else:
-            start = cut(carry) if plan.trains_synthesizer else carry
+            start = cut(carry) if plan.trains_synthesizer or has_influence else carry
         longer = Chunk(inputs, chunk.targets, chunk.mask, should_reset)
         loss, autocast = self.learner.loss, self.learner.autocast
+        traced = plan.dense_targets or has_influence
         with torch.set_grad_enabled(plan.has_gradient):
-            loss_sum, end, trace = run_chunk(
-                self.model, longer, start, loss, autocast, traced=plan.dense_targets
-            )
+            loss_sum, end, trace = run_chunk(self.model, longer, start, loss, autocast, traced)
         return ForwardRun(start, loss_sum, end, trace)
 
     def _checked_ahead(
@@ -219,6 +232,7 @@ class Trainer:
             optimizer=self.learner.optimizer.state_dict(),
             synthetic=None if self.synthetic is None else self.synthetic.state_dict(),
             overlap=None if self.overlap is None else self.overlap.state_dict(),
+            influence=None if self.influence is None else self.influence.state_dict(),
             carry=None if self.carry is None else leaves(self.carry),
             steps=self._updater.state_dict(),
             tokens=self.tokens,
@@ -233,11 +247,12 @@ class Trainer:
 
         Raises:
             ValueError: the checkpoint has another format, only one of the two trainers has
-                synthetic gradients or overlapping chunks, or the saved ``history`` is longer.
+                synthetic gradients, overlapping chunks or an influence, or the saved ``history``
+                is longer.
         """
         check_format(saved)
-        for name in ("synthetic", "overlap"):
-            if (getattr(self, name) is None) != (saved[name] is None):
+        for name in ("synthetic", "overlap", "influence"):
+            if (getattr(self, name) is None) != (saved.get(name) is None):
                 raise ValueError(f"the saved trainer and this one differ: one has no {name}")
         self.model.load_state_dict(saved["model"])
         self.learner.optimizer.load_state_dict(saved["optimizer"])
@@ -245,6 +260,8 @@ class Trainer:
             self.synthetic.load_state_dict(saved["synthetic"], self._restored)
         if self.overlap is not None:
             self.overlap.load_state_dict(saved["overlap"], self._restored)
+        if self.influence is not None:
+            self.influence.load_state_dict(saved["influence"], self.device)
         self.carry = self._restored(saved["carry"])
         self._updater.load_state_dict(saved["steps"])
         self.tokens = saved["tokens"]
@@ -272,10 +289,10 @@ def _check_parts(learner: object, credit: object) -> None:
             f"got a {type(learner).__name__}, expected a Learner: "
             "Trainer(model, Learner(optimizer, clip=1.0))"
         )
-    if credit is not None and not isinstance(credit, (SyntheticGradients, Overlap)):
+    if credit is not None and not isinstance(credit, (SyntheticGradients, Overlap, Influence)):
         raise TypeError(
             f"got a {type(credit).__name__}, expected what carries credit beyond a chunk: "
-            "SyntheticGradients(boundary), Overlap(history=1), or None"
+            "SyntheticGradients(boundary), Overlap(history=1), Influence(), or None"
         )
 
 

@@ -22,8 +22,9 @@ GROUPS = {
         "RunningSums",
         "Synthetic gradients": "Boundary Audit cut target_grad bootstrap_term controls",
         "Synthesizers": "Critic LeastSquares MLPSynthesizer Whitening Synthesizer",
-        "Other ways past a boundary": "Overlap look_ahead RandomTruncation Reweighted Checkpointed",
-        "Models": "SequenceModel OneHot TorchCore Stack LockedDropout without_dropout "
+        "Other ways past a boundary": "Influence UnitwiseCore UnitSteps Source Overlap "
+        "look_ahead RandomTruncation Reweighted Checkpointed",
+        "Models": "SequenceModel OneHot TorchCore LRU Stack LockedDropout without_dropout "
         "AdaptiveReadout Core unroll TraceableCore unroll_traced Trace",
         "State": "State LSTMState state_size pack unpack detach leaves map_state reset_rows",
         "Losses": "cross_entropy squared_error masked_sum to_bits to_perplexity",

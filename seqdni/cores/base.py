@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from seqdni.cores.state_gradients import Trace, can_run_traced, join_traces, run_traced
+from seqdni.cores.unit_steps import UnitSteps, has_unit_steps, torch_unit_steps
 from seqdni.state import LSTMState, State, reset_rows
 
 
@@ -130,6 +131,25 @@ class TorchCore(nn.Module):
             ValueError: :attr:`can_trace` is False.
         """
         return run_traced(self.rnn, x_TBD, state)
+
+    @property
+    def has_unit_steps(self) -> bool:
+        """Whether :meth:`unit_steps` works: an LSTM or a GRU of one layer that can be traced."""
+        return has_unit_steps(self.rnn)
+
+    def unit_steps(self, trace: Trace) -> UnitSteps:
+        """The derivatives of the steps of a chunk, for :class:`seqdni.Influence`.
+
+        Args:
+            trace: of the chunk.
+
+        Returns:
+            The derivatives within each unit; what a unit does to others is left out.
+
+        Raises:
+            ValueError: :attr:`has_unit_steps` is False.
+        """
+        return torch_unit_steps(self.rnn, trace, prefix="rnn.")
 
 
 def unroll(

@@ -27,10 +27,12 @@ class Trace(NamedTuple):
         states_TBS: the packed state that enters each step, without a graph.
         probes: zeros ``[steps, B, S]`` that were added to those states, a tensor for each piece of
             the chunk. After the backward pass their ``grad`` is the gradient of the states.
+        inputs_TBD: the core's input at each step, without a graph; None where it is not kept.
     """
 
     states_TBS: Tensor
     probes: tuple[Tensor, ...]
+    inputs_TBD: Tensor | None = None
 
     def grads(self) -> Tensor:
         r"""The gradient of all loss at steps :math:`\ge t` with respect to the state entering t.
@@ -57,7 +59,9 @@ def join_traces(traces: list[Trace]) -> Trace:
     if len(traces) == 1:
         return traces[0]
     probes = tuple(probe for trace in traces for probe in trace.probes)
-    return Trace(torch.cat([trace.states_TBS for trace in traces]), probes)
+    states_TBS = torch.cat([trace.states_TBS for trace in traces])
+    inputs = [trace.inputs_TBD for trace in traces if trace.inputs_TBD is not None]
+    return Trace(states_TBS, probes, torch.cat(inputs) if len(inputs) == len(traces) else None)
 
 
 def can_run_traced(rnn: nn.Module) -> bool:
@@ -112,6 +116,7 @@ def run_traced(rnn: nn.Module, x_TBD: Tensor, state: State) -> tuple[Tensor, Sta
     dtype = rnn.all_weights[0][0].dtype
     with torch.autocast(x_TBD.device.type, enabled=False):
         y_TBH = x_TBD.to(dtype)
+        inputs_TBD = y_TBH.detach()
         starts = [leaf.to(dtype).unbind(0) for leaf in leaves(state)]
         shape = (*x_TBD.shape[:2], state_size(state))
         probe = y_TBH.new_zeros(()).expand(shape).requires_grad_()
@@ -126,5 +131,5 @@ def run_traced(rnn: nn.Module, x_TBD: Tensor, state: State) -> tuple[Tensor, Sta
             entered.append(states[len(start) :])
         end = [torch.stack(leaf) for leaf in zip(*ends, strict=True)]
         packed = [layer for leaf in zip(*entered, strict=True) for layer in leaf]
-        trace = Trace(torch.cat(packed, dim=2), (probe,))
+        trace = Trace(torch.cat(packed, dim=2), (probe,), inputs_TBD)
     return y_TBH, LSTMState(*end) if isinstance(rnn, nn.LSTM) else end[0], trace

@@ -63,7 +63,9 @@ def tiny_mnist_here(tmp_path, monkeypatch):
     write_tiny_mnist(Path("mnist"))
 
 
-@pytest.mark.parametrize("trainer", ["bptt", "tbptt", "random", "overlap", "dni", "dni-aux"])
+@pytest.mark.parametrize(
+    "trainer", ["bptt", "tbptt", "random", "overlap", "influence", "dni", "dni-aux"]
+)
 @pytest.mark.parametrize("recipe", RUNS)
 def test_every_trainer_runs(recipe, trainer, capsys):
     words = [*RUNS[recipe], *TINY, "--trainer", trainer, "--log-every", 2, "--evaluate-every", 4]
@@ -323,3 +325,13 @@ def test_images_are_learned():
     data, task = read_mnist("mnist"), MnistTask("row")
     stream = ShuffledImages(task, data.train, 20, 7, seed=0)
     assert learned(task, stream, task.episode(data.valid), 80, dni=True)["accuracy"] > 0.3
+
+
+@pytest.mark.parametrize(("trainer", "solves"), [("tbptt", False), ("influence", True)])
+def test_the_influence_holds_a_symbol_beyond_a_chunk(trainer, solves):
+    """Three boundaries lie between the symbol and the answer: truncation stays at chance."""
+    words = ["--length", 18, "--chunk-len", 5, "--hidden", 24, "--batch", 32, "--lr", 1e-2]
+    words += ["--chrono-steps", 20, "--forget-bias", 0, "--threads", 1, "--device", "cpu"]
+    run("recall", *words, "--trainer", trainer, "--updates", 150, "--out", "out")
+    accuracy = result_of("out")["held_out_accuracy"]
+    assert accuracy > 0.95 if solves else accuracy < 0.4

@@ -82,6 +82,7 @@ WORDS = {
     "run lm --corpus small.txt --embedding 1000000000000": "not enough memory for another",
     "run copy --threads 100000000": "--threads is 100000000, expected at most 1024",
     "run copy --threads 0": "--threads is 0, expected at least 1",
+    "run copy --trainer influence --hidden 100000 --batch 1000": "--batch 1000 need 321,282 GB",
     "run copy --device meta": "--device meta",
     "run copy --device": "--device: expected one argument",
     "run copy --lr inf": "--lr: Expected a <class 'float'>. Got value: inf",

@@ -45,7 +45,9 @@ COMMON = {
 }
 
 
-@pytest.mark.parametrize("trainer", ["bptt", "tbptt", "random", "overlap", "dni", "dni-aux"])
+@pytest.mark.parametrize(
+    "trainer", ["bptt", "tbptt", "random", "overlap", "influence", "dni", "dni-aux"]
+)
 @pytest.mark.parametrize("recipe", ["copy", "repeat-copy"])
 def test_copy_runs_with_every_trainer(recipe, trainer, tmp_path, capsys):
     out = tmp_path / "run"
@@ -105,6 +107,20 @@ def test_looking_ahead_to_the_end_of_the_episode_is_full_bptt(recipe, tmp_path):
     assert not torch.allclose(weights["tbptt"], weights["bptt"], atol=1e-3)
 
 
+@pytest.mark.parametrize("recipe", ["copy", "adding"])
+def test_influence_of_the_lru_is_full_bptt(recipe, tmp_path):
+    """The weights are those of one graph an episode, though no graph is longer than a chunk."""
+    words = [recipe, *TINY, "--updates", 20, "--optimizer", "sgd", "--lr", 0.1, "--core", "lru"]
+    words += ["--threshold", 99] if recipe == "copy" else ["--length", 9]
+    weights = {}
+    for trainer in ("influence", "bptt", "tbptt"):
+        run(*words, "--trainer", trainer, "--out", tmp_path / trainer)
+        saved = torch.load(tmp_path / trainer / "last.pt", weights_only=True)["trainer"]["model"]
+        weights[trainer] = torch.cat([weight.flatten() for weight in saved.values()])
+    assert torch.allclose(weights["influence"], weights["bptt"], atol=1e-5)
+    assert not torch.allclose(weights["tbptt"], weights["bptt"], atol=1e-4)
+
+
 def test_horizon_of_a_copy_run(tmp_path, capsys):
     """Least squares, trained for a while on one length, points the right way at its boundaries."""
     out = tmp_path / "run"
@@ -133,7 +149,7 @@ def test_horizon_of_a_text_run(tmp_path, verse, capsys):
     assert "it has no synthesizer" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("trainer", ["tbptt", "random", "overlap", "dni", "dni-aux"])
+@pytest.mark.parametrize("trainer", ["tbptt", "random", "overlap", "influence", "dni", "dni-aux"])
 def test_lm_runs_and_eval_recomputes_it(trainer, tmp_path, verse, capsys):
     out = tmp_path / "run"
     words = ["--corpus", verse, "--updates", "200", "--lr", "1e-2", "--log-every", "20"]
@@ -192,6 +208,8 @@ RESUMED = {
     "copy-recompute": ["copy", "--trainer", "bptt", "--recompute", "true", "--threshold", "1.4"],
     "copy-random": ["copy", "--trainer", "random", "--threshold", "1.4"],
     "copy-overlap": ["copy", "--trainer", "overlap", "--threshold", "1.4"],
+    "copy-influence": ["copy", "--trainer", "influence", "--threshold", "1.4"],
+    "copy-lru": ["copy", "--core", "lru", "--trainer", "influence", "--threshold", "1.4"],
     "repeat-copy": ["repeat-copy", "--trainer", "dni-aux", "--threshold", "1.4"],
     "back-to-back": [*BACK_TO_BACK, "--update-every", "3"],
     "back-to-back-random": [*BACK_TO_BACK, "--update-every", "2", "--trainer", "random"],
@@ -402,7 +420,18 @@ def test_the_synthesizers_of_text_stop_and_go_on(options, verse, tmp_path, capsy
         (["copy", "--targets", "dense", "--precision", "bfloat16"], "leave --precision at float32"),
         (
             ["copy", "--targets", "dense", "--core", "rnn"],
-            "--targets dense is for --core lstm or gru",
+            "--targets dense is for --core lstm, gru or lru",
+        ),
+        (["copy", "--trainer", "influence", "--core", "rnn"], "is for one layer of --core lstm"),
+        (["copy", "--trainer", "influence", "--layers", 2], "is for one layer of --core lstm"),
+        (
+            ["lm", "--trainer", "influence", "--hierarchy", 2],
+            "--trainer influence is for one level",
+        ),
+        (["copy", "--core", "lru", "--layers", 2], "--core lru has one layer"),
+        (
+            ["copy", "--trainer", "influence", "--precision", "bfloat16"],
+            "--trainer influence computes the core in float32",
         ),
         (
             ["copy", "--targets", "dense", "--trainer", "dni-aux"],

@@ -9,6 +9,7 @@ import pytest
 
 from seqdni import (
     Checkpointed,
+    Influence,
     Overlap,
     RandomTruncation,
     Reweighted,
@@ -49,6 +50,7 @@ def test_own_options_are_refused_with_every_other_way():
         ("tbptt", list, SequenceModel, type(None)),
         ("random", RandomTruncation, Reweighted, type(None)),
         ("overlap", list, SequenceModel, Overlap),
+        ("influence", list, SequenceModel, Influence),
         ("dni", list, SequenceModel, SyntheticGradients),
         ("dni-aux", list, SequenceModel, SyntheticGradients),
     ],

@@ -16,7 +16,10 @@ pytestmark = [
 ]
 
 ROWS = 4
-NAMES = ["tbptt", "overlap", "dni", "dni-aux", "dni-dense", "dni-bounded", "dni-rls"]
+NAMES = [
+    *("tbptt", "overlap", "influence", "dni", "dni-aux", "dni-dense", "dni-bounded"),
+    "dni-rls",
+]
 
 
 def on_gpu(name, **options):
@@ -30,7 +33,7 @@ def on_gpu(name, **options):
     learn = None
     if boundary is not None and list(boundary.parameters()):
         learn = torch.optim.Adam(boundary.parameters(), lr=0.01)
-    kind = {"history": 2} if name == "overlap" else {}
+    kind = {"overlap": {"history": 2}, "influence": {"influence": True}}.get(name, {})
     dense = {"targets": "dense"} if name == "dni-dense" else {}
     return flat_trainer(
         model, adam, boundary=boundary, synth_optimizer=learn, **kind, **dense, **options

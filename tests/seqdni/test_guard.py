@@ -177,7 +177,7 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-NAMES = ["tbptt", "overlap", "dni", "dni-rls", "dni-dense", "dni-bounded"]
+NAMES = ["tbptt", "overlap", "influence", "dni", "dni-rls", "dni-dense", "dni-bounded"]
 
 
 @pytest.mark.parametrize("name", NAMES)

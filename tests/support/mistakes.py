@@ -180,7 +180,7 @@ REFUSED = {
     ),
     "a boundary in place of synthetic gradients": (
         lambda: Trainer(m := model(), Learner(sgd(m)), Boundary(LeastSquares(SIZE))),
-        r"got a Boundary, .*SyntheticGradients\(boundary\), Overlap\(history=1\), or None",
+        r"got a Boundary, .*SyntheticGradients\(boundary\), Overlap\(history=1\), Influence\(\), ",
     ),
     "a synthesizer in place of a boundary": (
         lambda: SyntheticGradients(LeastSquares(SIZE)),

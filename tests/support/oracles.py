@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trainers import flat_trainer
 
 from seqdni import (
+    LRU,
     Boundary,
     Checkpointed,
     Chunk,
@@ -54,6 +55,8 @@ def make_model(kind: str, layers: int, dtype=torch.float64, seed: int = 0) -> Se
         sizes = [(SYMBOLS, HIDDEN), (HIDDEN, HIDDEN)][:layers]
         rnns = [nn.LSTM, nn.GRU][:layers]
         core = Stack([TorchCore(rnn(*size)) for rnn, size in zip(rnns, sizes, strict=True)])
+    elif kind == "lru":
+        core = LRU(SYMBOLS, HIDDEN)
     else:
         core = TorchCore(KINDS[kind](SYMBOLS, HIDDEN, num_layers=layers))
     return SequenceModel(OneHot(SYMBOLS), core, nn.Linear(HIDDEN, SYMBOLS)).to(dtype)
@@ -184,7 +187,8 @@ def join_after(chunks: list[Chunk], k: int) -> Chunk | None:
 def make_trainer(model: SequenceModel, name: str, optimizer="adam", **options) -> Trainer:
     """``tbptt``, ``dni``, ``dni-...``: ``aux``, ``rls``, ``dense``, ``bounded``, ``zero`` (frozen).
 
-    Rivals of DNI: ``checkpointed``, ``random`` (reweighted), ``overlap``.
+    Rivals of DNI: ``checkpointed``, ``random`` (reweighted), ``overlap``,
+    ``influence`` (for one layer).
     """
     make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer]
     steps = make(model.parameters(), lr=0.01)
@@ -192,6 +196,8 @@ def make_trainer(model: SequenceModel, name: str, optimizer="adam", **options) -
         return flat_trainer(model, steps, **options)
     if name == "overlap":
         return flat_trainer(model, steps, history=2, **options)
+    if name == "influence":
+        return flat_trainer(model, steps, influence=True, **options)
     if name in ("checkpointed", "random"):
         wrapped = Checkpointed(model, 2) if name == "checkpointed" else Reweighted(model, 2, 0.5)
         return flat_trainer(wrapped, steps, **options)

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import torch
 
-from seqdni import Boundary, Learner, LevelTraining, Overlap, SyntheticGradients, Trainer
+from seqdni import Boundary, Influence, Learner, LevelTraining, Overlap, SyntheticGradients, Trainer
 
 OF_LEARNER = {each.name for each in fields(Learner)} - {"optimizer"}
 RENAMED = {"synth_clip": "clip", "synth_optimizer": "optimizer"}
@@ -19,7 +19,9 @@ def split(settings: dict) -> tuple[dict, dict]:
     return of_learner, {n: v for n, v in others.items() if v is not None}
 
 
-def flat_trainer(model, optimizer, *, boundary=None, history=0, **settings) -> Trainer:
+def flat_trainer(
+    model, optimizer, *, boundary=None, history=0, influence=False, **settings
+) -> Trainer:
     """A trainer; ``synth_clip`` and ``synth_optimizer`` are those of the synthetic gradients."""
     of_learner, others = split(settings)
     credit = None
@@ -27,6 +29,8 @@ def flat_trainer(model, optimizer, *, boundary=None, history=0, **settings) -> T
         credit = SyntheticGradients(boundary, **others)
     elif history != 0:
         credit = Overlap(history)
+    elif influence:
+        credit = Influence()
     return Trainer(model, Learner(optimizer, **of_learner), credit)
 
 
