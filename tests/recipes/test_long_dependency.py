@@ -331,7 +331,7 @@ def test_images_are_learned():
 def test_the_influence_holds_a_symbol_beyond_a_chunk(trainer, solves):
     """Three boundaries lie between the symbol and the answer: truncation stays at chance."""
     words = ["--length", 18, "--chunk-len", 5, "--hidden", 24, "--batch", 32, "--lr", 1e-2]
-    words += ["--chrono-steps", 20, "--forget-bias", 0, "--threads", 1, "--device", "cpu"]
+    words += ["--chrono-steps", 20, "--threads", 1, "--device", "cpu"]
     run("recall", *words, "--trainer", trainer, "--updates", 150, "--out", "out")
     accuracy = result_of("out")["held_out_accuracy"]
     assert accuracy > 0.95 if solves else accuracy < 0.4
