@@ -115,7 +115,8 @@ TASKS = {
         "MNIST by pixel", 250, by="pixel", chunk_len=28, updates=1000, chrono_steps=784
     ),
 }
-BEGIN, END = "<!-- table credit -->\n", "<!-- end -->"
+END = "<!-- end -->"
+AUDITED = "mnist-7"
 QUICK = ("recall", "mnist-row")
 UNITS = {
     "held_out_accuracy": "accuracy",
@@ -166,6 +167,42 @@ def final(name: str, rates: Mapping[str, float]) -> Experiment:
     """
     arms = {arm: {**options, "lr": rates[arm]} for arm, options in ARMS.items()}
     return TASKS[name].experiment(name, arms, "final")
+
+
+def audited(rate: float) -> Experiment:
+    """Least squares, which does harm on MNIST by 7 pixels, with and without an audit.
+
+    Args:
+        rate: TBPTT's learning rate there.
+    """
+    common = {"trainer": "dni", "synthesizer": "rls", "lr": rate}
+    common |= {"evaluate_every": 500, "log_every": 50}
+    arms = {"least squares": common, "least squares, audited": {**common, "audit_every": 40}}
+    return TASKS[AUDITED].experiment(f"{AUDITED}-audited", arms, "final")
+
+
+def audit_table(rows: Rows) -> str:
+    """TBPTT, least squares, and least squares with an audit, seed by seed.
+
+    Args:
+        rows: of the suite.
+
+    Returns:
+        Markdown.
+    """
+    rates = best_rates(AUDITED, rows)
+    lines = ["| | test accuracy | mean |", "|---|---|---|"]
+    if rates is None:
+        return "\n".join(lines)
+    found: dict[str, list[float]] = {}
+    for run in [*final(AUDITED, rates).runs(), *audited(rates["TBPTT"]).runs()]:
+        row = rows.get(key(run.cell.recipe, run.cell.options))
+        if row is not None and (run.arm == "TBPTT" or run.arm.startswith("least squares")):
+            found.setdefault(run.arm, []).append(row["test_accuracy"])
+    for arm, values in found.items():
+        each = " / ".join(f"{value:.3f}" for value in values)
+        lines.append(f"| {arm} | {each} | {_cell(values)} |")
+    return "\n".join(lines)
 
 
 def table(names: Sequence[str], rows: Rows) -> str:
@@ -236,11 +273,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"skipped, since there is no --mnist-dir: {', '.join(skipped)}")
     failed = False
     for name in [] if given.render else names:
-        for stage in ("search", "final"):
+        for stage in ("search", "final", *(["audited"] if name == AUDITED else [])):
             rates = best_rates(name, read_rows(place.rows))
-            if stage == "final" and rates is None:
+            if stage == "search":
+                runs = search(name).runs()
+            elif rates is None:
                 break  # a run of the search failed
-            runs = (search(name) if stage == "search" else final(name, rates or {})).runs()
+            elif stage == "final":
+                runs = final(name, rates).runs()
+            else:
+                runs = audited(rates["TBPTT"]).runs()
             print(f"{name}, {stage}: {len(missing(runs, place))} of {len(runs)} runs to do")
             outcome = carry_out(runs, place, lambda run, _: _seconds(name, run))  # noqa: B023
             for run, line in outcome.failures:
@@ -249,24 +291,30 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print("stopped; the same command goes on")
                 return 130
             failed |= bool(outcome.failures)
-    text = table(list(TASKS), read_rows(place.rows))
-    print(text)
-    write_page(Path(given.page), text)
+    rows = read_rows(place.rows)
+    for marker, text in (("credit", table(list(TASKS), rows)), ("audit", audit_table(rows))):
+        print(f"{text}\n")
+        write_page(Path(given.page), marker, text)
     return int(failed)
 
 
-def write_page(page: Path, text: str) -> None:
-    """Put the table between the page's markers.
+def write_page(page: Path, name: str, text: str) -> None:
+    """Put a table between the page's markers.
 
     Args:
-        page: markdown with ``<!-- table credit -->`` and ``<!-- end -->``.
+        page: markdown with ``<!-- table NAME -->`` and ``<!-- end -->``.
+        name: of the table.
         text: the table.
+
+    Raises:
+        ValueError: the page has no such markers.
     """
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    mark = f"<!-- table {name} -->\n"
+    before, begin, rest = page.read_text(encoding="utf-8").partition(mark)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"{page} lacks {BEGIN.strip()} or {END}")
-    page.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{after}", encoding="utf-8")
+        raise ValueError(f"{page} lacks {mark.strip()} or {END}")
+    page.write_text(f"{before}{mark}\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 def _seconds(name: str, run: Run) -> float:

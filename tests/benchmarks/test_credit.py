@@ -43,13 +43,15 @@ def test_the_rate_with_the_smallest_error_is_taken():
 
 def test_the_table_of_the_page_is_that_of_the_rows(tmp_path):
     page = (ROOT / "docs" / "credit.md").read_text(encoding="utf-8")
-    table = credit.table(list(credit.TASKS), ROWS)
+    table, audit = credit.table(list(credit.TASKS), ROWS), credit.audit_table(ROWS)
     assert table.count("\n") >= 1 + 5
-    assert f"{credit.BEGIN}\n{table}\n\n{credit.END}" in page
+    assert audit.count("\n") == 1 + 3
+    for name, text in (("credit", table), ("audit", audit)):
+        assert f"<!-- table {name} -->\n\n{text}\n\n{credit.END}" in page
     bare = tmp_path / "page.md"
     bare.write_text("nothing")
     with pytest.raises(ValueError, match="lacks"):
-        credit.write_page(bare, table)
+        credit.write_page(bare, "credit", table)
 
 
 def test_a_gap_within_the_noise_is_no_gap():
@@ -63,7 +65,8 @@ def test_without_mnist_its_tasks_are_skipped(tmp_path, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr(credit, "carry_out", lambda runs, *_: asked.append(runs) or Nothing)
     page = tmp_path / "page.md"
-    page.write_text(f"{credit.BEGIN}{credit.END}")
+    marks = (f"<!-- table {name} -->\n{credit.END}\n" for name in ("credit", "audit"))
+    page.write_text("".join(marks))
     words = ["--page", str(page), "--rows", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path)]
     assert credit.main([*words, "--quick"]) == 0
     assert "no --mnist-dir: mnist-row" in capsys.readouterr().out
