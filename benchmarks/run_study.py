@@ -40,8 +40,8 @@ from study import (
     unique,
 )
 
+from seqdni.recipes.common_options import RunOptions, device_of
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.options import RunOptions, device_of
 
 TUNED = 1e-3  # TBPTT's learning rate in ``search``
 TBPTT, DNI, BPTT = f"TBPTT, lr {TUNED:g}", "DNI", "full BPTT"

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from seqdni.recipes.cli import RECIPES
-from seqdni.recipes.option import flag
+from seqdni.recipes.option_field import flag
 from seqdni.recipes.parsing import parse, recipe_parser
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,10 +21,10 @@ from seqdni import (
     squared_error,
 )
 from seqdni.recipes.checkpoint import Damaged, check_weights
+from seqdni.recipes.common_options import RunOptions
 from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError, one_line
 from seqdni.recipes.known_answers import KnownAnswers
-from seqdni.recipes.options import RunOptions
 from seqdni.recipes.trainers import way_of
 
 CORES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}

@@ -19,13 +19,13 @@ from seqdni.recipes.commands import curves, plot
 from seqdni.recipes.commands.export import WEIGHTS, export
 from seqdni.recipes.commands.horizon import report
 from seqdni.recipes.commands.run import run, short
+from seqdni.recipes.common_options import Sampling
 from seqdni.recipes.completion import add_recipes
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.held_out import measure
 from seqdni.recipes.memory import is_out_of_memory, too_large
-from seqdni.recipes.option import MOST
-from seqdni.recipes.options import Sampling
+from seqdni.recipes.option_field import MOST
 from seqdni.recipes.parsing import CONFIGS, did_you_mean
 from seqdni.recipes.recipe import Recipe, exported
 from seqdni.recipes.registry import RECIPES, saved_run

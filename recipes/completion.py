@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import shtab
 
-from seqdni.recipes.option import flag
+from seqdni.recipes.option_field import flag
 
 FOLDERS = ("out", "resume", "data_dir", "init_from")
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from seqdni.corpora import CopyMemoryTask
 from seqdni.recipes.long_dependency import LongDependency, LongOptions
-from seqdni.recipes.option import option
+from seqdni.recipes.option_field import option
 from seqdni.recipes.recipe import Recipe
 
 

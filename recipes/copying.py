@@ -7,7 +7,7 @@ from typing import Literal
 
 from seqdni.corpora import CopyTask, RepeatCopyTask
 from seqdni.recipes.curriculum import Curriculum, CurriculumOptions
-from seqdni.recipes.option import option
+from seqdni.recipes.option_field import option
 from seqdni.recipes.recipe import Recipe
 
 

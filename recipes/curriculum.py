@@ -29,12 +29,12 @@ from seqdni.corpora import (
     next_difficulty,
 )
 from seqdni.recipes.build import build_model, build_trainer
+from seqdni.recipes.common_options import Sampling, check
 from seqdni.recipes.directory import RunDirectory
-from seqdni.recipes.episodic import EpisodicOptions
+from seqdni.recipes.episode_options import EpisodicOptions
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.held_out import HeldOut, log_horizon
-from seqdni.recipes.option import option
-from seqdni.recipes.options import Sampling, check
+from seqdni.recipes.option_field import option
 from seqdni.recipes.recipe import Trained, check_no_text, load_last
 from seqdni.recipes.session import Session
 from seqdni.recipes.trainers import chunks_of, way_of

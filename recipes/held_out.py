@@ -11,11 +11,11 @@ from torch import Tensor
 from seqdni import Boundary, Chunk, Critic, Horizon, SequenceModel, measure_horizon, without_dropout
 from seqdni.corpora import Batch
 from seqdni.recipes.build import build_trainer
+from seqdni.recipes.common_options import RunOptions
 from seqdni.recipes.device import device_of
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError, one_line
 from seqdni.recipes.known_answers import KnownAnswers
-from seqdni.recipes.options import RunOptions
 from seqdni.recipes.session import Session
 from seqdni.recipes.trainers import way_of
 

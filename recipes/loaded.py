@@ -13,11 +13,11 @@ from torch import Tensor
 
 from seqdni import without_dropout
 from seqdni.corpora import Vocabulary
+from seqdni.recipes.common_options import Sampling
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.lm.data import prepared
 from seqdni.recipes.lm.model import score
 from seqdni.recipes.lm.sample import write
-from seqdni.recipes.options import Sampling
 from seqdni.recipes.registry import saved_run
 
 

@@ -23,13 +23,13 @@ from seqdni.corpora import (
     ShuffledImages,
 )
 from seqdni.recipes.build import build_model, build_trainer, loss_for
+from seqdni.recipes.common_options import Sampling, check
 from seqdni.recipes.directory import RunDirectory
-from seqdni.recipes.episodic import EpisodicOptions
+from seqdni.recipes.episode_options import EpisodicOptions
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.held_out import HeldOut, log_horizon
 from seqdni.recipes.known_answers import KnownAnswers
-from seqdni.recipes.option import option, same_option
-from seqdni.recipes.options import Sampling, check
+from seqdni.recipes.option_field import option, same_option
 from seqdni.recipes.recipe import Trained, check_no_text, check_same_images, load_last, resumed
 from seqdni.recipes.session import Session
 from seqdni.recipes.trainers import chunks_of, way_of
@@ -47,7 +47,10 @@ class LongOptions(EpisodicOptions):
     forget_bias: float = same_option(EpisodicOptions, "forget_bias", 1.0)
     updates: int | None = option(3000, "stop after this many weight updates", at_least=1)
     evaluate_every: int = option(
-        500, "updates between two looks at held-out data, in steps of --log-every", at_least=1
+        500,
+        "updates from one evaluation on held-out data to the next, rounded up to a multiple of "
+        "--log-every",
+        at_least=1,
     )
 
 

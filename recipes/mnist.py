@@ -9,7 +9,7 @@ from typing import Literal
 from seqdni.corpora import MnistTask, ShuffledImages, read_mnist
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.long_dependency import LongDependency, LongOptions, Problem
-from seqdni.recipes.option import option
+from seqdni.recipes.option_field import option
 from seqdni.recipes.recipe import Recipe
 
 

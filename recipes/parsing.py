@@ -15,7 +15,7 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # pyri
 from seqdni.recipes.config_file import parse_config
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.help_groups import in_groups
-from seqdni.recipes.option import flag
+from seqdni.recipes.option_field import flag
 
 CONFIGS = Path(__file__).parent / "configs"  # shipped; known by their names
 # Options that had another name in earlier versions: the old name, and the name now.

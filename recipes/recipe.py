@@ -9,10 +9,10 @@ from torch import nn
 from seqdni.corpora import SubwordVocabulary, Vocabulary
 from seqdni.recipes.build import load_weights
 from seqdni.recipes.commands.export import VOCABULARY
+from seqdni.recipes.common_options import Sampling
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.held_out import HeldOut
-from seqdni.recipes.options import Sampling
 from seqdni.recipes.session import Session
 
 

@@ -11,7 +11,7 @@ from seqdni.recipes.count_digits import recipe as count_digits
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.lm import recipe as lm
-from seqdni.recipes.option import check_kinds
+from seqdni.recipes.option_field import check_kinds
 from seqdni.recipes.parsing import RENAMED, parse_saved, recipe_parser
 from seqdni.recipes.recipe import Recipe
 

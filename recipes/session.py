@@ -22,7 +22,7 @@ from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError, RunStopped, one_line
 from seqdni.recipes.fit import check_fits, check_optimizer
 from seqdni.recipes.known_answers import WHOLE, KnownAnswers
-from seqdni.recipes.option import LIMITS, flag
+from seqdni.recipes.option_field import LIMITS, flag
 from seqdni.recipes.trainers import way_of
 
 FIRST_LINE, EVERY_LINE = 2.0, 30.0  # seconds of training between lines, where there is no terminal

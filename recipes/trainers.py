@@ -2,7 +2,7 @@
 
 An entry has all in which a way differs from the others; which options do not go together is checked
 in the files of the options. To add a way, add its name to :data:`FlatTrainer` and an entry to
-:data:`TRAINERS`. If it has options of its own, add these to options.py and help_groups.py.
+:data:`TRAINERS`. If it has options of its own, add these to common_options.py and help_groups.py.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def only_with_own_trainer(option_name: str) -> dict[str, Any]:
         option_name: the option's name, as it stands in the ``own_options`` of these ways.
 
     Returns:
-        The arguments ``only`` and ``when`` of :func:`seqdni.recipes.option.option`.
+        The arguments ``only`` and ``when`` of :func:`seqdni.recipes.option_field.option`.
 
     Example:
         >>> only_with_own_trainer("history")["when"]

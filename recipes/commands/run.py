@@ -10,11 +10,11 @@ from typing import Any
 import torch
 import yaml
 
+from seqdni.recipes.common_options import RESUMABLE, Sampling
 from seqdni.recipes.directory import RunDirectory, new_folder
 from seqdni.recipes.errors import RunError, RunStopped
 from seqdni.recipes.fine_tune import start_from
-from seqdni.recipes.option import LIMITS, check_effect, flag
-from seqdni.recipes.options import RESUMABLE, Sampling
+from seqdni.recipes.option_field import LIMITS, check_effect, flag
 from seqdni.recipes.parsing import did_you_mean, given_flags, parse, recipe_parser
 from seqdni.recipes.recipe import Recipe
 from seqdni.recipes.registry import RECIPES, saved_options

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from seqdni.recipes.common_options import RunOptions
 from seqdni.recipes.device import device_of
-from seqdni.recipes.option import check_values, option, same_option
-from seqdni.recipes.options import RunOptions
+from seqdni.recipes.option_field import check_values, option, same_option
 from seqdni.recipes.synthesizers import DESCENDED
 
 WAYS = ("joint", "dni", "no-feedback")

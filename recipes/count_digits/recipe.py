@@ -37,13 +37,13 @@ from seqdni.corpora import (
     render_digits,
 )
 from seqdni.recipes.build import build_core, load_weights
+from seqdni.recipes.common_options import Sampling
 from seqdni.recipes.count_digits.options import WAYS as WAYS  # what a recipe has
 from seqdni.recipes.count_digits.options import Options
 from seqdni.recipes.count_digits.options import prepare as prepare
 from seqdni.recipes.device import device_of
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.options import Sampling
 from seqdni.recipes.recipe import Trained, check_no_text, check_same_images
 from seqdni.recipes.recipe import resumed as resumed
 from seqdni.recipes.session import Session

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from seqdni.corpora import own_splits
+from seqdni.recipes.common_options import RunOptions, check
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.lm.data import DOWNLOADED, NAMED
 from seqdni.recipes.lm.hierarchy import window
-from seqdni.recipes.option import option, same_option
-from seqdni.recipes.options import RunOptions, check
+from seqdni.recipes.option_field import option, same_option
 from seqdni.recipes.trainers import FlatTrainer, way_of
 
 UPDATES = 8000  # where no other limit is given

@@ -29,6 +29,7 @@ from seqdni.corpora import (
     vocabulary_from,
 )
 from seqdni.recipes.build import build_trainer, load_weights
+from seqdni.recipes.common_options import Sampling
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.fine_tune import known_tokens
@@ -61,7 +62,6 @@ from seqdni.recipes.lm.notes import (
 from seqdni.recipes.lm.options import Options
 from seqdni.recipes.lm.options import prepare as prepare  # what a recipe has
 from seqdni.recipes.lm.sample import write
-from seqdni.recipes.options import Sampling
 from seqdni.recipes.recipe import Trained
 from seqdni.recipes.session import Session
 from seqdni.recipes.trainers import way_of

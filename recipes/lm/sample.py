@@ -10,8 +10,8 @@ from torch import Tensor
 
 from seqdni import without_dropout
 from seqdni.corpora import CorpusError, Vocabulary
+from seqdni.recipes.common_options import Sampling
 from seqdni.recipes.lm.model import LanguageModel, scores_of
-from seqdni.recipes.options import Sampling
 
 MOST, OVERLAP = 64, 16  # tokens decoded together with each new one: at most, and after a cut
 

@@ -13,7 +13,7 @@ from seqdni.corpora import CopyTask, RecallTask
 from seqdni.recipes.cli import main
 from seqdni.recipes.curriculum import Curriculum, CurriculumOptions
 from seqdni.recipes.long_dependency import LongDependency, LongOptions
-from seqdni.recipes.option import option
+from seqdni.recipes.option_field import option
 from seqdni.recipes.recipe import Recipe
 from seqdni.recipes.registry import RECIPES
 

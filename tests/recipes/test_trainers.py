@@ -17,9 +17,9 @@ from seqdni import (
     SyntheticGradients,
 )
 from seqdni.recipes.build import build_model
+from seqdni.recipes.common_options import RunOptions
 from seqdni.recipes.count_digits.options import WAYS
 from seqdni.recipes.lm.options import Options as TextOptions
-from seqdni.recipes.options import RunOptions
 from seqdni.recipes.synthesizers import KINDS, LEARNING, SynthesizerName
 from seqdni.recipes.trainers import SYNTHETIC, TRAINERS, way_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from seqdni.recipes.option import option, same_option
-from seqdni.recipes.options import RunOptions
+from seqdni.recipes.common_options import RunOptions
+from seqdni.recipes.option_field import option, same_option
 from seqdni.recipes.trainers import way_of
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.option import LIMITS, check_values, option
+from seqdni.recipes.option_field import LIMITS, check_values, option
 from seqdni.recipes.synthesizers import (
     DESCENDED,
     KINDS,
@@ -31,7 +31,7 @@ def for_dni(
         default: the default value.
         help: the text that ``--help`` shows.
         synthesizers: the values of ``--synthesizer`` with which it has an effect.
-        limits: the limits of :func:`seqdni.recipes.option.option`.
+        limits: the limits of :func:`seqdni.recipes.option_field.option`.
 
     Returns:
         A dataclass field.
