@@ -293,7 +293,8 @@ class Session:
         synthetic = getattr(self.trainer, "synthetic", None)
         if synthetic is not None and synthetic.audit is not None:
             row["audit_worth"] = round(synthetic.audit.worth().mean().item(), 4)
-            row["audit_cosine"] = round(synthetic.audit.cosine().mean().item(), 4)
+            if len(cosine_P := synthetic.audit.cosine()):  # none before the first audit
+                row["audit_cosine"] = round(cosine_P.mean().item(), 4)
         for level in range(len(getattr(self.trainer, "levels", ()))):
             k = f"_{level}"
             if f"loss_sum{k}" in sums and sums[f"scored{k}"] < sums["scored"]:
