@@ -25,8 +25,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from render import mean_and_error
-from study import ROOT, SEEDS, Experiment, Place, Run, carry_out, key, missing, read_rows
+from render import Rows, mean_and_error, row_of, with_table
+from study import ROOT, SEEDS, Experiment, Place, Run, carry_out, missing, read_rows
 
 RATES = (1e-3, 2e-3, 4e-3)
 ARMS: dict[str, dict[str, Any]] = {
@@ -115,7 +115,6 @@ TASKS = {
         "MNIST by pixel", 250, by="pixel", chunk_len=28, updates=1000, chrono_steps=784
     ),
 }
-END = "<!-- end -->"
 AUDITED = "mnist-7"
 QUICK = ("recall", "mnist-row")
 UNITS = {
@@ -124,7 +123,6 @@ UNITS = {
     "held_out_bits": "bits an answer",
     "held_out_mse": "squared error",
 }
-Rows = Mapping[str, Mapping[str, Any]]
 
 
 def search(name: str) -> Experiment:
@@ -149,7 +147,7 @@ def best_rates(name: str, rows: Rows) -> dict[str, float] | None:
     """
     error: dict[str, dict[float, float]] = {arm: {} for arm in SEARCHED}
     for run in search(name).runs():
-        row = rows.get(key(run.cell.recipe, run.cell.options))
+        row = row_of(run, rows)
         if row is None:
             return None
         arm = next(arm for arm in SEARCHED if run.arm.startswith(f"{arm}, "))
@@ -196,7 +194,7 @@ def audit_table(rows: Rows) -> str:
         return "\n".join(lines)
     found: dict[str, list[float]] = {}
     for run in [*final(AUDITED, rates).runs(), *audited(rates["TBPTT"]).runs()]:
-        row = rows.get(key(run.cell.recipe, run.cell.options))
+        row = row_of(run, rows)
         if row is not None and (run.arm == "TBPTT" or run.arm.startswith("least squares")):
             found.setdefault(run.arm, []).append(row["test_accuracy"])
     for arm, values in found.items():
@@ -225,7 +223,7 @@ def table(names: Sequence[str], rows: Rows) -> str:
             continue
         task, found = TASKS[name], {arm: [] for arm in ARMS}
         for run in final(name, rates).runs():
-            row = rows.get(key(run.cell.recipe, run.cell.options))
+            row = row_of(run, rows)
             if row is not None:
                 found[run.arm].append(row[task.shown])
         if any(len(values) < len(SEEDS["final"]) for values in found.values()):
@@ -309,12 +307,10 @@ def write_page(page: Path, name: str, text: str) -> None:
     Raises:
         ValueError: the page has no such markers.
     """
-    mark = f"<!-- table {name} -->\n"
-    before, begin, rest = page.read_text(encoding="utf-8").partition(mark)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page} lacks {mark.strip()} or {END}")
-    page.write_text(f"{before}{mark}\n{text}\n\n{END}{after}", encoding="utf-8")
+    written, found = with_table(page.read_text(encoding="utf-8"), name, text)
+    if not found:
+        raise ValueError(f"{page} lacks <!-- table {name} --> or <!-- end -->")
+    page.write_text(written, encoding="utf-8")
 
 
 def _seconds(name: str, run: Run) -> float:

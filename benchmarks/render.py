@@ -98,7 +98,7 @@ def values(experiment: Experiment, rows: Rows, metric: str) -> dict[tuple[str, s
     found: dict[tuple[str, str], dict] = {}
     for run in experiment.runs():
         at_seed = found.setdefault((run.arm, run.column), {})
-        row = _row(run, rows)
+        row = row_of(run, rows)
         if row is not None:
             at_seed[run.seed] = row[metric]
     return found
@@ -114,7 +114,7 @@ def tables(experiment: Experiment, rows: Rows) -> str:
     Returns:
         Markdown, a table a metric.
     """
-    done = {(run.arm, run.column, run.seed): _row(run, rows) for run in experiment.runs()}
+    done = {(run.arm, run.column, run.seed): row_of(run, rows) for run in experiment.runs()}
     seeds = sorted({seed for _, _, seed in done})
     parts = []
     for metric in metrics(experiment):
@@ -172,20 +172,37 @@ def write_page(page: Path, preset: str, experiments: Sequence[Experiment], rows:
         return []
     text, written = page.read_text(encoding="utf-8"), []
     for experiment in experiments:
-        marker = (
-            rf"(<!-- table {re.escape(preset)}/{re.escape(experiment.name)} -->\n).*?(<!-- end -->)"
-        )
-        table = tables(experiment, rows)
-        text, count = re.subn(
-            marker, lambda found, new=table: f"{found[1]}\n{new}\n\n{found[2]}", text, flags=re.S
-        )
-        if count:
-            written.append(f"table {preset}/{experiment.name}")
+        name = f"{preset}/{experiment.name}"
+        text, found = with_table(text, name, tables(experiment, rows))
+        if found:
+            written.append(f"table {name}")
         figure = f"figures/{preset}-{experiment.name}.svg"
         if figure in text and draw(experiment, rows, page.parent / figure):
             written.append(figure)
     page.write_text(text, encoding="utf-8")
     return written
+
+
+def with_table(text: str, name: str, table: str) -> tuple[str, bool]:
+    """Put a table between the markers of a page.
+
+    Args:
+        text: of the page, with ``<!-- table NAME -->`` and ``<!-- end -->``.
+        name: of the table.
+        table: markdown.
+
+    Returns:
+        The text with the table, and whether it has the markers.
+
+    Example:
+        >>> with_table("<!-- table a -->\\nold\\n<!-- end -->", "a", "new")
+        ('<!-- table a -->\\n\\nnew\\n\\n<!-- end -->', True)
+    """
+    marker = rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)"
+    text, count = re.subn(
+        marker, lambda found: f"{found[1]}\n{table}\n\n{found[2]}", text, flags=re.S
+    )
+    return text, count > 0
 
 
 def draw(experiment: Experiment, rows: Rows, path: Path) -> bool:
@@ -232,7 +249,13 @@ def draw(experiment: Experiment, rows: Rows, path: Path) -> bool:
     return True
 
 
-def _row(run: Run, rows: Rows) -> Mapping[str, Any] | None:
+def row_of(run: Run, rows: Rows) -> Mapping[str, Any] | None:
+    """The row of a run, or None where there is none yet.
+
+    Args:
+        run: of a study.
+        rows: of the study.
+    """
     return rows.get(key(run.cell.recipe, run.cell.options))
 
 

@@ -73,15 +73,19 @@ def build_core(options: RunOptions, inputs: int, dropout: float = 0.0) -> TorchC
     else:
         rnns = [rnn(inputs, hidden, num_layers=options.layers)]
         core = TorchCore(rnns[0])
-    if options.forget_bias and options.core == "lstm":
-        with torch.no_grad():
-            for each in rnns:
-                for layer in range(each.num_layers):
-                    getattr(each, f"bias_hh_l{layer}")[hidden : 2 * hidden] += options.forget_bias
-    if options.chrono_steps and options.core == "lstm":
+    if options.core == "lstm":
         for each in rnns:
-            _set_memory_spans(each, options.chrono_steps)
+            if options.chrono_steps:
+                _set_memory_spans(each, options.chrono_steps)
+            elif options.forget_bias:
+                _add_forget_bias(each, options.forget_bias)
     return core
+
+
+@torch.no_grad()
+def _add_forget_bias(lstm: nn.LSTM, bias: float) -> None:
+    for layer in range(lstm.num_layers):
+        getattr(lstm, f"bias_hh_l{layer}").chunk(4)[1].add_(bias)
 
 
 @torch.no_grad()

@@ -306,8 +306,6 @@ def check(options: Any, synthesizer: str, has_critic: bool = False) -> None:
         raise RunError("--synthesizer critic does not go with --look-ahead; add --synthesizer rls")
     if options.audit_every and options.look_ahead:
         raise RunError("--audit-every does not go with --look-ahead; leave one of them out")
-    if options.audit_every and getattr(options, "episodes", "lockstep") != "lockstep":
-        raise RunError("--audit-every needs episodes that end together; use --episodes lockstep")
     if options.synthesizer == "none" and not options.look_ahead:
         raise RunError(
             "--synthesizer none without --look-ahead is plain tbptt; use --trainer tbptt"

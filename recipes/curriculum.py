@@ -95,6 +95,10 @@ class Curriculum:
         """
         check(options, synthesizer="rls")
         if options.episodes == "back-to-back":
+            if options.audit_every:
+                raise RunError(
+                    "--audit-every needs episodes that end together; use --episodes lockstep"
+                )
             if way_of(options).whole_episodes:
                 raise RunError(
                     f"--trainer {options.trainer} needs episodes that end together; "

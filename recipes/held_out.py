@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seqdni import Boundary, Chunk, Critic, Horizon, SequenceModel, measure_horizon, without_dropout
+from seqdni import Chunk, Horizon, SequenceModel, measure_horizon, without_dropout
 from seqdni.corpora import Batch
 from seqdni.recipes.build import build_trainer
 from seqdni.recipes.common_options import RunOptions
-from seqdni.recipes.device import device_of
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError, one_line
 from seqdni.recipes.known_answers import KnownAnswers
@@ -66,19 +65,7 @@ def measure(directory: RunDirectory, options: RunOptions, held_out: HeldOut) -> 
         where = directory.path / "last.pt"
         raise RunError(f"{where} does not fit its config.yaml: {one_line(error)}") from None
     assert trainer.boundary is not None
-    device = device_of(options)
-    here = _on(device, chunks)
-    known = options.look_ahead
-    with without_dropout(model):
-        return measure_horizon(
-            model,
-            trainer.boundary,
-            here,
-            loss,
-            steps_known=known,
-            conditions=_conditions(trainer.boundary, known_answers, chunks),
-            worth=_worth(trainer),
-        )
+    return _measured(trainer, model, held_out, options.look_ahead)
 
 
 def log_horizon(session: Session, chunks: Callable[[], list[Batch]], row: dict[str, Any]) -> None:
@@ -98,38 +85,33 @@ def log_horizon(session: Session, chunks: Callable[[], list[Batch]], row: dict[s
     data = chunks()
     if len(data) < 2:
         return  # one chunk has no boundary
-    known = session.options.look_ahead
     model: Any = trainer.model
-    with torch.random.fork_rng(), without_dropout(model):  # a control draws random numbers
-        found = measure_horizon(
-            model,
-            trainer.boundary,
-            _on(trainer.device, data),
-            trainer.learner.loss,
-            steps_known=known,
-            conditions=_conditions(trainer.boundary, session.known_answers, data),
-            worth=_worth(trainer),
-        )
+    held_out = HeldOut(data, model, trainer.learner.loss, session.known_answers)
+    with torch.random.fork_rng():  # a control draws random numbers
+        found = _measured(trainer, model, held_out, session.options.look_ahead)
     row["horizon_cosine"] = round(found.dni_cosine, 4)
     row["horizon_steps"] = found.effective
 
 
-def _worth(trainer: Any) -> Tensor | None:
-    """How much of the synthetic gradients training applies, where it audits them."""
-    audit = trainer.synthetic.audit
-    return None if audit is None else audit.worth()
-
-
-def _conditions(
-    boundary: Boundary, known: KnownAnswers | None, chunks: Sequence[Batch]
-) -> list[Tensor] | None:
-    """What a critic sees at each boundary between two chunks."""
-    critic = boundary.synthesizer
-    if known is None or not isinstance(critic, Critic):
-        return None
-    rows, device = chunks[0].targets.shape[1], critic.readout.weight.device
-    rests = [chunks[k:] for k in range(1, len(chunks))]
-    return [known.condition(critic, rest, rows).to(device) for rest in rests]
+def _measured(trainer: Any, model: Any, held_out: HeldOut, steps_known: int) -> Horizon:
+    """Compare what a trainer applies with the true gradients."""
+    chunks, _, loss, known_answers = held_out
+    device, audit = trainer.device, trainer.synthetic.audit
+    conditions = None
+    if known_answers is not None:
+        critic, rows = trainer.boundary.synthesizer, chunks[0].targets.shape[1]
+        rests = [chunks[k:] for k in range(1, len(chunks))]
+        conditions = [known_answers.condition(critic, rest, rows).to(device) for rest in rests]
+    with without_dropout(model):
+        return measure_horizon(
+            model,
+            trainer.boundary,
+            _on(device, chunks),
+            loss,
+            steps_known=steps_known,
+            conditions=conditions,
+            worth=None if audit is None else audit.worth(),
+        )
 
 
 def _on(device: torch.device, chunks: Sequence[Batch]) -> list[Chunk]:

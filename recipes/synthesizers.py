@@ -138,7 +138,5 @@ def synthetic_gradients(options: Any, boundary: Boundary) -> SyntheticGradients:
         targets=targets,
         updates_per_chunk=options.updates_per_chunk if descent else 1,
         train_fraction=fraction,
-        audit=Audit(audit_every)
-        if (audit_every := getattr(options, "audit_every", None))
-        else None,
+        audit=Audit(options.audit_every) if options.audit_every else None,
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from seqdni.boundary import Boundary, with_grads
-from seqdni.chunk import Chunk, ChunkLike, as_chunk, no_rows, rows_of, run_chunk, steps_ahead
+from seqdni.chunk import Chunk, ChunkLike, as_chunk, rows_of, run_chunk, steps_ahead
 from seqdni.losses import cross_entropy
 from seqdni.state import State, cut, detach, leaves, map_state, or_zeros, pack
 from seqdni.trainer import Model
@@ -166,8 +166,8 @@ def measure_horizon(
     spectrum = (
         torch.linalg.eigvalsh(torch.atleast_2d(torch.cov(states.T, correction=0))).flip(0).tolist()
     )
-    tbptt = _chunked(model, None, chunks, loss, 0, seen, factors)
-    dni = _chunked(model, boundary, chunks, loss, steps_known, seen, factors)
+    tbptt = _chunked(model, chunks, loss, [])
+    dni = _chunked(model, chunks, loss, applied)
     cosines = [torch.cosine_similarity(part, full, dim=0).item() for part in (tbptt, dni)]
     ratios = [(part.norm() / full.norm()).item() for part in (tbptt, dni)]
     effective = len(chunks[0][0]) + (reached[-1].steps if reached else 0)
@@ -204,25 +204,19 @@ def _by_lag(
 
 def _chunked(
     model: Model,
-    boundary: Boundary | None,
     chunks: Sequence[Chunk],
     loss: Callable[[Tensor, Tensor], Tensor],
-    steps_known: int,
-    conditions: Sequence[Tensor | None],
-    factors: Sequence[float],
+    applied: Sequence[Tensor],
 ) -> Tensor:
-    """The weight gradient summed over the chunks: of DNI, or, without a boundary, of TBPTT."""
+    """The weight gradient summed over the chunks: of DNI, or, with nothing applied, of TBPTT."""
     weights = list(model.parameters())
     state = model.initial_state(chunks[0][0].shape[1])
     total = torch.zeros(sum(weight.numel() for weight in weights), device=weights[0].device)
     for k, chunk in enumerate(chunks):
         loss_sum, end, _ = run_chunk(model, chunk, cut(state), loss)
         outputs, given = [loss_sum], [torch.ones_like(loss_sum)]
-        if boundary is not None and k < len(chunks) - 1 and not no_rows(_continues(chunk)):
-            applied_BS = _applied(
-                model, boundary, chunks[k:], end, loss, steps_known, conditions[k]
-            )
-            states, grads = with_grads(end, factors[k] * applied_BS)
+        if k < len(applied):
+            states, grads = with_grads(end, applied[k])
             outputs, given = outputs + states, given + grads
         total += _flat(torch.autograd.grad(outputs, weights, given, allow_unused=True), weights)
         state = detach(end)

@@ -252,7 +252,7 @@ class Trainer:
         """
         check_format(saved)
         for name in ("synthetic", "overlap", "influence"):
-            if (getattr(self, name) is None) != (saved.get(name) is None):
+            if (getattr(self, name) is None) != (saved[name] is None):
                 raise ValueError(f"the saved trainer and this one differ: one has no {name}")
         self.model.load_state_dict(saved["model"])
         self.learner.optimizer.load_state_dict(saved["optimizer"])

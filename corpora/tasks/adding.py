@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float32
 from torch import Tensor
 
-from seqdni.corpora.tasks.task import Difficulty, Episode
+from seqdni.corpora.tasks.task import Difficulty, Episode, check_at_least_one
 
 VALUES_A_LINE = 10
 
@@ -70,8 +70,7 @@ class AddingTask:
         self, difficulty: Difficulty, batch_size: int, generator: torch.Generator
     ) -> Episode:
         self.check(difficulty)
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, expected >= 1")
+        check_at_least_one("batch_size", batch_size)
         steps, half = difficulty.length, difficulty.length // 2
         values_LB = torch.rand(steps, batch_size, generator=generator)
         marked_2B = torch.stack(

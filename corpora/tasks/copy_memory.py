@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from seqdni.corpora.tasks.rendering import aligned, glyph
-from seqdni.corpora.tasks.task import Difficulty, Episode
+from seqdni.corpora.tasks.task import Difficulty, Episode, check_at_least_one
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class CopyMemoryTask:
     def __post_init__(self):
         if self.symbols < 2:
             raise ValueError(f"symbols is {self.symbols}, expected >= 2: one needs no memory")
-        if self.count < 1:
-            raise ValueError(f"count is {self.count}, expected >= 1")
+        check_at_least_one("count", self.count)
 
     @property
     def input_size(self) -> int:
@@ -75,8 +74,7 @@ class CopyMemoryTask:
         return math.log2(self.symbols)
 
     def check(self, difficulty: Difficulty) -> None:
-        if difficulty.length < 1:
-            raise ValueError(f"difficulty.length is {difficulty.length}, expected >= 1")
+        check_at_least_one("difficulty.length", difficulty.length)
         if difficulty.repeats != 1:
             raise ValueError(
                 f"difficulty.repeats is {difficulty.repeats}, but the symbols are emitted once: "
@@ -87,8 +85,7 @@ class CopyMemoryTask:
         self, difficulty: Difficulty, batch_size: int, generator: torch.Generator
     ) -> Episode:
         self.check(difficulty)
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, expected >= 1")
+        check_at_least_one("batch_size", batch_size)
         written_NB = torch.randint(self.symbols, (self.count, batch_size), generator=generator)
         steps = 2 * self.count + difficulty.length
         inputs_LB = torch.full((steps, batch_size), self.symbols)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from seqdni.corpora.tasks.rendering import aligned, glyph
-from seqdni.corpora.tasks.task import Difficulty, Episode
+from seqdni.corpora.tasks.task import Difficulty, Episode, check_at_least_one
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class CopyTask:
     symbols: int = 2
 
     def __post_init__(self):
-        _at_least_one("symbols", self.symbols)
+        check_at_least_one("symbols", self.symbols)
 
     @property
     def input_size(self) -> int:
@@ -60,7 +60,7 @@ class CopyTask:
         return Difficulty()
 
     def check(self, difficulty: Difficulty) -> None:
-        _at_least_one("difficulty.length", difficulty.length)
+        check_at_least_one("difficulty.length", difficulty.length)
         if difficulty.repeats != 1:
             raise ValueError(
                 f"difficulty.repeats is {difficulty.repeats}, but copy emits once: "
@@ -119,8 +119,8 @@ class RepeatCopyTask:
     max_repeats: int = 32
 
     def __post_init__(self):
-        _at_least_one("symbols", self.symbols)
-        _at_least_one("max_repeats", self.max_repeats)
+        check_at_least_one("symbols", self.symbols)
+        check_at_least_one("max_repeats", self.max_repeats)
 
     @property
     def input_size(self) -> int:
@@ -135,7 +135,7 @@ class RepeatCopyTask:
         return Difficulty()
 
     def check(self, difficulty: Difficulty) -> None:
-        _at_least_one("difficulty.length", difficulty.length)
+        check_at_least_one("difficulty.length", difficulty.length)
         if not 1 <= difficulty.repeats <= self.max_repeats:
             raise ValueError(
                 f"difficulty.repeats is {difficulty.repeats}, expected 1..{self.max_repeats}: "
@@ -165,11 +165,6 @@ class RepeatCopyTask:
         return _render(self.symbols, inputs_L, targets_L, mask_L, outputs_L)
 
 
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} is {value}, expected >= 1")
-
-
 def _episode(
     symbols: int,
     difficulty: Difficulty,
@@ -178,7 +173,7 @@ def _episode(
     generator: torch.Generator,
 ) -> Episode:
     """Symbols, cue and blanks as inputs. The first answer is scored at the cue's last token."""
-    _at_least_one("batch_size", batch_size)
+    check_at_least_one("batch_size", batch_size)
     reading = difficulty.length + len(cue) - 1
     emitted = difficulty.length * difficulty.repeats
     symbols_NB = torch.randint(symbols, (difficulty.length, batch_size), generator=generator)

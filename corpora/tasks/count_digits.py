@@ -18,6 +18,7 @@ from torch import Tensor
 
 from seqdni.corpora.errors import CorpusError
 from seqdni.corpora.tasks.mnist import Images, Mnist
+from seqdni.corpora.tasks.task import check_at_least_one
 
 COUNTED = 3
 """The digit that is counted in long windows."""
@@ -101,9 +102,8 @@ class CountDigits:
     """
 
     def __init__(self, images: Images, window: int, batch_size: int, seed: int):
-        for name, size in (("window", window), ("batch_size", batch_size)):
-            if size < 1:
-                raise ValueError(f"{name} is {size}, expected >= 1")
+        check_at_least_one("window", window)
+        check_at_least_one("batch_size", batch_size)
         if not len(images.labels_n):
             raise ValueError("there are no images to draw from")
         self.window = window

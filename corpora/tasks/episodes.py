@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from seqdni.corpora.batch import Batch
-from seqdni.corpora.tasks.task import Difficulty, Episode, EpisodicTask
+from seqdni.corpora.tasks.task import Difficulty, Episode, EpisodicTask, check_at_least_one
 
 
 class LockstepEpisodes:
@@ -45,7 +45,8 @@ class LockstepEpisodes:
         chunk_len: int | None,
         seed: int,
     ):
-        _check_sizes(batch_size=batch_size, chunk_len=1 if chunk_len is None else chunk_len)
+        check_at_least_one("batch_size", batch_size)
+        check_at_least_one("chunk_len", 1 if chunk_len is None else chunk_len)
         task.check(difficulty)
         self.difficulty = difficulty
         self.batch_size = batch_size
@@ -121,7 +122,8 @@ class BackToBackEpisodes:
     def __init__(
         self, task: EpisodicTask, difficulty: Difficulty, batch_size: int, chunk_len: int, seed: int
     ):
-        _check_sizes(batch_size=batch_size, chunk_len=chunk_len)
+        check_at_least_one("batch_size", batch_size)
+        check_at_least_one("chunk_len", chunk_len)
         task.check(difficulty)
 
         def draw(difficulty: Difficulty, generator: torch.Generator) -> Episode:
@@ -263,12 +265,6 @@ class _Player:
         self.position = state["position"]
         if self.position:
             self._begin(Difficulty(*state["difficulty"]))
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} is {size}, expected >= 1")
 
 
 def _check_batch_size(got: int, expected: int) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from seqdni.corpora.tasks.rendering import aligned, glyph
-from seqdni.corpora.tasks.task import Difficulty, Episode
+from seqdni.corpora.tasks.task import Difficulty, Episode, check_at_least_one
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ class RecallTask:
     def __post_init__(self):
         if self.symbols < 2:
             raise ValueError(f"symbols is {self.symbols}, expected >= 2: one needs no memory")
-        if self.distractors < 1:
-            raise ValueError(f"distractors is {self.distractors}, expected >= 1")
+        check_at_least_one("distractors", self.distractors)
 
     @property
     def input_size(self) -> int:
@@ -78,8 +77,7 @@ class RecallTask:
         return math.log2(self.symbols)
 
     def check(self, difficulty: Difficulty) -> None:
-        if difficulty.length < 1:
-            raise ValueError(f"difficulty.length is {difficulty.length}, expected >= 1")
+        check_at_least_one("difficulty.length", difficulty.length)
         if difficulty.repeats != 1:
             raise ValueError(
                 f"difficulty.repeats is {difficulty.repeats}, but recall reads once: use repeats=1"
@@ -89,8 +87,7 @@ class RecallTask:
         self, difficulty: Difficulty, batch_size: int, generator: torch.Generator
     ) -> Episode:
         self.check(difficulty)
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, expected >= 1")
+        check_at_least_one("batch_size", batch_size)
         written_1B = torch.randint(self.symbols, (1, batch_size), generator=generator)
         noise_NB = torch.randint(
             self.symbols + 1, self.input_size, (difficulty.length, batch_size), generator=generator

@@ -10,7 +10,7 @@ import torch
 from seqdni.corpora.batch import Batch
 from seqdni.corpora.tasks.episodes import in_step
 from seqdni.corpora.tasks.mnist import Images, MnistTask
-from seqdni.corpora.tasks.task import Episode
+from seqdni.corpora.tasks.task import Episode, check_at_least_one
 
 
 class ShuffledImages:
@@ -39,9 +39,8 @@ class ShuffledImages:
     def __init__(
         self, task: MnistTask, images: Images, batch_size: int, chunk_len: int | None, seed: int
     ):
-        for name, size in (("batch_size", batch_size), ("chunk_len", chunk_len)):
-            if size is not None and size < 1:
-                raise ValueError(f"{name} is {size}, expected >= 1")
+        check_at_least_one("batch_size", batch_size)
+        check_at_least_one("chunk_len", 1 if chunk_len is None else chunk_len)
         if batch_size > len(images.labels_n):
             raise ValueError(
                 f"batch_size is {batch_size}, expected at most the {len(images.labels_n)} images"

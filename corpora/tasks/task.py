@@ -86,3 +86,23 @@ class EpisodicTask(Protocol):
     def advance(self, difficulty: Difficulty) -> Difficulty:
         """The difficulty after `difficulty` in the curriculum."""
         ...
+
+
+def check_at_least_one(name: str, value: int) -> None:
+    """Refuse a size below 1.
+
+    Args:
+        name: of the size, in the message.
+        value: the size.
+
+    Raises:
+        ValueError: it is below 1.
+
+    Example:
+        >>> check_at_least_one("batch_size", 0)
+        Traceback (most recent call last):
+            ...
+        ValueError: batch_size is 0, expected >= 1
+    """
+    if value < 1:
+        raise ValueError(f"{name} is {value}, expected >= 1")

@@ -18,6 +18,8 @@ from torch.nn import functional
 from seqdni.cores.state_gradients import Trace
 from seqdni.cores.unit_steps import Source, UnitSteps, unit_derivatives
 
+SHORTEST = 10.0  # steps, of the memories at the start
+
 
 class LRU(nn.Module):
     r"""A linear recurrence of complex numbers, one for each unit, and a nonlinear output.
@@ -166,9 +168,6 @@ class LRU(nn.Module):
             after_TBH = h_TBH[1:]
         mixed = self.mix(torch.cat([after_TBH.real, after_TBH.imag], dim=2)) + self.skip(x_TBD)
         return functional.gelu(mixed), torch.stack([h_BH.real, h_BH.imag]), h_TBH[:-1]
-
-
-SHORTEST = 10.0  # steps, of the memories at the start
 
 
 def _kept_and_scale(nu: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:

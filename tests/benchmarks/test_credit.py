@@ -47,7 +47,7 @@ def test_the_table_of_the_page_is_that_of_the_rows(tmp_path):
     assert table.count("\n") >= 1 + 5
     assert audit.count("\n") == 1 + 3
     for name, text in (("credit", table), ("audit", audit)):
-        assert f"<!-- table {name} -->\n\n{text}\n\n{credit.END}" in page
+        assert f"<!-- table {name} -->\n\n{text}\n\n<!-- end -->" in page
     bare = tmp_path / "page.md"
     bare.write_text("nothing")
     with pytest.raises(ValueError, match="lacks"):
@@ -65,7 +65,7 @@ def test_without_mnist_its_tasks_are_skipped(tmp_path, capsys, monkeypatch):
     asked = []
     monkeypatch.setattr(credit, "carry_out", lambda runs, *_: asked.append(runs) or Nothing)
     page = tmp_path / "page.md"
-    marks = (f"<!-- table {name} -->\n{credit.END}\n" for name in ("credit", "audit"))
+    marks = (f"<!-- table {name} -->\n<!-- end -->\n" for name in ("credit", "audit"))
     page.write_text("".join(marks))
     words = ["--page", str(page), "--rows", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path)]
     assert credit.main([*words, "--quick"]) == 0
