@@ -169,18 +169,7 @@ class Trainer:
                 self.influence.add_gradients(self.model, run.start)
             self._updater.teach(plan, run, chunk.should_reset, at_start)
             self.meter.add(loss_sum=run.loss, scored=_counted(chunk, scored))
-        if self.overlap is not None:
-            self.overlap.keep(self.carry, chunk.inputs, chunk.should_reset)
-        if self.synthetic is not None and self.synthetic.audit is not None:
-            self.synthetic.audit.after_chunk(
-                self.model, self.learner, run.start, chunk, run.applied_BS
-            )
-        if self.influence is not None:
-            assert run.trace is not None
-            if not carried:
-                self.influence.forget()
-            skips = self.learner.non_finite == "skip"
-            self.influence.keep(self.model, run.trace, chunk.should_reset, skips)
+        self._keep_for_later(chunk, run, carried)
         self.carry = self._updater.next_carry(run, self.model.initial_state)
         self.tokens += steps * rows
         self._updater.count_and_update(finite and plan.has_gradient, plan.episode_over)
@@ -201,6 +190,21 @@ class Trainer:
         with torch.set_grad_enabled(plan.has_gradient):
             loss_sum, end, trace = run_chunk(self.model, longer, start, loss, autocast, traced)
         return ForwardRun(start, loss_sum, end, trace)
+
+    def _keep_for_later(self, chunk: Chunk, run: ForwardRun, carried: bool) -> None:
+        """Let what carries credit past the chunk's end take what it needs of the chunk."""
+        if self.overlap is not None:
+            self.overlap.keep(self.carry, chunk.inputs, chunk.should_reset)
+        if self.synthetic is not None and self.synthetic.audit is not None:
+            self.synthetic.audit.after_chunk(
+                self.model, self.learner, run.start, chunk, run.applied_BS
+            )
+        if self.influence is not None:
+            assert run.trace is not None
+            if not carried:
+                self.influence.forget()
+            skips = self.learner.non_finite == "skip"
+            self.influence.keep(self.model, run.trace, chunk.should_reset, skips)
 
     def _checked_ahead(
         self, ahead: ChunkLike | None, rows: int, condition: tuple[Tensor, Tensor] | None
