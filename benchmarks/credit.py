@@ -49,6 +49,7 @@ class CreditTask(NamedTuple):
         shown: the measure in the table.
         chosen_by: the error on held-out data that the learning rate is chosen by.
         seconds: that a run takes, about, for the progress bar.
+        rates: the learning rates that are searched.
     """
 
     title: str
@@ -57,6 +58,7 @@ class CreditTask(NamedTuple):
     shown: str
     chosen_by: str
     seconds: float
+    rates: tuple[float, ...] = RATES
 
     def experiment(self, name: str, arms: dict[str, dict[str, Any]], role: str) -> Experiment:
         """A grid of its runs.
@@ -113,6 +115,23 @@ TASKS = {
     ),
     "mnist-pixel": _mnist(
         "MNIST by pixel", 250, by="pixel", chunk_len=28, updates=1000, chrono_steps=784
+    )._replace(rates=(2e-3, 4e-3, 8e-3)),
+    "mnist-row-4": _mnist("MNIST by row", 15, by="row", chunk_len=4, updates=1500, chrono_steps=28),
+    "recall-long": CreditTask(
+        "recall after 198 steps of noise",
+        "recall",
+        {"length": 198, "chunk_len": 10, "updates": 600, "chrono_steps": 200},
+        "held_out_accuracy",
+        "held_out_bits",
+        60,
+    ),
+    "copy-memory-long": CreditTask(
+        "copy memory, blank of 160 steps",
+        "copy-memory",
+        {"length": 160, "chunk_len": 10, "updates": 600, "chrono_steps": 200},
+        "held_out_bits",
+        "held_out_bits",
+        80,
     ),
 }
 AUDITED = "mnist-7"
@@ -131,7 +150,8 @@ def search(name: str) -> Experiment:
     Args:
         name: of the task.
     """
-    arms = {f"{arm}, lr {lr:g}": {**ARMS[arm], "lr": lr} for arm in SEARCHED for lr in RATES}
+    rates = TASKS[name].rates
+    arms = {f"{arm}, lr {lr:g}": {**ARMS[arm], "lr": lr} for arm in SEARCHED for lr in rates}
     return TASKS[name].experiment(f"{name}-search", arms, "search")
 
 

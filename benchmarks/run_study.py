@@ -232,6 +232,24 @@ def text(ptb_tokens: int = 5_000_000) -> list[Experiment]:
             (1,),
         ),
         Experiment("ptb", title, "lm", PTB_ARMS, horizons(2, 4, 8, 20), common),
+        Experiment(
+            "ptb-long-search",
+            f"Penn Treebank, {ptb_tokens // 4:,} characters, search",
+            "lm",
+            settings("TBPTT", "tbptt", [{"lr": lr} for lr in (4e-3, 6e-3, 8e-3, 1.2e-2)]),
+            horizons(40),
+            {**common, "max_tokens": ptb_tokens // 4},
+            "search",
+            (1,),
+        ),
+        Experiment(
+            "ptb-long",
+            title,
+            "lm",
+            settings("TBPTT", "tbptt", [{"lr": lr} for lr in (4e-3, 8e-3)]),
+            horizons(40),
+            common,
+        ),
     ]
 
 

@@ -23,7 +23,7 @@ def test_the_ways_of_a_task_differ_in_nothing_else(name):
     assert of["DNI"]["synthesizer"] == "critic"
     assert {**of["DNI"], "control": "shuffled"} == of["shuffled"]
     searched = credit.search(name).runs()
-    assert len(searched) == len(credit.SEARCHED) * len(credit.RATES)
+    assert len(searched) == len(credit.SEARCHED) * len(credit.TASKS[name].rates)
     assert not {run.seed for run in searched} & set(SEEDS["final"])
 
 
