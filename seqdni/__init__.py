@@ -22,6 +22,7 @@ from seqdni.load import load
 from seqdni.losses import cross_entropy as cross_entropy
 from seqdni.losses import masked_sum, squared_error, to_bits, to_perplexity
 from seqdni.metrics import RunningSums
+from seqdni.parallel import DataParallel
 from seqdni.state import (
     LSTMState,
     State,
@@ -62,6 +63,7 @@ __all__ = [
     "ChunkLike",
     "Core",
     "Critic",
+    "DataParallel",
     "Hierarchy",
     "HierarchyChunk",
     "HierarchyTrainer",

@@ -27,6 +27,7 @@ from seqdni.cores.base import Core
 from seqdni.cores.state_gradients import Trace
 from seqdni.learner import GO_ON, Learner
 from seqdni.metrics import RunningSums
+from seqdni.parallel import DataParallel
 from seqdni.state import State, detach, leaves, reset_rows
 from seqdni.synthetic_gradients import SyntheticGradients
 from seqdni.targets import boundary_pairs, dense_pairs
@@ -155,6 +156,7 @@ class ChunkUpdater:
         synthetic: gives the gradient at the ends of the chunks; None truncates there.
         meter: where the losses of the synthesizer are added up.
         error_suffix: added to "chunk 7" in an error, to name the level: `` of level 1``.
+        parallel: processes that train the same model on other rows.
     """
 
     def __init__(
@@ -164,6 +166,7 @@ class ChunkUpdater:
         synthetic: SyntheticGradients | None,
         meter: RunningSums,
         error_suffix: str = "",
+        parallel: DataParallel | None = None,
     ):
         self.parameters = list(parameters)
         self.device = self.parameters[0].device
@@ -171,6 +174,7 @@ class ChunkUpdater:
         self.synthetic = synthetic
         self.meter = meter
         self.error_suffix = error_suffix
+        self.parallel = parallel
         self.chunks = 0
         self.updates = 0
         self.window = 0  # chunks since the last update was due
@@ -234,12 +238,16 @@ class ChunkUpdater:
         Raises:
             FloatingPointError: the loss is not finite, and ``non_finite`` is ``"raise"``.
         """
-        if run.loss is None or self.device.type != "cpu" or math.isfinite(run.loss.item()):
+        if self.device.type != "cpu":
+            return True
+        loss = 0.0 if run.loss is None else run.loss.item()
+        broken = not math.isfinite(loss)
+        if not (broken if self.parallel is None else self.parallel.any(broken)):
             return True
         if self.learner.non_finite == "raise":
+            found = f"{loss}, which is not finite" if broken else "not finite in another process"
             raise FloatingPointError(
-                f"the loss of chunk {self.chunks}{self.error_suffix} is {run.loss.item()}, "
-                f"which is not finite; {GO_ON}"
+                f"the loss of chunk {self.chunks}{self.error_suffix} is {found}; {GO_ON}"
             )
         self.meter.add(skipped=1)
         return False
@@ -339,14 +347,27 @@ class ChunkUpdater:
         else:
             return
         aux = synthetic.boundary.aux
+        next_predicted_BS = run.predicted_BS if aux else None
+        next_valid_B = self.to_device(plan.restarts.spans) if aux else None
+        if self.parallel is not None:
+            pairs = self.parallel.all_pairs(pairs)
+            condition_BK = self.parallel.all_rows(condition_BK)
+            if next_predicted_BS is not None:
+                if next_valid_B is None:
+                    next_valid_B = next_predicted_BS.new_ones(plan.rows, dtype=torch.bool)
+                next_valid_B = self.parallel.all_rows(next_valid_B)
+                next_predicted_BS = self.parallel.all_rows(next_predicted_BS)
         for synth_loss in synthetic.teach(
             pairs,
             plan.factor,
             condition_BK=condition_BK,
-            next_predicted_BS=run.predicted_BS if aux else None,
-            next_valid_B=self.to_device(plan.restarts.spans) if aux else None,
+            next_predicted_BS=next_predicted_BS,
+            next_valid_B=next_valid_B,
         ):
-            self.meter.add(synth_loss=synth_loss, synth_steps=1)
+            counts = int(
+                self.parallel is None or self.parallel.rank == 0
+            )  # the same in each process
+            self.meter.add(synth_loss=counts * synth_loss, synth_steps=counts)
 
     def next_carry(self, run: ForwardRun, initial_state: Callable[[int], State]) -> State:
         """The state that the next chunk starts from, without a graph.
@@ -386,9 +407,11 @@ class ChunkUpdater:
             return
         first, last = self.chunks - self.window, self.chunks - 1
         due, self.window, self.window_has_gradient = self.window_has_gradient, 0, False
-        if due:
+        if due if self.parallel is None else self.parallel.any(due):
             where = f"chunk {last}" if first == last else f"chunks {first} to {last}"
-            self.updates += self.learner.update(self.parameters, where + self.error_suffix)
+            self.updates += self.learner.update(
+                self.parameters, where + self.error_suffix, self.parallel
+            )
 
     def to_device(self, x: Tensor | None) -> Tensor | None:
         """Copy a tensor to the model's device, without waiting for the copy.
@@ -409,20 +432,31 @@ class ChunkUpdater:
             "updates": self.updates,
             "window": self.window,
             "window_has_gradient": self.window_has_gradient,
-            "grads": [p.grad for p in self.parameters] if self.window else None,
+            "grads": [self._saved_grad(p) for p in self.parameters] if self.window else None,
         }
 
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+    def _saved_grad(self, parameter: nn.Parameter) -> Tensor | None:
+        """The gradient; with several processes that of each, ``[n, ...]``."""
+        if self.parallel is None or not parameter.requires_grad:
+            return parameter.grad
+        grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        return self.parallel.of_each(grad)
+
+    def load_state_dict(self, saved: Mapping[str, Any], processes: int = 1) -> None:
         """Continue as if training had never stopped.
 
         Args:
             saved: from :meth:`state_dict`.
+            processes: that saved it.
         """
         self.chunks, self.updates = saved["chunks"], saved["updates"]
         self.window = saved["window"]
         self.window_has_gradient = saved["window_has_gradient"]
         grads = saved["grads"] or [None] * len(self.parameters)
         for parameter, grad in zip(self.parameters, grads, strict=True):
+            if grad is not None and processes > 1:
+                same = self.parallel is not None and self.parallel.size == processes
+                grad = grad[self.parallel.rank] if self.parallel and same else grad.mean(0)
             parameter.grad = None if grad is None else grad.to(self.device)
 
 

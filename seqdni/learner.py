@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from seqdni.guard import NonFinite, drop_if_not_finite
 from seqdni.losses import cross_entropy
+from seqdni.parallel import DataParallel
 
 GO_ON = (
     "no update was made with it, and the model is as it was. Look at the data and the loss there, "
@@ -79,12 +80,18 @@ class Learner:
         """
         return torch.autocast(device.type, self.autocast, enabled=self.autocast is not None)
 
-    def update(self, parameters: Sequence[nn.Parameter], where: str) -> bool:
+    def update(
+        self,
+        parameters: Sequence[nn.Parameter],
+        where: str,
+        parallel: DataParallel | None = None,
+    ) -> bool:
         """Make one step of the optimiser from the present gradients, if they are finite.
 
         Args:
             parameters: of the model.
             where: the name of the chunk, for the error.
+            parallel: the processes whose gradients are averaged first.
 
         Returns:
             Whether a step was made. On a GPU always True.
@@ -92,6 +99,8 @@ class Learner:
         Raises:
             FloatingPointError: a gradient is not finite, and ``non_finite`` is ``"raise"``.
         """
+        if parallel is not None:
+            parallel.average(parameters)
         dropped = clipped(parameters, self.clip)
         if not dropped:
             self.optimizer.step()

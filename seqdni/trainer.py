@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from seqdni.boundary import Boundary
 from seqdni.checkpoint import check_format, new_checkpoint, restored_state
@@ -22,6 +23,7 @@ from seqdni.cores.base import Core
 from seqdni.learner import Learner, check_optimizer
 from seqdni.losses import IGNORE
 from seqdni.metrics import RunningSums
+from seqdni.parallel import DataParallel
 from seqdni.state import State, cut, leaves, state_size
 from seqdni.synthesizers.mlp import check_state_size
 from seqdni.synthetic_gradients import SyntheticGradients, check_dense
@@ -59,6 +61,8 @@ class Trainer:
         credit: how credit crosses the ends of a chunk: by :class:`SyntheticGradients`, by
             overlapping chunks (:class:`Overlap`), by the influence of the parameters on the state
             (:class:`Influence`), or, with None, not at all (truncated BPTT).
+        parallel: processes that train the same model, each on rows of its own. A model that is
+            wrapped in ``DistributedDataParallel`` has its processes, which need not be given.
 
     Raises:
         ValueError: the learner or ``credit`` does not fit the model.
@@ -84,13 +88,19 @@ class Trainer:
         model: Model,
         learner: Learner,
         credit: SyntheticGradients | Overlap | Influence | None = None,
+        parallel: DataParallel | None = None,
     ):
+        if isinstance(model, DistributedDataParallel):
+            parallel = parallel or DataParallel(model.process_group)
+            model = model.module
         _check_model(model)
         _check_parts(learner, credit)
+        _check_parallel(credit, parallel)
         check_optimizer("optimizer", learner.optimizer, "model", model, learner.loss)
         self.model = model
         self.learner = learner
         self.credit = credit
+        self.parallel = parallel
         self.overlap = credit if isinstance(credit, Overlap) else None
         self.synthetic = credit if isinstance(credit, SyntheticGradients) else None
         self.influence = credit if isinstance(credit, Influence) else None
@@ -103,7 +113,13 @@ class Trainer:
         self.meter = RunningSums(self.device)
         self.carry: State | None = None
         self.tokens = 0
-        self._updater = ChunkUpdater(model.parameters(), learner, self.synthetic, self.meter)
+        self._updater = ChunkUpdater(
+            model.parameters(), learner, self.synthetic, self.meter, parallel=parallel
+        )
+        if parallel is not None:
+            for module in (model, self.boundary, learner.loss):
+                if isinstance(module, torch.nn.Module):
+                    parallel.copy_first(module)
 
     @property
     def boundary(self) -> Boundary | None:
@@ -154,6 +170,8 @@ class Trainer:
         """
         chunk = as_chunk(chunk)
         steps, rows = check_shapes(chunk, self.carry)
+        if self.parallel is not None and self.carry is None:
+            self.parallel.check_same("rows in a chunk", rows)
         ahead = self._checked_ahead(ahead, rows, condition)
         at_start, at_end = map(self._updater.to_device, condition or (None, None))
 
@@ -171,7 +189,7 @@ class Trainer:
             self.meter.add(loss_sum=run.loss, scored=_counted(chunk, scored))
         self._keep_for_later(chunk, run, carried)
         self.carry = self._updater.next_carry(run, self.model.initial_state)
-        self.tokens += steps * rows
+        self.tokens += steps * rows * (1 if self.parallel is None else self.parallel.size)
         self._updater.count_and_update(finite and plan.has_gradient, plan.episode_over)
 
     def _forward(self, chunk: Chunk, plan: ChunkPlan) -> ForwardRun:
@@ -226,7 +244,7 @@ class Trainer:
         return ahead
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on.
+        """All that the next step depends on. With ``parallel`` all processes must call it together.
 
         Returns:
             Tensors and primitives only: it survives ``torch.load(weights_only=True)``.
@@ -237,10 +255,11 @@ class Trainer:
             synthetic=None if self.synthetic is None else self.synthetic.state_dict(),
             overlap=None if self.overlap is None else self.overlap.state_dict(),
             influence=None if self.influence is None else self.influence.state_dict(),
-            carry=None if self.carry is None else leaves(self.carry),
+            carry=None if self.carry is None else leaves(self._whole(self.carry)),
             steps=self._updater.state_dict(),
             tokens=self.tokens,
-            meter=self.meter.state_dict(),
+            meter=self._saved_meter(),
+            processes=1 if self.parallel is None else self.parallel.size,
         )
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -267,9 +286,32 @@ class Trainer:
         if self.influence is not None:
             self.influence.load_state_dict(saved["influence"], self.device)
         self.carry = self._restored(saved["carry"])
-        self._updater.load_state_dict(saved["steps"])
+        if self.parallel is not None and self.carry is not None:
+            self.carry = self.parallel.own_state(self.carry)
+        processes = saved.get("processes", 1)
+        self._updater.load_state_dict(saved["steps"], processes)
         self.tokens = saved["tokens"]
-        self.meter.load_state_dict(saved["meter"])
+        self.meter.load_state_dict(self._own_meter(saved["meter"], processes))
+
+    def _whole(self, carry: State) -> State:
+        return carry if self.parallel is None else self.parallel.whole_state(carry)
+
+    def _saved_meter(self) -> dict[str, Any]:
+        """The sums; with several processes those of each, ``[n]``."""
+        if self.parallel is None:
+            return self.meter.state_dict()
+        sums = self.meter.read()
+        each = self.parallel.of_each(torch.tensor(list(sums.values()), dtype=torch.float64))
+        return dict(zip(sums, each.unbind(1), strict=True))
+
+    def _own_meter(self, saved: dict[str, Any], processes: int) -> dict[str, Any]:
+        """The part of this process in saved sums. Where it has none, the first one has them all."""
+        rank = 0 if self.parallel is None else self.parallel.rank
+        if self.parallel is not None and self.parallel.size == processes > 1:
+            return {name: float(value[rank]) for name, value in saved.items()}
+        if processes > 1:
+            saved = {name: float(value.sum()) for name, value in saved.items()}
+        return saved if rank == 0 else dict.fromkeys(saved, 0.0)
 
     def _restored(self, saved: list[Tensor] | None) -> State | None:
         return None if saved is None else restored_state(saved, self.model, self.device)
@@ -297,6 +339,23 @@ def _check_parts(learner: object, credit: object) -> None:
         raise TypeError(
             f"got a {type(credit).__name__}, expected what carries credit beyond a chunk: "
             "SyntheticGradients(boundary), Overlap(history=1), Influence(), or None"
+        )
+
+
+def _check_parallel(credit: object, parallel: object) -> None:
+    if parallel is None:
+        return
+    if not isinstance(parallel, DataParallel):
+        raise TypeError(
+            f"got a {type(parallel).__name__} for parallel, expected a DataParallel: "
+            "Trainer(model, learner, credit, parallel=DataParallel())"
+        )
+    audited = isinstance(credit, SyntheticGradients) and credit.audit is not None
+    if audited or isinstance(credit, (Overlap, Influence)):
+        kept = "an audit" if audited else type(credit).__name__
+        raise ValueError(
+            f"{kept} keeps what belongs to the rows of one process, and cannot be dealt to several "
+            "yet; leave it out, or leave parallel out"
         )
 
 

@@ -20,7 +20,7 @@ def split(settings: dict) -> tuple[dict, dict]:
 
 
 def flat_trainer(
-    model, optimizer, *, boundary=None, history=0, influence=False, **settings
+    model, optimizer, *, boundary=None, history=0, influence=False, parallel=None, **settings
 ) -> Trainer:
     """A trainer; ``synth_clip`` and ``synth_optimizer`` are those of the synthetic gradients."""
     of_learner, others = split(settings)
@@ -31,7 +31,7 @@ def flat_trainer(
         credit = Overlap(history)
     elif influence:
         credit = Influence()
-    return Trainer(model, Learner(optimizer, **of_learner), credit)
+    return Trainer(model, Learner(optimizer, **of_learner), credit, parallel)
 
 
 def flat_training(

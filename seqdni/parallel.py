@@ -1,0 +1,243 @@
+"""Several processes that train one model, each on rows of its own.
+
+Shapes: N pairs of a state and a gradient in all processes together, B rows of this process, S
+features of a packed state, K of a condition.
+
+Each process runs its own rows of every chunk and keeps their carry. Before an update the gradients
+are averaged over the processes, so that all make the same step. What a synthesizer learns from,
+states and gradients at the boundaries, is small: each process gets that of all rows and teaches its
+own copy with it. So the copies stay the same, whatever the synthesizer is and however it learns.
+
+Source: Li et al., PyTorch Distributed, arXiv 2006.15704, for averaging gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from seqdni.state import State, map_state
+from seqdni.targets import Pairs
+
+
+class DataParallel:
+    r"""The processes that train a model together; the rows of the batch are dealt among them.
+
+    With n processes of B rows each, training is that of one process with n B rows, whose rows are
+    those of process 0, then those of process 1, and so on. The model's gradient is
+    :math:`\frac1n \sum_i g_i`. All processes must take the same number of chunks, of the same
+    number of rows.
+
+    Start the processes with ``torchrun`` and call ``torch.distributed.init_process_group`` first.
+    On GPUs use the backend ``"cpu:gloo,cuda:nccl"``, because what is decided on the host is told
+    to the others without waiting for a device.
+
+    Args:
+        group: of processes; None: all.
+
+    Raises:
+        RuntimeError: ``torch.distributed`` is not initialised.
+
+    Example:
+        >>> import tempfile
+        >>> file = tempfile.NamedTemporaryFile()
+        >>> dist.init_process_group("gloo", f"file://{file.name}", rank=0, world_size=1)
+        >>> DataParallel().rows(32)
+        slice(0, 32, None)
+        >>> dist.destroy_process_group()
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None):
+        if not dist.is_initialized():
+            raise RuntimeError(
+                "torch.distributed is not initialised; start the processes with torchrun, and call "
+                'torch.distributed.init_process_group("gloo")'
+            )
+        self.group = group
+        self.rank = dist.get_rank(group)
+        self.size = dist.get_world_size(group)
+
+    def rows(self, batch_size: int) -> slice:
+        """The rows of this process.
+
+        Args:
+            batch_size: rows of all processes together.
+
+        Returns:
+            A slice of the rows.
+
+        Raises:
+            ValueError: the rows cannot be dealt equally.
+        """
+        if batch_size % self.size:
+            raise ValueError(
+                f"{batch_size} rows cannot be dealt equally to {self.size} processes; use a batch "
+                f"that {self.size} divides"
+            )
+        own = batch_size // self.size
+        return slice(self.rank * own, (self.rank + 1) * own)
+
+    def check_same(self, what: str, value: int) -> None:
+        """Refuse a number that differs between the processes.
+
+        Args:
+            what: its name.
+            value: of this process.
+
+        Raises:
+            ValueError: in every process, if any has another number.
+        """
+        found = self._all(torch.tensor([value])).tolist()
+        if any(other != value for other in found):
+            raise ValueError(
+                f"the processes have different {what}: {found}, expected the same in all of them"
+            )
+
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is true in any process.
+
+        Args:
+            flag: of this process.
+        """
+        return bool(self._all(torch.tensor([flag])).any())
+
+    def sum(self, values: dict[str, float]) -> dict[str, float]:
+        """Sums over the processes.
+
+        Args:
+            values: numbers by name, the same names in all processes.
+
+        Returns:
+            The sums, the same in all processes.
+        """
+        sums = torch.tensor(list(values.values()), dtype=torch.float64)
+        dist.all_reduce(sums, group=self.group)
+        return dict(zip(values, sums.tolist(), strict=True))
+
+    def from_first(self, values: Sequence[float]) -> list[float]:
+        """What the first process says.
+
+        Args:
+            values: numbers; those of the other processes are ignored.
+
+        Returns:
+            Those of the first process.
+        """
+        told = torch.tensor(values, dtype=torch.float64)
+        dist.broadcast(told, self._first, group=self.group)
+        return told.tolist()
+
+    def copy_first(self, module: nn.Module) -> None:
+        """Give a module the weights and buffers that it has in the first process.
+
+        Args:
+            module: the same in all processes, but for the values.
+        """
+        for tensor in (*module.parameters(), *module.buffers()):
+            dist.broadcast(tensor.data, self._first, group=self.group)
+
+    @torch.no_grad()
+    def average(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace the gradients by their means over the processes.
+
+        A parameter without a gradient counts as one with zeros.
+
+        Args:
+            parameters: the same in all processes, in the same order.
+        """
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        by_type: dict[torch.dtype, list[Tensor]] = {}
+        for parameter in trained:
+            assert parameter.grad is not None
+            by_type.setdefault(parameter.dtype, []).append(parameter.grad)
+        for grads in by_type.values():
+            flat = torch.cat([grad.flatten() for grad in grads])
+            dist.all_reduce(flat, group=self.group)
+            flat /= self.size
+            parts = flat.split([grad.numel() for grad in grads])
+            for grad, part in zip(grads, parts, strict=True):
+                grad.copy_(part.view_as(grad))
+
+    def all_pairs(self, pairs: Pairs) -> Pairs:
+        """The pairs of all processes.
+
+        Args:
+            pairs: of this process, of the same number in each.
+
+        Returns:
+            Those of the first process, then those of the second, and so on.
+        """
+        both = self._all(torch.cat([pairs.state_NS, pairs.grad_NS.to(pairs.state_NS.dtype)], dim=1))
+        state_NS, grad_NS = both.chunk(2, dim=1)
+        count = len(pairs.state_NS)
+        valid = torch.ones(count, dtype=torch.bool) if pairs.valid_N is None else pairs.valid_N
+        final = torch.zeros(count, dtype=torch.bool) if pairs.final_N is None else pairs.final_N
+        valid_N, final_N = self._all(torch.stack([valid.cpu(), final.cpu()], dim=1)).unbind(1)
+        return Pairs(
+            state_NS.contiguous(),
+            grad_NS.to(pairs.grad_NS.dtype),
+            None if bool(valid_N.all()) else valid_N,
+            final_N if bool(final_N.any()) else None,
+        )
+
+    def all_rows(self, x: Tensor | None) -> Tensor | None:
+        """The rows of all processes.
+
+        Args:
+            x: ``[B, ...]`` of this process, or None in all of them.
+
+        Returns:
+            ``[n B, ...]``, or None.
+        """
+        return None if x is None else self._all(x)
+
+    def of_each(self, x: Tensor) -> Tensor:
+        """A tensor of each process, for a checkpoint.
+
+        Args:
+            x: of this process, of the same shape in all.
+
+        Returns:
+            ``[n, ...]``.
+        """
+        return self._all(x[None])
+
+    def whole_state(self, state: State) -> State:
+        """The state of all rows, for a checkpoint.
+
+        Args:
+            state: of this process.
+
+        Returns:
+            The state of the rows of all processes.
+        """
+        return map_state(lambda leaf: self._all(leaf.movedim(-2, 0)).movedim(0, -2), state)
+
+    def own_state(self, state: State) -> State:
+        """The state of the rows of this process.
+
+        Args:
+            state: of all rows.
+
+        Raises:
+            ValueError: the rows cannot be dealt equally.
+        """
+        return map_state(lambda leaf: leaf[..., self.rows(leaf.shape[-2]), :].contiguous(), state)
+
+    @property
+    def _first(self) -> int:
+        return 0 if self.group is None else dist.get_global_rank(self.group, 0)
+
+    def _all(self, x: Tensor) -> Tensor:
+        """The tensors of all processes, joined along the first axis."""
+        own = x.contiguous()
+        sent = own.view(torch.uint8) if own.dtype == torch.bool else own
+        found = [torch.empty_like(sent) for _ in range(self.size)]
+        dist.all_gather(found, sent, group=self.group)
+        return torch.cat(found).view(x.dtype)
