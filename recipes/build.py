@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from seqdni import (
     LRU,
+    Influence,
     Learner,
     OneHot,
+    Overlap,
     SequenceModel,
     Stack,
     TorchCore,
@@ -25,6 +27,7 @@ from seqdni.recipes.common_options import RunOptions
 from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError, one_line
 from seqdni.recipes.known_answers import KnownAnswers
+from seqdni.recipes.processes import together
 from seqdni.recipes.trainers import way_of
 
 CORES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
@@ -181,4 +184,8 @@ def build_trainer(
         autocast=torch.bfloat16 if options.precision == "bfloat16" else None,
     )
     way = way_of(options)
-    return Trainer(way.wrap_model(options, model), learner, way.credit(options, model, known))
+    credit, parallel = way.credit(options, model, known), together()
+    if parallel is not None and (isinstance(credit, (Overlap, Influence)) or options.audit_every):
+        what = "--audit-every" if options.audit_every else f"--trainer {options.trainer}"
+        raise RunError(f"{what} is for one process alone; start the run without torchrun")
+    return Trainer(way.wrap_model(options, model), learner, credit, parallel)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from seqdni.recipes.errors import RunError
+from seqdni.recipes.processes import launched
 
 
 def device_of(options: Any) -> torch.device:
@@ -24,6 +25,8 @@ def device_of(options: Any) -> torch.device:
     name = options.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and launched() > 1:  # each process has a GPU of its own
+        name = f"cuda:{torch.cuda.current_device()}"
     try:
         device = torch.device(name)
         torch.ones(1, device=device).item()

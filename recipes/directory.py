@@ -22,6 +22,7 @@ from seqdni.recipes.errors import RunError
 from seqdni.recipes.files import UNFINISHED, append, read_whole, remove_unfinished, write_whole
 from seqdni.recipes.lock import NAME as LOCK
 from seqdni.recipes.lock import lock
+from seqdni.recipes.processes import rank, told_by_first
 
 MOST = 1 << 20  # largest size of a config.yaml in bytes
 
@@ -38,6 +39,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self.written = rank() == 0  # of several processes the first alone writes
         self._board: Any = None
         self._lock: int | None = None
 
@@ -54,7 +56,8 @@ class RunDirectory:
         Raises:
             RunError: the folder has a run already.
         """
-        directory = cls(new_folder(options.out, options.recipe))
+        path = str(new_folder(options.out, options.recipe)) if rank() == 0 else ""
+        directory = cls(told_by_first(path))
         directory.lock()
         directory.write_options(options)
         return directory
@@ -65,8 +68,9 @@ class RunDirectory:
         Raises:
             RunError: another process writes to it; the message names that process.
         """
-        self._lock = lock(self.path)
-        remove_unfinished(self.path)
+        if self.written:
+            self._lock = lock(self.path)
+            remove_unfinished(self.path)
 
     def write_options(self, options: Any) -> None:
         """Write config.yaml, and remove result.json, which may belong to other options.
@@ -74,6 +78,8 @@ class RunDirectory:
         Args:
             options: a recipe's options.
         """
+        if not self.written:
+            return
         text = yaml.safe_dump({**asdict(options), "out": None}, sort_keys=False)
         write_whole(self.path, "config.yaml", text.encode())
         (self.path / "result.json").unlink(missing_ok=True)
@@ -116,6 +122,8 @@ class RunDirectory:
         Args:
             row: numbers by name, among them ``update`` and ``tokens``.
         """
+        if not self.written:
+            return
         append(self.path, "metrics.jsonl", json.dumps(_finite(row)) + "\n")
         if self._board is None:
             self._board = _summary_writer(self.path)
@@ -132,6 +140,8 @@ class RunDirectory:
         Args:
             tokens: number of tokens trained on until the checkpoint.
         """
+        if not self.written:
+            return
         try:
             lines = read_whole(self.path, "metrics.jsonl").splitlines(keepends=True)
         except FileNotFoundError:
@@ -152,7 +162,8 @@ class RunDirectory:
             name: ``last`` or ``best``.
             state: tensors and primitives.
         """
-        write_whole(self.path, f"{name}.pt", to_bytes(state))
+        if self.written:
+            write_whole(self.path, f"{name}.pt", to_bytes(state))
 
     def load(self, name: str) -> dict[str, Any]:
         """Read a checkpoint, or an export where there is none, without running any code in it.
@@ -204,7 +215,8 @@ class RunDirectory:
             content: numbers and names.
         """
         text = json.dumps(_finite(content), indent=2) + "\n"
-        write_whole(self.path, name, text.encode())
+        if self.written:
+            write_whole(self.path, name, text.encode())
 
     def close(self) -> None:
         """Finish writing for TensorBoard, and let other processes write to the folder."""

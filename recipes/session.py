@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from seqdni import to_bits
+from seqdni import DataParallel, to_bits
 from seqdni.checkpoint import check_format
 from seqdni.recipes.checkpoint import Damaged, check_weights
 from seqdni.recipes.directory import RunDirectory
@@ -23,6 +23,7 @@ from seqdni.recipes.errors import RunError, RunStopped, one_line
 from seqdni.recipes.fit import check_fits, check_optimizer
 from seqdni.recipes.known_answers import WHOLE, KnownAnswers
 from seqdni.recipes.option_field import LIMITS, flag
+from seqdni.recipes.processes import is_lost, launched, rank
 from seqdni.recipes.trainers import way_of
 
 FIRST_LINE, EVERY_LINE = 2.0, 30.0  # seconds of training between lines, where there is no terminal
@@ -66,6 +67,7 @@ class Session:
         self.data = data
         self.unit = unit
         self.known_answers = known_answers
+        self.parallel: DataParallel | None = getattr(trainer, "parallel", None)
         self.most_tokens: int | None = getattr(options, "max_tokens", None)  # to train on
         self.seconds = 0.0  # of training, without evaluations
         self.reported = 0.0  # work (see train) at the last row of metrics
@@ -99,7 +101,7 @@ class Session:
             RunStopped: the user pressed Ctrl-C, or SIGTERM came; the run is saved.
             RunError: the loss is no longer finite. The last checkpoint is, and is kept.
         """
-        trainer, options = self.trainer, self.options
+        options = self.options
         steps_known = getattr(options, "look_ahead", 0) if way_of(options).synthetic else 0
         source = iter(chunks)
         saved_at = self.seconds
@@ -113,15 +115,16 @@ class Session:
                     chunk = next(source)
                     self._step(chunk, steps_known)
                 except UNFIT as error:
-                    if self._proved or isinstance(error, torch.OutOfMemoryError):
+                    if self._proved or isinstance(error, torch.OutOfMemoryError) or is_lost(error):
                         raise
                     raise self._unfit(error) from None
                 self._proved = True
                 reporting = work() - self.reported >= options.log_every
-                sums = trainer.meter.read() if reporting else {}  # waits for the device
+                sums = self._sums() if reporting else {}  # waits for the device
                 now = time.perf_counter()
                 self.seconds += now - clock
                 clock = now
+                stop = self._agreed(bool(stopping))
                 if reporting:
                     row = self._metrics(sums)
                     self.reported = work()
@@ -129,20 +132,22 @@ class Session:
                     self._show(bar, row.pop("note", ""), row)
                     self.directory.log(row)
                     clock = time.perf_counter()
-                if bar.disable and self.seconds - shown_at >= EVERY_LINE:
+                if bar.disable and not rank() and self.seconds - shown_at >= EVERY_LINE:
                     self._print_line()
                     shown_at = self.seconds
-                if stopping or self.seconds - saved_at >= options.checkpoint_seconds:
+                if stop or self.seconds - saved_at >= options.checkpoint_seconds:
                     self.save("last")
                     saved_at = self.seconds
                     clock = time.perf_counter()
-                if stopping:
+                if stop:
                     raise RunStopped
             bar.update(bar.total - bar.n)
         self.save("last")
 
     def save(self, name: str) -> None:
         """Write a checkpoint, unless something in it is no longer finite.
+
+        Several processes must call this together; the first writes.
 
         Args:
             name: ``last`` or ``best``.
@@ -163,10 +168,11 @@ class Session:
                 "progress": self.progress,
                 "seconds": self.seconds,
                 "reported": self.reported,
-                "rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+                **self._random_states(),
             },
         )
+        if self.parallel is not None:
+            self.parallel.wait()
 
     def restore(self) -> None:
         """Continue from the last checkpoint.
@@ -183,12 +189,49 @@ class Session:
             self.stream.load_state_dict(saved["stream"])
             self.progress.update(saved["progress"])
             self.seconds, self.reported = saved["seconds"], saved["reported"]
-            torch.set_rng_state(saved["rng"])
-            if saved["cuda_rng"] and torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(saved["cuda_rng"])
+            self._set_random_states(saved["rng"], saved["cuda_rng"])
         except UNFIT as error:
+            if is_lost(error):
+                raise
             raise self._unfit(error) from None
         self._proved = False
+
+    def _random_states(self) -> dict[str, Any]:
+        """Those of torch's generators; with several processes the states of each, ``[n, ...]``."""
+        on_gpu, parallel = torch.cuda.is_initialized(), self.parallel
+        if parallel is None:
+            states = torch.cuda.get_rng_state_all() if on_gpu else []
+            return {"rng": torch.get_rng_state(), "cuda_rng": states}
+        states = list(parallel.of_each(torch.cuda.get_rng_state())) if on_gpu else []
+        return {"rng": parallel.of_each(torch.get_rng_state()), "cuda_rng": states}
+
+    def _set_random_states(self, cpu: Tensor, cuda: list[Tensor]) -> None:
+        """Restore them; another number of processes than before draws other numbers."""
+        saved_by = len(cpu) if cpu.dim() > 1 else 1
+        now = launched()
+        if saved_by != now:
+            torch.manual_seed(self.options.seed + self.trainer.updates + rank())
+            return
+        torch.set_rng_state(cpu[rank()].clone() if now > 1 else cpu)  # of a view it crashes
+        if cuda and torch.cuda.is_available():
+            if now > 1:
+                torch.cuda.set_rng_state(cuda[rank()])
+            else:
+                torch.cuda.set_rng_state_all(cuda)
+
+    def _sums(self) -> dict[str, float]:
+        """What the trainer has added up, in all processes together."""
+        sums = self.trainer.meter.read()
+        return sums if self.parallel is None else self.parallel.sum(sums)
+
+    def _agreed(self, stopping: bool) -> bool:
+        """Whether any process was asked to stop. All take the time of the first for their own."""
+        if self.parallel is None:
+            return stopping
+        seconds = 0.0 if self.parallel.rank else self.seconds
+        told = self.parallel.sum({"seconds": seconds, "stopping": float(stopping)})
+        self.seconds = told["seconds"]
+        return told["stopping"] > 0
 
     def _check_fits(self, saved: dict[str, Any]) -> None:
         """Refuse a checkpoint of another kind of run, and one whose values were edited."""
@@ -315,10 +358,26 @@ class Session:
             arguments["ahead"] = self.stream.peek(steps_known)
         if self.known_answers is not None:
             arguments["condition"] = self._conditions(self.known_answers, chunk)
+        if self.parallel is not None:
+            chunk, arguments = self._own_rows(chunk, arguments)
         try:
             self.trainer.step(chunk, **arguments)
         except FloatingPointError:  # from the CPU at once; a GPU tells it with the next row
             raise self._diverged("the loss or its gradient") from None
+
+    def _own_rows(self, chunk: Any, arguments: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The rows of this process: of the stream's chunk, and of what goes with it."""
+        assert self.parallel is not None
+        rows = self.parallel.rows(self.options.batch)
+
+        def own(chunk: Any) -> Any:
+            return None if chunk is None else tuple(x if x is None else x[:, rows] for x in chunk)
+
+        if "ahead" in arguments:
+            arguments["ahead"] = own(arguments["ahead"])
+        if "condition" in arguments:
+            arguments["condition"] = tuple(x_BK[rows] for x_BK in arguments["condition"])
+        return own(chunk), arguments
 
     def _conditions(self, known: KnownAnswers, chunk: Any) -> tuple[Tensor, Tensor]:
         """What a critic sees at a chunk's start and at its end."""
@@ -343,7 +402,7 @@ class Session:
             initial=min(100.0, 100 * self.fraction()),
             desc=f"{self.options.recipe} {self.options.trainer} T={self.options.chunk_len}",
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-            disable=None,
+            disable=True if rank() else None,
         )
 
     def _print_line(self) -> None:

@@ -130,6 +130,10 @@ class DataParallel:
         dist.broadcast(told, self._first, group=self.group)
         return told.tolist()
 
+    def wait(self) -> None:
+        """Wait until all processes have come here."""
+        dist.barrier(group=self.group)
+
     def copy_first(self, module: nn.Module) -> None:
         """Give a module the weights and buffers that it has in the first process.
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+import seqdni
 from seqdni.recipes.common_options import RESUMABLE, Sampling
 from seqdni.recipes.directory import RunDirectory, new_folder
 from seqdni.recipes.errors import RunError, RunStopped
 from seqdni.recipes.fine_tune import start_from
 from seqdni.recipes.option_field import LIMITS, check_effect, flag
 from seqdni.recipes.parsing import did_you_mean, given_flags, parse, recipe_parser
+from seqdni.recipes.processes import joined, launched, rank
 from seqdni.recipes.recipe import Recipe
 from seqdni.recipes.registry import RECIPES, saved_options
 from seqdni.recipes.session import Session, table
@@ -39,14 +42,15 @@ def run(words: Sequence[str]) -> int:
     parsed = parse(parser, words)
     if parsed["resume"] is None and parsed["trainer"] == "all":
         return _run_each(name, parsed)
-    if parsed["resume"] is None:
-        session = _begin(recipe, parsed, given_flags(words))
-    else:
-        session = _resume(name, parser, words, parsed["resume"])
-    try:
-        return _finish(recipe, session)
-    finally:
-        session.directory.close()
+    with joined():
+        if parsed["resume"] is None:
+            session = _begin(recipe, parsed, given_flags(words))
+        else:
+            session = _resume(name, parser, words, parsed["resume"])
+        try:
+            return _finish(recipe, session)
+        finally:
+            session.directory.close()
 
 
 def _finish(recipe: Recipe, session: Session) -> int:
@@ -165,6 +169,7 @@ def _begin(recipe: Recipe, parsed: dict[str, Any], given: set[str]) -> Session:
     if options.init_from is not None:
         options.init_from = str(Path(options.init_from).expanduser().resolve())
     session = recipe.file.start(options, RunDirectory("."))
+    _check_processes(session)
     if options.init_from is not None:
         start_from(session, options.init_from)
     session.directory = RunDirectory.create(options)
@@ -182,6 +187,7 @@ def _resume(recipe_name: str, parser: Any, words: Sequence[str], path: str) -> S
     directory.lock()
     try:
         session = recipe.file.start(options, directory)
+        _check_processes(session)
         if directory.has_checkpoint():
             session.restore()
         elif options.init_from is not None:
@@ -213,6 +219,34 @@ def _change(options: Any, given: dict[str, Any]) -> None:
             "--schedule cosine depends on when a run ends, so its limits cannot change when it is "
             "resumed; begin a new run, or use --schedule constant or plateau there"
         )
+
+
+def _check_processes(session: Session) -> None:
+    """Refuse what several processes cannot train together; let each draw numbers of its own."""
+    options, processes = session.options, launched()
+    if processes == 1:
+        return
+    if session.parallel is None:
+        raise RunError(
+            f"this run of {options.recipe} has a hierarchy, which one process must train alone; "
+            "start it without torchrun"
+        )
+    try:
+        session.parallel.rows(options.batch)
+    except ValueError:
+        raise RunError(
+            f"--batch {options.batch} cannot be dealt equally to {processes} processes; "
+            f"use a --batch that {processes} divides"
+        ) from None
+    what = repr([seqdni.__version__, {**asdict(options), "out": None}, session.progress])
+    try:
+        session.parallel.check_same("options, data or versions", zlib.crc32(what.encode()))
+    except ValueError:
+        raise RunError(
+            "the processes have different options, data or versions of seqdni; start all of them "
+            "with the same command"
+        ) from None
+    torch.manual_seed(options.seed + rank())
 
 
 def _use_threads(options: Any) -> None:

@@ -1,0 +1,93 @@
+"""Several processes that train one model, as ``torchrun`` starts them.
+
+    torchrun --nproc-per-node 2 $(which seqdni) run lm --out runs/two
+
+Every process prepares the data, trains on rows of its own and evaluates; the first alone writes to
+the folder of the run and prints. All of them read that folder.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+
+import torch
+import torch.distributed as dist
+
+from seqdni import DataParallel
+from seqdni.recipes.errors import RunError
+
+
+def launched() -> int:
+    """The number of processes that were started together, from torchrun's environment."""
+    try:
+        return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    except ValueError:
+        return 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return int(os.environ["RANK"]) if launched() > 1 else 0
+
+
+def together() -> DataParallel | None:
+    """The processes of this run; None where there is only one."""
+    return DataParallel() if launched() > 1 and dist.is_initialized() else None
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Join the other processes inside the ``with`` block; all but the first print nothing.
+
+    Raises:
+        RunError: the processes cannot be joined, or another one ended.
+    """
+    if launched() == 1:
+        yield
+        return
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise RunError(f"the processes cannot be joined: {str(error).splitlines()[0]}") from None
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if rank() else sys.stdout):
+            yield
+    except RuntimeError as error:
+        if is_lost(error):
+            raise RunError(
+                f"process {rank()} lost another process of this run, which has ended; its message "
+                "says why. Continue from the last checkpoint with --resume"
+            ) from None
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether an error says that another process has ended.
+
+    Args:
+        error: that was raised.
+    """
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+
+
+def told_by_first(text: str) -> str:
+    """A text of the first process, in all of them.
+
+    Args:
+        text: of this process; only that of the first counts.
+    """
+    parallel = together()
+    if parallel is None:
+        return text
+    letters = list(text.encode())
+    count = int(parallel.from_first([len(letters)])[0])
+    letters = (letters + [0] * count)[:count]
+    return bytes(int(x) for x in parallel.from_first(letters)).decode()

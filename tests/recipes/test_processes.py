@@ -1,0 +1,135 @@
+"""Runs in several processes, as torchrun starts them: real processes, on the loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from seqdni.recipes.cli import main
+from seqdni.recipes.directory import RunDirectory
+
+COPY = ("run", "copy", "--hidden", "16", "--batch", "8", "--seed", "3", "--threads", "1")
+
+
+def launch(*words, processes=2, each=None):
+    """Start the processes of a run; ``each`` has more words for each of them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {**os.environ, "WORLD_SIZE": str(processes), "MASTER_PORT": port}
+    common |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    started = []
+    for rank in range(processes):
+        own = [] if each is None else each[rank]
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "seqdni", *map(str, words), *own],
+                env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return started
+
+
+def outcome(started, limit=150):
+    """Exit status, output and errors of each process."""
+    found = [process.communicate(timeout=limit) for process in started]
+    return [(p.returncode, *texts) for p, texts in zip(started, found, strict=True)]
+
+
+def weights(path):
+    return list(RunDirectory(path).load("last")["trainer"]["model"].values())
+
+
+def errors(path):
+    rows = (path / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(row)["train_bits"] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of two processes that was never stopped."""
+    path = tmp_path_factory.mktemp("processes") / "whole"
+    found = outcome(launch(*COPY, "--updates", 40, "--out", path))
+    assert [status for status, *_ in found] == [0, 0], found
+    assert "All of it is in" in found[0][1]
+    assert found[1][1] == ""  # the second prints nothing
+    return path
+
+
+def test_two_processes_train_as_one(whole, tmp_path):
+    assert main([*COPY, "--updates", "40", "--out", str(tmp_path / "one")]) == 0
+    assert errors(whole) == pytest.approx(errors(tmp_path / "one"), abs=2e-5)
+    for a, b in zip(weights(whole), weights(tmp_path / "one"), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_stopped_run_goes_on_with_as_many_processes_or_others(whole, tmp_path):
+    path = tmp_path / "stopped"
+    first = outcome(launch(*COPY, "--updates", 20, "--out", path))
+    assert [status for status, *_ in first] == [0, 0], first
+    saved = {file.name: file.read_bytes() for file in path.iterdir()}
+    more = outcome(launch("run", "--resume", path, "--updates", 40))
+    assert [status for status, *_ in more] == [0, 0], more
+    assert all(map(torch.equal, weights(path), weights(whole)))
+    assert errors(path) == errors(whole)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name, content in saved.items():
+        (alone / name).write_bytes(content)
+    assert main(["run", "--resume", str(alone), "--updates", "40"]) == 0
+    for a, b in zip(weights(alone), weights(whole), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_killed_process_ends_the_others_with_one_line(tmp_path):
+    path = tmp_path / "killed"
+    started = launch(*COPY, "--updates", 10**6, "--checkpoint-seconds", 1, "--out", path)
+    deadline = time.monotonic() + 100
+    while not (path / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1.5)
+    started[1].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    status, _, error = outcome(started)[0]
+    assert time.monotonic() - killed < 10
+    assert status == 1
+    assert "process 0 lost another process of this run" in error.splitlines()[-1]
+    assert "Traceback" not in error
+    done = RunDirectory(path).load("last")["trainer"]["steps"]["updates"]
+    assert main(["run", "--resume", str(path), "--updates", str(done + 5)]) == 0
+
+
+def test_processes_with_other_options_are_refused(tmp_path):
+    each = [["--lr", "0.001"], ["--lr", "0.002"]]
+    found = outcome(launch(*COPY, "--updates", 5, "--out", tmp_path / "other", each=each))
+    assert [status for status, *_ in found] == [1, 1]
+    for _, _, error in found:
+        assert "the processes have different options" in error
+        assert "Traceback" not in error
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((*COPY, "--batch", "9"), "--batch 9 cannot be dealt equally to 2 processes"),
+        ((*COPY, "--trainer", "overlap"), "--trainer overlap is for one process alone"),
+        (("run", "count-digits"), "start it without torchrun"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(words, message, tmp_path):
+    found = outcome(launch(*words, "--updates", 5, "--out", tmp_path / "refused"))
+    assert [status for status, *_ in found] == [1, 1]
+    assert message in found[0][2]
+    assert "Traceback" not in found[0][2] + found[1][2]
