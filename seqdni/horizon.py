@@ -237,7 +237,7 @@ def _applied(
     if not steps_known:
         return boundary.applied(boundary.predict(end, condition_BK), continues_B)
     ahead = steps_ahead(chunks[1:], steps_known)
-    return ahead_grad(boundary, model, ahead, end, continues_B, loss)
+    return ahead_grad(boundary, model, ahead, end, continues_B, loss, goes_on_B=_continues(ahead))
 
 
 def _continues(chunk: Chunk) -> Tensor | None:

@@ -79,12 +79,15 @@ class Learner:
         """
         return torch.autocast(device.type, self.autocast, enabled=self.autocast is not None)
 
-    def update(self, parameters: Sequence[nn.Parameter], where: str) -> bool:
+    def update(
+        self, parameters: Sequence[nn.Parameter], where: str, keep_grads: bool = False
+    ) -> bool:
         """Make one step of the optimiser from the present gradients, if they are finite.
 
         Args:
             parameters: of the model.
             where: the name of the chunk, for the error.
+            keep_grads: set the gradients to zero afterwards, and not to None.
 
         Returns:
             Whether a step was made. On a GPU always True.
@@ -95,7 +98,7 @@ class Learner:
         dropped = clipped(parameters, self.clip)
         if not dropped:
             self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=not keep_grads)
         if dropped and self.non_finite == "raise":
             raise FloatingPointError(f"the gradient of {where} is not finite; {GO_ON}")
         return not dropped

@@ -102,6 +102,15 @@ class SyntheticGradients:
         synthesizer = self.boundary.synthesizer
         return 0 if synthesizer is None else synthesizer.condition_size
 
+    @property
+    def obstacle_to_capture(self) -> str | None:
+        """Why no chunk can be computed by a CUDA graph; None: there is no reason."""
+        if self.audit is not None:
+            return "an audit, which reads what the device computed"
+        if self.targets == "dense":
+            return "dense targets"
+        return "several updates a chunk" if self.updates_per_chunk > 1 else None
+
     def ready(self, chunks: int) -> bool:
         """Whether the synthesizer is past its warm-up, so that its predictions are used.
 

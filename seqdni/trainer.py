@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from seqdni.boundary import Boundary
+from seqdni.captured.chunks import CapturedChunks
+from seqdni.captured.inputs import ChunkData
 from seqdni.checkpoint import check_format, new_checkpoint, restored_state
-from seqdni.chunk import Chunk, ChunkLike, as_chunk, check_ahead, check_shapes, run_chunk
-from seqdni.chunk_step import ChunkPlan, ChunkUpdater, ForwardRun
+from seqdni.chunk import Chunk, ChunkLike, as_chunk, check_ahead, check_shapes, rows_of, run_chunk
+from seqdni.chunk_step import ChunkPlan, ChunkUpdater, ForwardRun, FutureGrad
 from seqdni.cores.base import Core
 from seqdni.learner import Learner, check_optimizer
 from seqdni.losses import IGNORE
@@ -59,9 +61,12 @@ class Trainer:
         credit: how credit crosses the ends of a chunk: by :class:`SyntheticGradients`, by
             overlapping chunks (:class:`Overlap`), by the influence of the parameters on the state
             (:class:`Influence`), or, with None, not at all (truncated BPTT).
+        capture: compute each chunk by a CUDA graph, which the device runs without waiting for
+            Python. It needs a model on a CUDA device, and Adam or AdamW. Chunks that no graph can
+            compute run as usual; ``trainer.captured.eager`` counts them by the reason.
 
     Raises:
-        ValueError: the learner or ``credit`` does not fit the model.
+        ValueError: the learner or ``credit`` does not fit the model, or it cannot be captured.
         TypeError: the model does not keep the core contract, or an argument has a wrong type.
 
     Example:
@@ -84,6 +89,8 @@ class Trainer:
         model: Model,
         learner: Learner,
         credit: SyntheticGradients | Overlap | Influence | None = None,
+        *,
+        capture: bool = False,
     ):
         _check_model(model)
         _check_parts(learner, credit)
@@ -104,6 +111,7 @@ class Trainer:
         self.carry: State | None = None
         self.tokens = 0
         self._updater = ChunkUpdater(model.parameters(), learner, self.synthetic, self.meter)
+        self.captured = self._capture() if capture else None
 
     @property
     def boundary(self) -> Boundary | None:
@@ -155,40 +163,88 @@ class Trainer:
         chunk = as_chunk(chunk)
         steps, rows = check_shapes(chunk, self.carry)
         ahead = self._checked_ahead(ahead, rows, condition)
-        at_start, at_end = map(self._updater.to_device, condition or (None, None))
-
+        goes_on_B = None if ahead is None else rows_of(ahead.should_reset).continues
         scored = steps * rows if chunk.mask is None else int(chunk.mask.sum())
         carried, looks_ahead = self.carry is not None, ahead is not None
         plan = self._updater.plan(rows, steps, scored, chunk.should_reset, carried, looks_ahead)
-        run = self._forward(chunk, plan)
-        assert run.loss is not None
-        if finite := self._updater.check_loss(run):
-            known = None if ahead is None else self._updater.future_grad(self.model, ahead)
-            self._updater.roots(plan, run, known, at_end).run()
-            if self.influence is not None and carried and plan.has_gradient:
-                self.influence.add_gradients(self.model, run.start)
-            self._updater.teach(plan, run, chunk.should_reset, at_start)
-            self.meter.add(loss_sum=run.loss, scored=_counted(chunk, scored))
+        data = ChunkData(chunk, *(condition or (None, None)), ahead, goes_on_B)
+        if self.captured is None or not self._step_by_graph(self.captured, plan, data):
+            self._step(plan, data)
+
+    def _step(self, plan: ChunkPlan, data: ChunkData) -> None:
+        chunk, carried = data.chunk, self.carry is not None
+        known = None
+        if data.ahead is not None:
+            known = self._updater.future_grad(self.model, data.ahead, data.goes_on_B)
+        run, synth_losses = self.learn(self.model, self.carry, plan, data, known)
+        if finite := synth_losses is not None:
+            assert run.loss is not None
+            self._updater.add_synth_losses(synth_losses)
+            self.meter.add(loss_sum=run.loss, scored=_counted(chunk, plan.scored))
         self._keep_for_later(chunk, run, carried)
         self.carry = self._updater.next_carry(run, self.model.initial_state)
-        self.tokens += steps * rows
+        self.tokens += plan.steps * plan.rows
         self._updater.count_and_update(finite and plan.has_gradient, plan.episode_over)
 
-    def _forward(self, chunk: Chunk, plan: ChunkPlan) -> ForwardRun:
+    def _step_by_graph(self, captured: CapturedChunks, plan: ChunkPlan, data: ChunkData) -> bool:
+        """The same as :meth:`_step` by a graph; False: no graph can do it."""
+        if (done := captured.step(plan, data, self.carry)) is None:
+            return False
+        results, self.carry = done
+        self._updater.add_synth_losses(results.synth_losses)
+        self.meter.add(loss_sum=results.loss, scored=_counted(data.chunk, plan.scored))
+        self.tokens += plan.steps * plan.rows
+        self._updater.updates += self._updater.update_is_due(plan.has_gradient, plan.episode_over)
+        self._updater.count(plan.has_gradient, plan.episode_over)
+        return True
+
+    def learn(
+        self,
+        model: Core,
+        carry: State | None,
+        plan: ChunkPlan,
+        data: ChunkData,
+        known: FutureGrad | None,
+    ) -> tuple[ForwardRun, list[Tensor] | None]:
+        """The part of a step that the device computes: all but the update.
+
+        Args:
+            model: runs the chunk.
+            carry: the state that it starts from; None: the initial one.
+            plan: of the chunk.
+            data: of the chunk.
+            known: looks ahead, or None.
+
+        Returns:
+            The forward run, and the synthesizer's losses; None: the loss is not finite, and nothing
+            was learned.
+        """
+        updater, chunk = self._updater, data.chunk
+        run = self._forward(model, carry, chunk, plan)
+        if not updater.check_loss(run):
+            return run, None
+        updater.roots(plan, run, known, updater.to_device(data.at_end)).run()
+        if self.influence is not None and carry is not None and plan.has_gradient:
+            self.influence.add_gradients(self.model, run.start)
+        return run, updater.teach(plan, run, chunk.should_reset, updater.to_device(data.at_start))
+
+    def _forward(
+        self, model: Core, carry: State | None, chunk: Chunk, plan: ChunkPlan
+    ) -> ForwardRun:
         """Run a chunk; with overlapping chunks, together with the chunks before it."""
-        carry, inputs, should_reset = self.carry, chunk.inputs, chunk.should_reset
+        inputs, should_reset = chunk.inputs, chunk.should_reset
         has_influence = self.influence is not None
         if self.overlap is not None and plan.scored:
             carry, inputs, should_reset = self.overlap.extend(carry, inputs, should_reset)
         if carry is None:
-            start = self.model.initial_state(plan.rows)
+            start = model.initial_state(plan.rows)
         else:
             start = cut(carry) if plan.trains_synthesizer or has_influence else carry
         longer = Chunk(inputs, chunk.targets, chunk.mask, should_reset)
         loss, autocast = self.learner.loss, self.learner.autocast
         traced = plan.dense_targets or has_influence
         with torch.set_grad_enabled(plan.has_gradient):
-            loss_sum, end, trace = run_chunk(self.model, longer, start, loss, autocast, traced)
+            loss_sum, end, trace = run_chunk(model, longer, start, loss, autocast, traced)
         return ForwardRun(start, loss_sum, end, trace)
 
     def _keep_for_later(self, chunk: Chunk, run: ForwardRun, carried: bool) -> None:
@@ -225,19 +281,37 @@ class Trainer:
             )
         return ahead
 
+    def _capture(self) -> CapturedChunks:
+        assert isinstance(self.model, torch.nn.Module)
+        obstacle = None
+        if self.overlap is not None:
+            obstacle = "overlapping chunks"
+        elif self.influence is not None:
+            obstacle = "the influence of the parameters on the state"
+        elif self.synthetic is not None:
+            obstacle = self.synthetic.obstacle_to_capture
+        return CapturedChunks(self.model, self._updater, self.learn, self.optimizers(), obstacle)
+
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on.
 
         Returns:
             Tensors and primitives only: it survives ``torch.load(weights_only=True)``.
         """
+        optimizer = self.learner.optimizer.state_dict()
+        synthetic = None if self.synthetic is None else self.synthetic.state_dict()
+        if self.captured is not None:  # as a trainer without graphs would save them
+            optimizer = self.captured.optimizers.plain(0, optimizer)
+            if synthetic is not None and synthetic["optimizer"] is not None:
+                plain = self.captured.optimizers.plain(1, synthetic["optimizer"])
+                synthetic = {**synthetic, "optimizer": plain}
         return new_checkpoint(
             model=self.model.state_dict(),
-            optimizer=self.learner.optimizer.state_dict(),
-            synthetic=None if self.synthetic is None else self.synthetic.state_dict(),
+            optimizer=optimizer,
+            synthetic=synthetic,
             overlap=None if self.overlap is None else self.overlap.state_dict(),
             influence=None if self.influence is None else self.influence.state_dict(),
-            carry=None if self.carry is None else leaves(self.carry),
+            carry=None if self.carry is None else [leaf.clone() for leaf in leaves(self.carry)],
             steps=self._updater.state_dict(),
             tokens=self.tokens,
             meter=self.meter.state_dict(),
@@ -270,6 +344,8 @@ class Trainer:
         self._updater.load_state_dict(saved["steps"])
         self.tokens = saved["tokens"]
         self.meter.load_state_dict(saved["meter"])
+        if self.captured is not None:
+            self.captured.forget()
 
     def _restored(self, saved: list[Tensor] | None) -> State | None:
         return None if saved is None else restored_state(saved, self.model, self.device)
