@@ -181,4 +181,5 @@ def build_trainer(
         autocast=torch.bfloat16 if options.precision == "bfloat16" else None,
     )
     way = way_of(options)
-    return Trainer(way.wrap_model(options, model), learner, way.credit(options, model, known))
+    credit = way.credit(options, model, known)
+    return Trainer(way.wrap_model(options, model), learner, credit, capture=options.capture)

@@ -9,6 +9,7 @@ and each further chunk of it is one launch.
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import NamedTuple, TypeAlias
@@ -33,6 +34,8 @@ from seqdni.state import State, detach, leaves, map_state
 
 FIRST_CHUNKS = 3  # of a kind, which run from Python before it is recorded
 MOST_GRAPHS = 64  # each holds memory; a stream with more kinds of chunks has no use for graphs
+
+ROOT = "seqdni/"
 
 log = logging.getLogger(__name__)
 
@@ -149,9 +152,8 @@ class CapturedChunks:
                 self._note(kind.problem)
                 return self._graphs.run(kind.compute)
         elif plan.trains_synthesizer:
-            boundary = self._boundary
-            assert boundary is not None
-            boundary.count_step(_has_final(plan))
+            assert self._boundary is not None
+            self._boundary.count_step(_has_final(plan))
         assert kind.replay is not None
         assert kind.results is not None
         kind.replay()
@@ -176,7 +178,7 @@ class CapturedChunks:
                     parameter.grad = None
             for parameter in () if boundary is None else boundary.parameters():
                 parameter.grad = None
-            return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            return _cause(error)
         return None
 
     @property
@@ -256,6 +258,17 @@ def _counters(module: nn.Module) -> list[tuple[nn.Module, object]]:
     """Modules that count on the host, with their counts."""
     own = [m for m in module.modules() if type(m).get_extra_state is not nn.Module.get_extra_state]
     return [(each, each.get_extra_state()) for each in own]
+
+
+def _cause(error: BaseException) -> str:
+    """The first error of a chain in one line, with the last place of this package it came from."""
+    while error.__context__ is not None:
+        error = error.__context__
+    places = [
+        place for place in traceback.extract_tb(error.__traceback__) if ROOT in place.filename
+    ]
+    where = f" ({places[-1].filename.split(ROOT)[-1]}:{places[-1].lineno})" if places else ""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}{where}"
 
 
 def _why_not(synthesizer: object) -> str:

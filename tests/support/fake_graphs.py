@@ -25,6 +25,7 @@ class FakeGraphs:
         tensors, trainer = self._tensors(), self.trainer
         values = [x.clone() for x in tensors]
         grads = [p.grad for p in trainer.model.parameters()]
+        recorded = self._counters()
         result = compute()
         for x, value in zip(tensors, values, strict=True):
             x.copy_(value)
@@ -34,15 +35,17 @@ class FakeGraphs:
             raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
         def replay() -> None:
-            boundary = trainer.boundary
-            counters = [] if boundary is None else _counters(boundary)
+            counted = self._counters()
+            _restore(recorded)  # a graph knows the values of Python from when it was recorded
             again = compute()
-            for module, state in counters:
-                module.set_extra_state(state)
+            _restore(counted)
             for kept, now in zip(_flat(result), _flat(again), strict=True):
                 kept.copy_(now)
 
         return replay, result
+
+    def _counters(self):
+        return [] if self.trainer.boundary is None else _counters(self.trainer.boundary)
 
     @torch.no_grad()
     def _tensors(self) -> list[Tensor]:
@@ -56,6 +59,11 @@ class FakeGraphs:
         for carry in trainer.captured._carries.values():
             tensors += leaves(carry)
         return [x.detach() for x in tensors]
+
+
+def _restore(counters) -> None:
+    for module, state in counters:
+        module.set_extra_state(state)
 
 
 def _flat(results) -> list[Tensor]:
