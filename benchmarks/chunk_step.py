@@ -6,7 +6,8 @@ interleaved repeats (a round times every contender once), so that drift of the m
 alike; read the ratios. That of least squares, which solves in one chunk of many, is of means, and
 needs enough ``--seconds`` for a few solutions. Look-ahead is of 4 steps, overlapping chunks run one
 chunk again. Full BPTT runs over episodes of 8 chunks; its time is per chunk, its memory that of an
-episode. Memory is the peak allocated during one update, above what was allocated before.
+episode. Memory is the peak allocated during one update, above what was allocated before; a graph
+has memory of its own besides (``graph_bytes``).
 
 ``captured`` after a name means that a CUDA graph computes each chunk (``Trainer(capture=True)``; by
 hand: the loop in one graph). With ``--kernels`` a row also has the number of kernels of a chunk on
@@ -185,6 +186,16 @@ def peak_bytes(step: Callable[[], None], device: str) -> int:
     return most
 
 
+def graph_bytes() -> int:
+    """Memory that belongs to all graphs of this process."""
+    if not torch.cuda.is_available():
+        return 0
+    own = [
+        each for each in torch.cuda.memory_snapshot() if tuple(each["segment_pool_id"]) != (0, 0)
+    ]
+    return sum(each["total_size"] for each in own)
+
+
 def on_device(step: Callable[[], None], calls: int = 4) -> tuple[float, float]:
     """Kernels of a call, and the seconds that the device computes in it."""
     torch.cuda.synchronize()
@@ -212,21 +223,22 @@ def seconds(step: Callable[[], None], calls: int, device: str) -> float:
 
 def build(
     names: tuple[str, ...], steps: int, hidden: int, rows: int, device: str
-) -> dict[str, Callable[[], None]]:
-    """The contenders by name. One that fails is left out, and says why."""
-    contenders: dict[str, Callable[[], None]] = {}
+) -> dict[str, tuple[Callable[[], None], int]]:
+    """The contenders with the memory of their graphs. One that fails is left out, and says why."""
+    contenders: dict[str, tuple[Callable[[], None], int]] = {}
     for name in names:
+        before = graph_bytes()
         try:
             if name.removesuffix(CAPTURED) == "by hand":
                 step = by_hand(steps, hidden, rows, device, name.endswith(CAPTURED))
             else:
                 _, step = with_trainer(name, steps, hidden, rows, device)
             seconds(step, 3, device)
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # the others are still to be measured
             what = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             print(f"{hidden:>5} {steps:>3} {rows:>4}  {name}: {what}", file=sys.stderr, flush=True)
             continue
-        contenders[name] = step
+        contenders[name] = step, graph_bytes() - before
     return contenders
 
 
@@ -240,7 +252,8 @@ def measure(
     count_kernels: bool = False,
 ) -> list[dict]:
     """One row a contender, the baseline first."""
-    contenders = build(names, steps, hidden, rows, device)
+    built = build(names, steps, hidden, rows, device)
+    contenders = {name: step for name, (step, _) in built.items()}
     once = {name: seconds(step, 2, device) for name, step in contenders.items()}
     rounds = 15 if device == "cpu" else 7
     if device == "cpu":
@@ -274,6 +287,8 @@ def measure(
             "ratio_to_plain": round(ratio, 3),
             "peak_bytes": peak_bytes(step, device),
         }
+        if name.endswith(CAPTURED):
+            row["graph_bytes"] = built[name][1]
         if count_kernels:
             kernels, busy = on_device(step)
             row |= {"kernels": round(kernels), "busy_share": round(busy / seconds_spent, 3)}

@@ -7,9 +7,10 @@
 # of what seqdni needs, if the Python at hand has torch but not the rest; they go into a temporary folder. Environment:
 # PARTS (default: all of them, in this order), SECONDS_IN_ALL (default: 480), PYTHON (default: python3).
 #
-# tests    pytest on tests/seqdni/test_gpu.py
+# tests    those of tests/seqdni/test_gpu.py without graphs
+# graphs   those of captured chunks: they train as eager chunks do, and nothing waits
 # syncs    what waits for the device, and what no graph could compute, and why
-# table    chunk_step.py: T 2 4 8 20, 256 512 1024 units, 32 and 256 rows
+# table    chunk_step.py: T 2 4 8 20, 256 512 1024 units (a process each), 32 and 256 rows
 # kernels  the same with kernels a chunk and the busy share, at T = 4
 # copy     the paper's copy cell (256 units, 256 rows, T = 4): TBPTT and DNI, captured, three seeds side by side
 set -uo pipefail
@@ -30,15 +31,15 @@ cd "$root"
 part() {
     local name="$1" most="$2" left
     shift 2
-    [[ " ${PARTS:-tests syncs table kernels copy} " == *" $name "* ]] || return 0
+    [[ " ${PARTS:-tests graphs syncs table kernels copy} " == *" $name "* ]] || return 0
     left=$((end - $(date +%s)))
     [ "$left" -lt "$most" ] && most="$left"
     if [ "$most" -lt 5 ]; then
         echo "== $name: no time left"
         return 0
     fi
-    echo "== $name (at most $most s)"
-    timeout -k 5 "$most" "$@" >"$out/$name.log" 2>&1
+    echo "== $name (at most $most s)" | tee -a "$out/$name.log"
+    timeout -k 5 "$most" "$@" >>"$out/$name.log" 2>&1
     echo "exit status $?, $((end - $(date +%s))) s left" >>"$out/$name.log"
     tail -n "${TAIL:-40}" "$out/$name.log"
 }
@@ -79,10 +80,14 @@ export out python
 
 device="${DEVICE:-cuda}"
 both=("by hand" "by hand captured" tbptt "tbptt captured" dni "dni captured" "dni rls" "dni rls captured" look-ahead "look-ahead captured" critic "critic captured")
-part tests 130 "$python" -m pytest -n 0 -p no:cacheprovider -o addopts="" -m gpu -q --tb=short tests/seqdni/test_gpu.py
+test_gpu=("$python" -m pytest -n 0 -p no:cacheprovider -o addopts="" -m gpu -q --tb=short tests/seqdni/test_gpu.py)
+part tests 80 "${test_gpu[@]}" -k "not graph"
+part graphs 110 "${test_gpu[@]}" -k graph
 part syncs 60 "$python" benchmarks/gpu_syncs.py
-part table "${TABLE_SECONDS:-230}" "$python" benchmarks/chunk_step.py --device "$device" --json "$out/rows.jsonl" --seconds "${CELL_SECONDS:-3}" \
-    --hidden ${HIDDEN:-256 512 1024} --batch ${BATCH:-32 256} --chunk-len ${CHUNK_LEN:-4 8 2 20} --trainers "${both[@]}"
+for hidden in ${HIDDEN:-256 512 1024}; do
+    part "table" "${TABLE_SECONDS:-80}" "$python" benchmarks/chunk_step.py --device "$device" --json "$out/rows.jsonl" \
+        --seconds "${CELL_SECONDS:-3}" --hidden "$hidden" --batch ${BATCH:-32 256} --chunk-len ${CHUNK_LEN:-4 8 2 20} --trainers "${both[@]}"
+done
 part kernels 50 "$python" benchmarks/chunk_step.py --device "$device" --json "$out/rows.jsonl" --seconds 1 --kernels \
     --hidden 256 1024 --batch 32 --chunk-len 4 --trainers "${both[@]}"
 part copy 110 bash -c "copy_cell ${COPY_SECONDS:-60}"
