@@ -196,5 +196,5 @@ def _masks(plan: ChunkPlan, data: ChunkData) -> list[Tensor | None]:
 
 
 def _packed(masks: list[Tensor | None]) -> Tensor:
-    given = [x.view(-1, x.shape[-1]) for x in masks if x is not None]
+    given = [x.reshape(-1, x.shape[-1]) for x in masks if x is not None]
     return torch.cat(given) if given else torch.zeros(0, 1, dtype=torch.bool)
