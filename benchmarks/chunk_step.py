@@ -27,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -143,7 +144,8 @@ def with_trainer(
             credit = SyntheticGradients(boundary, descent, clip=1.0)
         if isinstance(synthesizer, Critic):
             answers = torch.randint(SYMBOLS, (1, rows))
-            condition = (synthesizer.condition(answers).to(device),) * 2
+            told_BK = synthesizer.condition(answers).to(device)
+            condition = (told_BK, told_BK)
     elif name == "look-ahead":
         credit = SyntheticGradients(Boundary(None))
     else:
@@ -178,7 +180,8 @@ def peak_bytes(step: Callable[[], None], device: str) -> int:
         step()
     assert recorded.profiler is not None
     assert recorded.profiler.kineto_results is not None
-    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    recorded_events: list[Any] = recorded.profiler.kineto_results.events()  # more than its stub has
+    events = [e for e in recorded_events if e.name() == "[memory]"]
     now = most = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         now += event.nbytes()
@@ -204,7 +207,7 @@ def on_device(step: Callable[[], None], calls: int = 4) -> tuple[float, float]:
             step()
         torch.cuda.synchronize()
     events = recorded.events() or []
-    kernels = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [e for e in events if e.device_type.name == "CUDA"]
     busy = sum(e.time_range.elapsed_us() for e in kernels)
     return len(kernels) / calls, busy / 1e6 / calls
 

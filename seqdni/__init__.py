@@ -36,7 +36,7 @@ from seqdni.state import (
     unpack,
 )
 from seqdni.synthesizers import controls
-from seqdni.synthesizers.base import Synthesizer
+from seqdni.synthesizers.base import CapturableSynthesizer, Synthesizer
 from seqdni.synthesizers.critic import Critic
 from seqdni.synthesizers.least_squares import LeastSquares
 from seqdni.synthesizers.mlp import MLPSynthesizer
@@ -57,6 +57,7 @@ __all__ = [
     "Agreement",
     "Audit",
     "Boundary",
+    "CapturableSynthesizer",
     "Checkpointed",
     "Chunk",
     "ChunkLike",

@@ -55,8 +55,8 @@ class KnownRestarts:
         """
         return self._model.initial_state(batch_size)
 
-    def __call__(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        return self._model(x, state)
+    def __call__(self, x_TBD: Tensor, state: State) -> tuple[Tensor, State]:
+        return self._model(x_TBD, state)
 
     def unroll(self, x: Tensor, state: State, should_reset: Tensor | None) -> tuple[Tensor, State]:
         """Run a chunk with its restarts.
