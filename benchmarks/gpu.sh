@@ -65,8 +65,8 @@ try:
 except OSError:
     print(trainer, seed, "no result:", folder.with_suffix(".log").read_text()[-300:])
     sys.exit()
-kept = ("trainer", "chunk_len", "seed", "updates", "wall_seconds", "solved_length", "solved_at", "torch")
-row = {"program": "seqdni run copy, captured", "hidden": 256, "batch": 256, **{k: result[k] for k in kept}}
+kept = ("trainer", "chunk_len", "seed", "updates", "wall_seconds", "solved_length", "solved_at", "torch", "captured_chunks", "eager_chunks")
+row = {"program": "seqdni run copy, captured", "hidden": 256, "batch": 256, **{k: result[k] for k in kept if k in result}}
 row["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 with open(f"{out}/rows.jsonl", "a") as file:
     file.write(json.dumps(row) + "\n")

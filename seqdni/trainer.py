@@ -8,8 +8,8 @@ Shapes: T steps, B rows, K features of a condition.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,19 +27,9 @@ from seqdni.metrics import RunningSums
 from seqdni.state import State, cut, leaves, state_size
 from seqdni.synthesizers.mlp import check_state_size
 from seqdni.synthetic_gradients import SyntheticGradients, check_dense
+from seqdni.trainer_parts import Model, check_model, check_parts
 from seqdni.truncation.influence import Influence, unitwise_core
 from seqdni.truncation.overlap import Overlap
-
-
-@runtime_checkable
-class Model(Core, Protocol):
-    """A core with parameters: any ``nn.Module`` under the core contract."""
-
-    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
 
 
 class Trainer:
@@ -92,8 +82,8 @@ class Trainer:
         *,
         capture: bool = False,
     ):
-        _check_model(model)
-        _check_parts(learner, credit)
+        check_model(model)
+        check_parts(learner, credit)
         check_optimizer("optimizer", learner.optimizer, "model", model, learner.loss)
         self.model = model
         self.learner = learner
@@ -283,13 +273,7 @@ class Trainer:
 
     def _capture(self) -> CapturedChunks:
         assert isinstance(self.model, torch.nn.Module)
-        obstacle = None
-        if self.overlap is not None:
-            obstacle = "overlapping chunks"
-        elif self.influence is not None:
-            obstacle = "the influence of the parameters on the state"
-        elif self.synthetic is not None:
-            obstacle = self.synthetic.obstacle_to_capture
+        obstacle = None if self.credit is None else self.credit.obstacle_to_capture
         return CapturedChunks(self.model, self._updater, self.learn, self.optimizers(), obstacle)
 
     def state_dict(self) -> dict[str, Any]:
@@ -358,42 +342,3 @@ def _counted(chunk: Chunk, scored: int) -> int | Tensor:
         return scored
     counts = targets != IGNORE
     return (counts if mask is None else counts & mask.to(counts.device, non_blocking=True)).sum()
-
-
-# What is refused
-
-
-def _check_parts(learner: object, credit: object) -> None:
-    if not isinstance(learner, Learner):
-        raise TypeError(
-            f"got a {type(learner).__name__}, expected a Learner: "
-            "Trainer(model, Learner(optimizer, clip=1.0))"
-        )
-    if credit is not None and not isinstance(credit, (SyntheticGradients, Overlap, Influence)):
-        raise TypeError(
-            f"got a {type(credit).__name__}, expected what carries credit beyond a chunk: "
-            "SyntheticGradients(boundary), Overlap(history=1), Influence(), or None"
-        )
-
-
-def _check_model(model: Model) -> None:
-    """Refuse a model that does not keep the core contract, or whose state has another row axis."""
-    if not hasattr(model, "initial_state"):
-        wrapped = getattr(model, "module", None)
-        name = type(model).__name__
-        raise TypeError(
-            f"{name} has no initial_state(batch_size)"
-            + (
-                f"; it wraps a {type(wrapped).__name__}: give the trainer that one, {name}.module"
-                if wrapped is not None
-                else ", expected a core: model(x, state) -> (outputs, state) and "
-                "initial_state(batch_size); seqdni.SequenceModel and seqdni.TorchCore make one"
-            )
-        )
-    rows = 3
-    shapes = [tuple(leaf.shape) for leaf in leaves(model.initial_state(rows))]
-    if any(len(shape) not in (2, 3) or shape[-2] != rows for shape in shapes):
-        raise ValueError(
-            f"initial_state({rows}) gives the shapes {shapes}, expected [L, {rows}, H] or "
-            f"[{rows}, H]: the rows are the second to last axis of a state"
-        )

@@ -199,11 +199,9 @@ class CapturedChunks:
         if (steps or restart_steps(data.ahead)) and hasattr(type(self._model), "unroll"):
             return f"restarts in a {type(self._model).__name__}, which has an unroll of its own"
         updates = self._updater.update_is_due(plan.has_gradient, plan.episode_over)
-        learner = self._updater.learner
         key = (
             *(plan.key, shapes(plan, data), steps, restart_steps(data.ahead), updates, counts),
-            *(carry is not None, self._model.training, learner.clip, learner.autocast),
-            self.optimizers.settings(),
+            *(carry is not None, self._settings(), self.optimizers.settings()),
         )
         if (kind := self._kinds.get(key)) is None:
             if plan.rows not in self._carries:
@@ -214,6 +212,13 @@ class CapturedChunks:
                 return f"more than {MOST_GRAPHS} kinds of chunks"
             kind = self._kinds[key] = self._new_kind(plan, data, carry is not None, updates)
         return kind if kind.problem is None else kind.problem
+
+    def _settings(self) -> Hashable:
+        learner, synthetic = self._updater.learner, self._updater.synthetic
+        return (
+            *(self._model.training, learner.loss, learner.clip, learner.autocast),
+            *(learner.non_finite, None if synthetic is None else synthetic.clip),
+        )
 
     def _new_kind(self, plan: ChunkPlan, data: ChunkData, carried: bool, updates: bool) -> _Kind:
         inputs = StaticInputs(plan, data, self._updater.device)

@@ -59,7 +59,9 @@ class CapturableOptimizers:
         for optimizer in self._optimizers:
             rates = []
             for group in optimizer.param_groups:
-                rates.append(_Rate(torch.zeros((), device=self._device), 0.0, 0))
+                rates.append(
+                    _Rate(torch.zeros((), dtype=torch.float32, device=self._device), 0.0, 0)
+                )
                 rates[-1].write(float(group["lr"]))
                 group["lr"] = rates[-1].tensor
                 group["capturable"] = self._device.type == "cuda"

@@ -49,24 +49,28 @@ def test_captured_chunks_train_as_eager_ones_do(case):
     assert_same(captured, eager)
 
 
+STOP = 71  # in the middle of an episode
+
+
 @pytest.mark.parametrize("case", ["mlp-endless", "aux", "whitened", "rls-episodes"])
 def test_a_checkpoint_goes_on_with_graphs_and_without(case):
     never, stopped = build(case), build(case)
-    train(never, case, 0, 170)
-    train(stopped, case, 0, 131)
+    train(never, case, 0, STOP + 39)
+    train(stopped, case, 0, STOP)
     saved = copy.deepcopy(stopped.state_dict())
-    train(stopped, case, 131, 140)  # what was saved stays as it was
+    train(stopped, case, STOP, STOP + 6)  # what was saved stays as it was
     for capture in (True, False):
         resumed = build(case, capture=capture)
         resumed.load_state_dict(copy.deepcopy(saved))
-        train(resumed, case, 131, 170)
+        train(resumed, case, STOP, STOP + 39)
         assert_same(resumed, never)
 
 
 def test_a_checkpoint_is_that_of_an_eager_trainer():
     captured, eager = build("mlp"), build("mlp", capture=False)
-    train(captured, "mlp", 0, 150)
-    train(eager, "mlp", 0, 150)
+    train(captured, "mlp", 0, 80)
+    train(eager, "mlp", 0, 80)
+    assert captured.captured.replayed
     ours, theirs = captured.state_dict(), eager.state_dict()
     for name in ("optimizer", "steps", "tokens"):
         assert str(ours[name]["param_groups"] if name == "optimizer" else ours[name]) == str(
@@ -78,12 +82,13 @@ def test_a_checkpoint_is_that_of_an_eager_trainer():
 def test_a_loaded_trainer_that_was_captured_uses_the_new_tensors():
     case = "mlp-endless"
     trainer, eager = build(case), build(case, capture=False)
-    train(eager, case, 0, 140)
-    train(trainer, case, 20, 160)  # graphs of other weights
+    train(eager, case, 0, 70)
+    train(trainer, case, 20, 90)  # graphs of other weights
+    assert trainer.captured.graphs
     trainer.load_state_dict(copy.deepcopy(eager.state_dict()))
     assert trainer.captured.graphs == 0
-    train(trainer, case, 140, 180)
-    train(eager, case, 140, 180)
+    train(trainer, case, 70, 80)
+    train(eager, case, 70, 80)
     assert_same(trainer, eager)
 
 
@@ -107,8 +112,8 @@ def test_a_recording_that_fails_leaves_an_eager_step_and_a_reason():
     case = "mlp-endless"
     captured, eager = build(case), build(case, capture=False)
     captured.captured._graphs.refuse = lambda: True
-    train(captured, case, 0, 150)
-    train(eager, case, 0, 150)
+    train(captured, case, 0, 100)
+    train(eager, case, 0, 100)
     reasons = dict(captured.captured.eager)
     assert captured.captured.replayed == 0
     why = "cannot be recorded: RuntimeError: operation not permitted when stream is capturing"

@@ -24,10 +24,10 @@ from seqdni import (
 ROWS, STEPS = 4, 4
 SIZE = 2 * HIDDEN
 SYNTHESIZERS = {
-    "mlp": lambda: MLPSynthesizer(SIZE, (5,)),
-    "aux": lambda: MLPSynthesizer(SIZE, (5,), aux=True),
+    "mlp": lambda: MLPSynthesizer(SIZE, (5,), scale_decay=0.9),
+    "aux": lambda: MLPSynthesizer(SIZE, (5,), aux=True, scale_decay=0.9),
     "whitened": lambda: MLPSynthesizer(
-        SIZE, (5,), activation=nn.Tanh, whitening=Whitening(SIZE, refresh_every=40)
+        SIZE, (5,), activation=nn.Tanh, whitening=Whitening(SIZE, refresh_every=20)
     ),
     "rls": lambda: LeastSquares(SIZE, solve_every=3),
     "critic": lambda: Critic(SIZE, classes=SYMBOLS),
