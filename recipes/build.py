@@ -188,4 +188,7 @@ def build_trainer(
     if parallel is not None and (isinstance(credit, (Overlap, Influence)) or options.audit_every):
         what = "--audit-every" if options.audit_every else f"--trainer {options.trainer}"
         raise RunError(f"{what} is for one process alone; start the run without torchrun")
-    return Trainer(way.wrap_model(options, model), learner, credit, parallel)
+    if parallel is not None and options.capture:
+        raise RunError("--capture is for one process alone; start the run without torchrun")
+    wrapped = way.wrap_model(options, model)
+    return Trainer(wrapped, learner, credit, parallel, capture=options.capture)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -58,6 +59,7 @@ def measure(directory: RunDirectory, options: RunOptions, held_out: HeldOut) -> 
             "give a greater --length"
         )
     saved = directory.load("last")
+    options = replace(options, capture=False)  # nothing is trained
     trainer = build_trainer(options, model, 1.0, loss, known_answers)
     try:
         trainer.load_state_dict(saved["trainer"])

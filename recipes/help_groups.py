@@ -69,7 +69,14 @@ GROUPS = (
     Group(
         "output",
         ("out", "device", "log_every"),
-        ("threads", "checkpoint_seconds", "evaluations", "evaluate_every", "horizon_every"),
+        (
+            "capture",
+            "threads",
+            "checkpoint_seconds",
+            "evaluations",
+            "evaluate_every",
+            "horizon_every",
+        ),
     ),
 )
 

@@ -258,6 +258,11 @@ class Session:
         """
         options, trainer = self.options, self.trainer
         boundary = trainer.boundary
+        captured = getattr(trainer, "captured", None)
+        by_graphs: dict[str, Any] = {}
+        if captured is not None:
+            by_graphs["captured_chunks"] = captured.replayed
+            by_graphs["eager_chunks"] = dict(captured.eager)  # by the reason
         return {
             "recipe": options.recipe,
             "trainer": options.trainer,
@@ -271,6 +276,7 @@ class Session:
             "synth_parameters": sum(p.numel() for p in boundary.parameters()) if boundary else 0,
             "device": str(trainer.device),
             "torch": torch.__version__,
+            **by_graphs,
         }
 
     def fraction(self) -> float:

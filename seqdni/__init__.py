@@ -37,13 +37,14 @@ from seqdni.state import (
     unpack,
 )
 from seqdni.synthesizers import controls
-from seqdni.synthesizers.base import Synthesizer
+from seqdni.synthesizers.base import CapturableSynthesizer, Synthesizer
 from seqdni.synthesizers.critic import Critic
 from seqdni.synthesizers.least_squares import LeastSquares
 from seqdni.synthesizers.mlp import MLPSynthesizer
 from seqdni.synthesizers.whitening import Whitening
 from seqdni.synthetic_gradients import SyntheticGradients
-from seqdni.trainer import Model, Trainer
+from seqdni.trainer import Trainer
+from seqdni.trainer_parts import Model
 from seqdni.truncation.influence import Influence, UnitwiseCore
 from seqdni.truncation.look_ahead import look_ahead
 from seqdni.truncation.overlap import Overlap
@@ -58,6 +59,7 @@ __all__ = [
     "Agreement",
     "Audit",
     "Boundary",
+    "CapturableSynthesizer",
     "Checkpointed",
     "Chunk",
     "ChunkLike",

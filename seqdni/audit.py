@@ -19,7 +19,7 @@ from seqdni.learner import Learner, check_count
 from seqdni.state import State, cut, detach, leaves, or_zeros, pack, target_grad
 
 if TYPE_CHECKING:
-    from seqdni.trainer import Model
+    from seqdni.trainer_parts import Model
 
 LONGEST = 10_000  # chunks of an episode
 

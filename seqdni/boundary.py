@@ -13,7 +13,7 @@ Source: Jaderberg et al., arXiv 1608.05343, section 2.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 from jaxtyping import Bool, Float
@@ -348,6 +348,37 @@ class Boundary(nn.Module):
             next_predicted_BS=next_predicted_BS,
             next_valid_B=next_valid_B,
         )
+
+    def capture_key(self, learns: bool, final: bool) -> Hashable | None:
+        """What a chunk's computation depends on here, besides tensors; None: it cannot be captured.
+
+        Args:
+            learns: whether the synthesizer learns from the chunk.
+            final: whether some rows ended their episode in it, so that ``final_B`` is given.
+        """
+        settings = (self.grad_scale, self.bound, self.control, self.training)
+        if self.synthesizer is None or not learns:
+            return settings
+        own_key = getattr(self.synthesizer, "capture_key", None)
+        if own_key is None:
+            return None
+        limited = self.bound is not None and self.training
+        keys = (
+            own_key(),
+            self.gradient_scale.capture_key(final) if limited else False,
+        )
+        return None if None in keys else (*settings, *keys)
+
+    def count_step(self, final: bool) -> None:
+        """Count a step of the synthesizer's learning that a captured graph has made.
+
+        Args:
+            final: as for :meth:`capture_key`.
+        """
+        assert self.synthesizer is not None
+        getattr(self.synthesizer, "count_step")()  # noqa: B009 - only some have it
+        if self.bound is not None and self.training:
+            self.gradient_scale.count_step(final)
 
     def _check_has_synthesizer(self) -> None:
         if self.synthesizer is None:

@@ -63,4 +63,4 @@ def restored_state(saved: list[Tensor], core: Core, device: torch.device) -> Sta
     """
     parts = iter(saved)
     like = core.initial_state(saved[0].shape[-2])
-    return map_state(lambda _: next(parts).to(device), like)
+    return map_state(lambda _: next(parts).to(device, copy=True), like)

@@ -115,7 +115,7 @@ def as_mask(value: Any, name: str) -> Tensor | None:
         name: the field's name, for the message.
 
     Returns:
-        A Boolean tensor, or None.
+        A Boolean tensor on the CPU, where it is read; or None.
 
     Raises:
         ValueError: the mask has other values.
@@ -126,7 +126,7 @@ def as_mask(value: Any, name: str) -> Tensor | None:
     """
     if value is None:
         return None
-    mask = as_tensor(value, name)
+    mask = as_tensor(value, name).cpu()
     if mask.dtype == torch.bool:
         return mask
     if not bool(((mask == 0) | (mask == 1)).all()):
@@ -157,7 +157,7 @@ def without_ignored(targets: Tensor, mask: Tensor | None) -> tuple[Tensor, Tenso
     if not targets.numel() or targets.min().item() > IGNORE:  # valid ids are not negative
         return targets, mask
     ignored = targets == IGNORE
-    return targets.masked_fill(ignored, 0), ~ignored if mask is None else mask.cpu() & ~ignored
+    return targets.masked_fill(ignored, 0), ~ignored if mask is None else mask & ~ignored
 
 
 def run_chunk(

@@ -73,6 +73,20 @@ class ChunkPlan:
     dense_targets: bool
 
     @property
+    def key(self) -> tuple[Any, ...]:
+        """All that decides which operations the chunk needs; masks and counts are left out."""
+        named = (
+            *("rows", "steps", "factor", "continues_stream", "synthesizer_ready"),
+            *("gradient_at_end", "trains_synthesizer", "dense_targets"),
+        )
+        masks = (self.taught_B, *self.restarts)
+        return (
+            *(getattr(self, name) for name in named),
+            bool(self.scored),
+            *(mask is None for mask in masks),
+        )
+
+    @property
     def has_gradient(self) -> bool:
         """Whether the chunk has a scored step, or a gradient at its end."""
         return bool(self.scored) or self.gradient_at_end
@@ -179,6 +193,7 @@ class ChunkUpdater:
         self.updates = 0
         self.window = 0  # chunks since the last update was due
         self.window_has_gradient = False
+        self.keeps_grads = False  # set gradients to zero after an update, and not to None
 
     def plan(
         self,
@@ -252,12 +267,13 @@ class ChunkUpdater:
         self.meter.add(skipped=1)
         return False
 
-    def future_grad(self, model: Core, ahead: Chunk) -> FutureGrad:
+    def future_grad(self, model: Core, ahead: Chunk, goes_on_B: Tensor | None) -> FutureGrad:
         """What computes the gradient at the end of the present chunk from the steps after it.
 
         Args:
             model: runs these steps.
             ahead: the steps, as far as they are known.
+            goes_on_B: rows whose episode goes on after these steps; None: all.
 
         Returns:
             The function, for :meth:`roots`.
@@ -274,6 +290,7 @@ class ChunkUpdater:
             learner.loss,
             learner.autocast,
             synthesizer_ready=ready,
+            goes_on_B=goes_on_B,
         )
 
     def roots(
@@ -324,7 +341,7 @@ class ChunkUpdater:
         run: ForwardRun,
         should_reset: Tensor | None,
         condition_BK: Tensor | None = None,
-    ) -> None:
+    ) -> list[Tensor]:
         """Let the synthesizer learn from the gradients that the backward pass computed.
 
         Args:
@@ -332,10 +349,13 @@ class ChunkUpdater:
             run: of the chunk, after its backward pass.
             should_reset: ``[T + 1, B]`` of the chunk, or None.
             condition_BK: what the synthesizer reads besides the state at the start.
+
+        Returns:
+            The synthesizer's losses; empty where it does not learn.
         """
         synthetic = self.synthetic
         if synthetic is None or not plan.trains_synthesizer:
-            return
+            return []
         if run.trace is not None:
             no_row_B = torch.zeros(plan.rows, dtype=torch.bool)
             taught_B = plan.taught_B if plan.continues_stream else no_row_B
@@ -345,7 +365,7 @@ class ChunkUpdater:
                 run.start, plan.taught_B, plan.restarts.final, plan.gradient_at_end
             )
         else:
-            return
+            return []
         aux = synthetic.boundary.aux
         next_predicted_BS = run.predicted_BS if aux else None
         next_valid_B = self.to_device(plan.restarts.spans) if aux else None
@@ -357,17 +377,23 @@ class ChunkUpdater:
                     next_valid_B = next_predicted_BS.new_ones(plan.rows, dtype=torch.bool)
                 next_valid_B = self.parallel.all_rows(next_valid_B)
                 next_predicted_BS = self.parallel.all_rows(next_predicted_BS)
-        for synth_loss in synthetic.teach(
+        return synthetic.teach(
             pairs,
             plan.factor,
             condition_BK=condition_BK,
             next_predicted_BS=next_predicted_BS,
             next_valid_B=next_valid_B,
-        ):
-            counts = int(
-                self.parallel is None or self.parallel.rank == 0
-            )  # the same in each process
-            self.meter.add(synth_loss=counts * synth_loss, synth_steps=counts)
+        )
+
+    def add_synth_losses(self, losses: list[Tensor]) -> None:
+        """Add the synthesizer's losses to the meter.
+
+        Args:
+            losses: from :meth:`teach`.
+        """
+        counts = int(self.parallel is None or self.parallel.rank == 0)  # the same in each process
+        for loss in losses:
+            self.meter.add(synth_loss=counts * loss, synth_steps=counts)
 
     def next_carry(self, run: ForwardRun, initial_state: Callable[[int], State]) -> State:
         """The state that the next chunk starts from, without a graph.
@@ -399,19 +425,45 @@ class ChunkUpdater:
         Raises:
             FloatingPointError: a gradient is not finite, and ``non_finite`` is ``"raise"``.
         """
+        due, where = self.update_is_due(has_gradient, episode_over), self._window_name()
+        ends = self._ends_window(episode_over)
+        self.count(has_gradient, episode_over)
+        if self.parallel is not None and ends:
+            due = self.parallel.any(due)
+        if due:
+            learner, parallel = self.learner, self.parallel
+            self.updates += learner.update(self.parameters, where, self.keeps_grads, parallel)
+
+    def update_is_due(self, has_gradient: bool, episode_over: bool = False) -> bool:
+        """Whether the present chunk completes an update, before it is counted.
+
+        Args:
+            has_gradient: whether the chunk's backward pass begins in any tensor.
+            episode_over: whether an update is due whatever ``update_every`` is.
+        """
+        ends = self._ends_window(episode_over)
+        return ends and (self.window_has_gradient or has_gradient)
+
+    def count(self, has_gradient: bool, episode_over: bool = False) -> None:
+        """Count a chunk, but not its update.
+
+        Args:
+            has_gradient: as for :meth:`update_is_due`.
+            episode_over: as for :meth:`update_is_due`.
+        """
+        ends = self._ends_window(episode_over)
         self.chunks += 1
-        self.window += 1
-        self.window_has_gradient |= has_gradient
+        self.window = 0 if ends else self.window + 1
+        self.window_has_gradient = not ends and (self.window_has_gradient or has_gradient)
+
+    def _ends_window(self, episode_over: bool) -> bool:
         # update_every may be "episode", which no window equals: then episode_over decides.
-        if not (episode_over or self.window == self.learner.update_every):
-            return
-        first, last = self.chunks - self.window, self.chunks - 1
-        due, self.window, self.window_has_gradient = self.window_has_gradient, 0, False
-        if due if self.parallel is None else self.parallel.any(due):
-            where = f"chunk {last}" if first == last else f"chunks {first} to {last}"
-            self.updates += self.learner.update(
-                self.parameters, where + self.error_suffix, self.parallel
-            )
+        return episode_over or self.window + 1 == self.learner.update_every
+
+    def _window_name(self) -> str:
+        first, last = self.chunks - self.window, self.chunks
+        name = f"chunk {last}" if first == last else f"chunks {first} to {last}"
+        return name + self.error_suffix
 
     def to_device(self, x: Tensor | None) -> Tensor | None:
         """Copy a tensor to the model's device, without waiting for the copy.
@@ -457,7 +509,7 @@ class ChunkUpdater:
             if grad is not None and processes > 1:
                 same = self.parallel is not None and self.parallel.size == processes
                 grad = grad[self.parallel.rank] if self.parallel and same else grad.mean(0)
-            parameter.grad = None if grad is None else grad.to(self.device)
+            parameter.grad = None if grad is None else grad.to(self.device, copy=True)
 
 
 def _finite_rows(leaf: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from seqdni.boundary import Boundary, with_grads
 from seqdni.chunk import Chunk, ChunkLike, as_chunk, rows_of, run_chunk, steps_ahead
 from seqdni.losses import cross_entropy
 from seqdni.state import State, cut, detach, leaves, map_state, or_zeros, pack
-from seqdni.trainer import Model
+from seqdni.trainer_parts import Model
 from seqdni.truncation.look_ahead import ahead_grad
 
 CREDIT = 0.1  # the least share of the credit at a lag with which that lag counts as reached
@@ -237,7 +237,7 @@ def _applied(
     if not steps_known:
         return boundary.applied(boundary.predict(end, condition_BK), continues_B)
     ahead = steps_ahead(chunks[1:], steps_known)
-    return ahead_grad(boundary, model, ahead, end, continues_B, loss)
+    return ahead_grad(boundary, model, ahead, end, continues_B, loss, goes_on_B=_continues(ahead))
 
 
 def _continues(chunk: Chunk) -> Tensor | None:

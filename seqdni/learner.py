@@ -84,6 +84,7 @@ class Learner:
         self,
         parameters: Sequence[nn.Parameter],
         where: str,
+        keep_grads: bool = False,
         parallel: DataParallel | None = None,
     ) -> bool:
         """Make one step of the optimiser from the present gradients, if they are finite.
@@ -91,6 +92,7 @@ class Learner:
         Args:
             parameters: of the model.
             where: the name of the chunk, for the error.
+            keep_grads: set the gradients to zero afterwards, and not to None.
             parallel: the processes whose gradients are averaged first.
 
         Returns:
@@ -104,7 +106,7 @@ class Learner:
         dropped = clipped(parameters, self.clip)
         if not dropped:
             self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=not keep_grads)
         if dropped and self.non_finite == "raise":
             raise FloatingPointError(f"the gradient of {where} is not finite; {GO_ON}")
         return not dropped

@@ -5,6 +5,7 @@ Shapes: N pairs of a state and a gradient, S features of a packed state, K of a 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -102,6 +103,15 @@ class SyntheticGradients:
         synthesizer = self.boundary.synthesizer
         return 0 if synthesizer is None else synthesizer.condition_size
 
+    @property
+    def obstacle_to_capture(self) -> str | None:
+        """Why no chunk can be computed by a CUDA graph; None: there is no reason."""
+        if self.audit is not None:
+            return "an audit, which reads what the device computed"
+        if self.targets == "dense":
+            return "dense targets"
+        return "several updates a chunk" if self.updates_per_chunk > 1 else None
+
     def ready(self, chunks: int) -> bool:
         """Whether the synthesizer is past its warm-up, so that its predictions are used.
 
@@ -196,7 +206,7 @@ class SyntheticGradients:
             )
         self.boundary.load_state_dict(saved["boundary"])
         if self.optimizer is not None:
-            self.optimizer.load_state_dict(saved["optimizer"])
+            self.optimizer.load_state_dict(copy.deepcopy(saved["optimizer"]))
         if self.audit is not None:
             self.audit.load_state_dict(saved["audit"], restore)
 

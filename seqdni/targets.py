@@ -23,7 +23,9 @@ from seqdni.state import State, detach, pack, target_grad
 
 
 class Pairs(NamedTuple):
-    """States and the gradients that arrived there; the masks are on the CPU.
+    """States and the gradients that arrived there.
+
+    The masks are on the CPU, or, in a captured step, on the GPU; there they have a true entry.
 
     Args:
         state_NS: packed states, without a graph.
@@ -52,8 +54,12 @@ class Pairs(NamedTuple):
             )
             assert state is not None
             assert grad is not None
-            if not no_rows(valid):
-                yield Pairs(state, grad, valid, None if no_rows(final) else final)
+            if not _known_empty(valid):
+                yield Pairs(state, grad, valid, None if _known_empty(final) else final)
+
+
+def _known_empty(mask_N: Tensor | None) -> bool:
+    return mask_N is not None and mask_N.device.type == "cpu" and no_rows(mask_N)
 
 
 def boundary_pairs(
@@ -75,7 +81,7 @@ def boundary_pairs(
     """
     state_BS = pack(detach(start))
     if not gradient_at_end:
-        final_B = torch.ones(len(state_BS), dtype=torch.bool)
+        final_B = torch.ones(len(state_BS), dtype=torch.bool, device=state_BS.device)
     return Pairs(state_BS, target_grad(start), taught_B, final_B)
 
 

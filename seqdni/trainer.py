@@ -8,17 +8,20 @@ Shapes: T steps, B rows, K features of a condition.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+import copy
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from seqdni.boundary import Boundary
+from seqdni.captured.chunks import CapturedChunks
+from seqdni.captured.inputs import ChunkData
 from seqdni.checkpoint import check_format, new_checkpoint, restored_state
-from seqdni.chunk import Chunk, ChunkLike, as_chunk, check_ahead, check_shapes, run_chunk
-from seqdni.chunk_step import ChunkPlan, ChunkUpdater, ForwardRun
+from seqdni.chunk import Chunk, ChunkLike, as_chunk, check_ahead, check_shapes, rows_of, run_chunk
+from seqdni.chunk_step import ChunkPlan, ChunkUpdater, ForwardRun, FutureGrad
 from seqdni.cores.base import Core
 from seqdni.learner import Learner, check_optimizer
 from seqdni.losses import IGNORE
@@ -27,19 +30,9 @@ from seqdni.parallel import DataParallel
 from seqdni.state import State, cut, leaves, state_size
 from seqdni.synthesizers.mlp import check_state_size
 from seqdni.synthetic_gradients import SyntheticGradients, check_dense
+from seqdni.trainer_parts import Model, check_model, check_parallel, check_parts
 from seqdni.truncation.influence import Influence, unitwise_core
 from seqdni.truncation.overlap import Overlap
-
-
-@runtime_checkable
-class Model(Core, Protocol):
-    """A core with parameters: any ``nn.Module`` under the core contract."""
-
-    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
 
 
 class Trainer:
@@ -63,9 +56,12 @@ class Trainer:
             (:class:`Influence`), or, with None, not at all (truncated BPTT).
         parallel: processes that train the same model, each on rows of its own. A model that is
             wrapped in ``DistributedDataParallel`` has its processes, which need not be given.
+        capture: compute each chunk by a CUDA graph, which the device runs without waiting for
+            Python. It needs a model on a CUDA device, and Adam or AdamW. Chunks that no graph can
+            compute run as usual; ``trainer.captured.eager`` counts them by the reason.
 
     Raises:
-        ValueError: the learner or ``credit`` does not fit the model.
+        ValueError: the learner or ``credit`` does not fit the model, or it cannot be captured.
         TypeError: the model does not keep the core contract, or an argument has a wrong type.
 
     Example:
@@ -89,13 +85,15 @@ class Trainer:
         learner: Learner,
         credit: SyntheticGradients | Overlap | Influence | None = None,
         parallel: DataParallel | None = None,
+        *,
+        capture: bool = False,
     ):
         if isinstance(model, DistributedDataParallel):
             parallel = parallel or DataParallel(model.process_group)
             model = model.module
-        _check_model(model)
-        _check_parts(learner, credit)
-        _check_parallel(credit, parallel)
+        check_model(model)
+        check_parts(learner, credit)
+        check_parallel(credit, parallel, capture)
         check_optimizer("optimizer", learner.optimizer, "model", model, learner.loss)
         self.model = model
         self.learner = learner
@@ -120,6 +118,7 @@ class Trainer:
             for module in (model, self.boundary, learner.loss):
                 if isinstance(module, torch.nn.Module):
                     parallel.copy_first(module)
+        self.captured = self._capture() if capture else None
 
     @property
     def boundary(self) -> Boundary | None:
@@ -173,40 +172,88 @@ class Trainer:
         if self.parallel is not None and self.carry is None:
             self.parallel.check_same("rows in a chunk", rows)
         ahead = self._checked_ahead(ahead, rows, condition)
-        at_start, at_end = map(self._updater.to_device, condition or (None, None))
-
+        goes_on_B = None if ahead is None else rows_of(ahead.should_reset).continues
         scored = steps * rows if chunk.mask is None else int(chunk.mask.sum())
         carried, looks_ahead = self.carry is not None, ahead is not None
         plan = self._updater.plan(rows, steps, scored, chunk.should_reset, carried, looks_ahead)
-        run = self._forward(chunk, plan)
-        assert run.loss is not None
-        if finite := self._updater.check_loss(run):
-            known = None if ahead is None else self._updater.future_grad(self.model, ahead)
-            self._updater.roots(plan, run, known, at_end).run()
-            if self.influence is not None and carried and plan.has_gradient:
-                self.influence.add_gradients(self.model, run.start)
-            self._updater.teach(plan, run, chunk.should_reset, at_start)
-            self.meter.add(loss_sum=run.loss, scored=_counted(chunk, scored))
+        data = ChunkData(chunk, *(condition or (None, None)), ahead, goes_on_B)
+        if self.captured is None or not self._step_by_graph(self.captured, plan, data):
+            self._step(plan, data)
+
+    def _step(self, plan: ChunkPlan, data: ChunkData) -> None:
+        chunk, carried = data.chunk, self.carry is not None
+        known = None
+        if data.ahead is not None:
+            known = self._updater.future_grad(self.model, data.ahead, data.goes_on_B)
+        run, synth_losses = self.learn(self.model, self.carry, plan, data, known)
+        if finite := synth_losses is not None:
+            assert run.loss is not None
+            self._updater.add_synth_losses(synth_losses)
+            self.meter.add(loss_sum=run.loss, scored=_counted(chunk, plan.scored))
         self._keep_for_later(chunk, run, carried)
         self.carry = self._updater.next_carry(run, self.model.initial_state)
-        self.tokens += steps * rows * (1 if self.parallel is None else self.parallel.size)
+        self.tokens += plan.steps * plan.rows * (1 if self.parallel is None else self.parallel.size)
         self._updater.count_and_update(finite and plan.has_gradient, plan.episode_over)
 
-    def _forward(self, chunk: Chunk, plan: ChunkPlan) -> ForwardRun:
+    def _step_by_graph(self, captured: CapturedChunks, plan: ChunkPlan, data: ChunkData) -> bool:
+        """The same as :meth:`_step` by a graph; False: no graph can do it."""
+        if (done := captured.step(plan, data, self.carry)) is None:
+            return False
+        results, self.carry = done
+        self._updater.add_synth_losses(results.synth_losses)
+        self.meter.add(loss_sum=results.loss, scored=_counted(data.chunk, plan.scored))
+        self.tokens += plan.steps * plan.rows
+        self._updater.updates += self._updater.update_is_due(plan.has_gradient, plan.episode_over)
+        self._updater.count(plan.has_gradient, plan.episode_over)
+        return True
+
+    def learn(
+        self,
+        model: Core,
+        carry: State | None,
+        plan: ChunkPlan,
+        data: ChunkData,
+        known: FutureGrad | None,
+    ) -> tuple[ForwardRun, list[Tensor] | None]:
+        """The part of a step that the device computes: all but the update.
+
+        Args:
+            model: runs the chunk.
+            carry: the state that it starts from; None: the initial one.
+            plan: of the chunk.
+            data: of the chunk.
+            known: looks ahead, or None.
+
+        Returns:
+            The forward run, and the synthesizer's losses; None: the loss is not finite, and nothing
+            was learned.
+        """
+        updater, chunk = self._updater, data.chunk
+        run = self._forward(model, carry, chunk, plan)
+        if not updater.check_loss(run):
+            return run, None
+        updater.roots(plan, run, known, updater.to_device(data.at_end)).run()
+        if self.influence is not None and carry is not None and plan.has_gradient:
+            self.influence.add_gradients(self.model, run.start)
+        return run, updater.teach(plan, run, chunk.should_reset, updater.to_device(data.at_start))
+
+    def _forward(
+        self, model: Core, carry: State | None, chunk: Chunk, plan: ChunkPlan
+    ) -> ForwardRun:
         """Run a chunk; with overlapping chunks, together with the chunks before it."""
-        carry, inputs, should_reset = self.carry, chunk.inputs, chunk.should_reset
+        inputs, should_reset = chunk.inputs, chunk.should_reset
         has_influence = self.influence is not None
         if self.overlap is not None and plan.scored:
             carry, inputs, should_reset = self.overlap.extend(carry, inputs, should_reset)
         if carry is None:
-            start = self.model.initial_state(plan.rows)
+            start = model.initial_state(plan.rows)
         else:
             start = cut(carry) if plan.trains_synthesizer or has_influence else carry
         longer = Chunk(inputs, chunk.targets, chunk.mask, should_reset)
         loss, autocast = self.learner.loss, self.learner.autocast
         traced = plan.dense_targets or has_influence
         with torch.set_grad_enabled(plan.has_gradient):
-            loss_sum, end, trace = run_chunk(self.model, longer, start, loss, autocast, traced)
+            loss_sum, end, trace = run_chunk(model, longer, start, loss, autocast, traced)
         return ForwardRun(start, loss_sum, end, trace)
 
     def _keep_for_later(self, chunk: Chunk, run: ForwardRun, carried: bool) -> None:
@@ -243,19 +290,31 @@ class Trainer:
             )
         return ahead
 
+    def _capture(self) -> CapturedChunks:
+        assert isinstance(self.model, torch.nn.Module)
+        obstacle = None if self.credit is None else self.credit.obstacle_to_capture
+        return CapturedChunks(self.model, self._updater, self.learn, self.optimizers(), obstacle)
+
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on. With ``parallel`` all processes must call it together.
 
         Returns:
             Tensors and primitives only: it survives ``torch.load(weights_only=True)``.
         """
+        optimizer = self.learner.optimizer.state_dict()
+        synthetic = None if self.synthetic is None else self.synthetic.state_dict()
+        if self.captured is not None:  # as a trainer without graphs would save them
+            optimizer = self.captured.optimizers.plain(0, optimizer)
+            if synthetic is not None and synthetic["optimizer"] is not None:
+                plain = self.captured.optimizers.plain(1, synthetic["optimizer"])
+                synthetic = {**synthetic, "optimizer": plain}
         return new_checkpoint(
             model=self.model.state_dict(),
-            optimizer=self.learner.optimizer.state_dict(),
-            synthetic=None if self.synthetic is None else self.synthetic.state_dict(),
+            optimizer=optimizer,
+            synthetic=synthetic,
             overlap=None if self.overlap is None else self.overlap.state_dict(),
             influence=None if self.influence is None else self.influence.state_dict(),
-            carry=None if self.carry is None else leaves(self._whole(self.carry)),
+            carry=None if self.carry is None else [x.clone() for x in leaves(self._whole())],
             steps=self._updater.state_dict(),
             tokens=self.tokens,
             meter=self._saved_meter(),
@@ -278,7 +337,7 @@ class Trainer:
             if (getattr(self, name) is None) != (saved[name] is None):
                 raise ValueError(f"the saved trainer and this one differ: one has no {name}")
         self.model.load_state_dict(saved["model"])
-        self.learner.optimizer.load_state_dict(saved["optimizer"])
+        self.learner.optimizer.load_state_dict(copy.deepcopy(saved["optimizer"]))  # or it shares
         if self.synthetic is not None:
             self.synthetic.load_state_dict(saved["synthetic"], self._restored)
         if self.overlap is not None:
@@ -292,9 +351,13 @@ class Trainer:
         self._updater.load_state_dict(saved["steps"], processes)
         self.tokens = saved["tokens"]
         self.meter.load_state_dict(self._own_meter(saved["meter"], processes))
+        if self.captured is not None:
+            self.captured.forget()
 
-    def _whole(self, carry: State) -> State:
-        return carry if self.parallel is None else self.parallel.whole_state(carry)
+    def _whole(self) -> State:
+        """The carry, of the rows of all processes."""
+        assert self.carry is not None
+        return self.carry if self.parallel is None else self.parallel.whole_state(self.carry)
 
     def _saved_meter(self) -> dict[str, Any]:
         """The sums; with several processes those of each, ``[n]``."""
@@ -324,59 +387,3 @@ def _counted(chunk: Chunk, scored: int) -> int | Tensor:
         return scored
     counts = targets != IGNORE
     return (counts if mask is None else counts & mask.to(counts.device, non_blocking=True)).sum()
-
-
-# What is refused
-
-
-def _check_parts(learner: object, credit: object) -> None:
-    if not isinstance(learner, Learner):
-        raise TypeError(
-            f"got a {type(learner).__name__}, expected a Learner: "
-            "Trainer(model, Learner(optimizer, clip=1.0))"
-        )
-    if credit is not None and not isinstance(credit, (SyntheticGradients, Overlap, Influence)):
-        raise TypeError(
-            f"got a {type(credit).__name__}, expected what carries credit beyond a chunk: "
-            "SyntheticGradients(boundary), Overlap(history=1), Influence(), or None"
-        )
-
-
-def _check_parallel(credit: object, parallel: object) -> None:
-    if parallel is None:
-        return
-    if not isinstance(parallel, DataParallel):
-        raise TypeError(
-            f"got a {type(parallel).__name__} for parallel, expected a DataParallel: "
-            "Trainer(model, learner, credit, parallel=DataParallel())"
-        )
-    audited = isinstance(credit, SyntheticGradients) and credit.audit is not None
-    if audited or isinstance(credit, (Overlap, Influence)):
-        kept = "an audit" if audited else type(credit).__name__
-        raise ValueError(
-            f"{kept} keeps what belongs to the rows of one process, and cannot be dealt to several "
-            "yet; leave it out, or leave parallel out"
-        )
-
-
-def _check_model(model: Model) -> None:
-    """Refuse a model that does not keep the core contract, or whose state has another row axis."""
-    if not hasattr(model, "initial_state"):
-        wrapped = getattr(model, "module", None)
-        name = type(model).__name__
-        raise TypeError(
-            f"{name} has no initial_state(batch_size)"
-            + (
-                f"; it wraps a {type(wrapped).__name__}: give the trainer that one, {name}.module"
-                if wrapped is not None
-                else ", expected a core: model(x, state) -> (outputs, state) and "
-                "initial_state(batch_size); seqdni.SequenceModel and seqdni.TorchCore make one"
-            )
-        )
-    rows = 3
-    shapes = [tuple(leaf.shape) for leaf in leaves(model.initial_state(rows))]
-    if any(len(shape) not in (2, 3) or shape[-2] != rows for shape in shapes):
-        raise ValueError(
-            f"initial_state({rows}) gives the shapes {shapes}, expected [L, {rows}, H] or "
-            f"[{rows}, H]: the rows are the second to last axis of a state"
-        )

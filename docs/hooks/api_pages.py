@@ -21,7 +21,8 @@ GROUPS = {
         "Training": "Trainer Learner SyntheticGradients Chunk ChunkLike whole_episodes Model "
         "RunningSums",
         "Synthetic gradients": "Boundary Audit cut target_grad bootstrap_term controls",
-        "Synthesizers": "Critic LeastSquares MLPSynthesizer Whitening Synthesizer",
+        "Synthesizers": "Critic LeastSquares MLPSynthesizer Whitening Synthesizer "
+        "CapturableSynthesizer",
         "Other ways past a boundary": "Influence UnitwiseCore UnitSteps Source Overlap "
         "look_ahead RandomTruncation Reweighted Checkpointed",
         "Models": "SequenceModel OneHot TorchCore LRU Stack LockedDropout without_dropout "

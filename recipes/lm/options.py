@@ -158,6 +158,7 @@ class Options(RunOptions):
         0, "number of first updates in which the learning rate rises linearly from 0", at_least=0
     )
     horizon_every: int | None = _for_one_level("horizon_every")
+    capture: bool = _for_one_level("capture")
     look_ahead: int = same_option(RunOptions, "look_ahead", 4)
     # On an endless stream with factor 1 the targets, which contain predictions, grow without end.
     grad_scale: float | None = same_option(RunOptions, "grad_scale", 0.1)

@@ -5,7 +5,7 @@ Shapes: T steps, B rows, D input features, H output features, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -193,13 +193,32 @@ def unroll(
     if should_reset is None:
         return core(x, state)
     resets = should_reset[:steps].any(dim=1).nonzero().flatten().tolist()
+    return unroll_between(core, x, state, should_reset, resets)
+
+
+def unroll_between(
+    core: Core, x: Tensor, state: State, should_reset: Tensor, resets: Sequence[int]
+) -> tuple[Tensor, State]:
+    """Run a core over a chunk whose rows restart before some steps at most.
+
+    Args:
+        core: the core.
+        x: inputs ``[T, B, ...]``.
+        state: the state before the first step.
+        should_reset: ``[T + 1, B]``, on any device; only its rows ``resets`` are used, and nothing
+            waits for their values.
+        resets: the steps before which rows restart, in ascending order.
+
+    Returns:
+        Outputs ``[T, B, ...]`` and the state after step T.
+    """
     if not resets:
         return core(x, state)
+    steps, rows = x.shape[:2]
     initial = core.initial_state(rows)
-    pieces = [] if resets[0] == 0 else [0]
-    pieces += resets
+    begins = [*([] if resets[0] == 0 else [0]), *resets]
     outputs = []
-    for first, last in zip(pieces, [*pieces[1:], steps], strict=True):
+    for first, last in zip(begins, [*begins[1:], steps], strict=True):
         if first in resets:
             rows_B = should_reset[first].to(x.device, non_blocking=True)
             state = reset_rows(state, rows_B, initial)

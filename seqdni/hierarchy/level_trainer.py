@@ -23,7 +23,7 @@ from torch import Tensor
 
 from seqdni.boundary import Boundary
 from seqdni.checkpoint import restored_state
-from seqdni.chunk import Chunk
+from seqdni.chunk import Chunk, rows_of
 from seqdni.chunk_step import (
     BackwardPass,
     ChunkPlan,
@@ -349,7 +349,7 @@ class LevelTrainer:
         if finite:
             self._note_loss(run, plan)
             backward.run()
-            updater.teach(plan, run, chunk.should_reset)
+            updater.add_synth_losses(updater.teach(plan, run, chunk.should_reset))
         updater.count_and_update(finite and bool(backward.roots), plan.episode_over)
 
         self.trained_carry = after
@@ -510,7 +510,7 @@ class LevelTrainer:
         Returns:
             A function: see ``FutureGrad`` in chunk_step.py.
         """
-        return self._updater.future_grad(model, ahead)
+        return self._updater.future_grad(model, ahead, rows_of(ahead.should_reset).continues)
 
     @property
     def ticks(self) -> int:

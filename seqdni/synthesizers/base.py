@@ -5,6 +5,7 @@ Shapes: B rows, S features of a packed state, K features of a condition.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -36,3 +37,18 @@ class Synthesizer(Protocol):
         next_predicted_BS: Tensor | None = None,
         next_valid_B: Tensor | None = None,
     ) -> Tensor: ...
+
+
+@runtime_checkable
+class CapturableSynthesizer(Synthesizer, Protocol):
+    """A synthesizer whose learning can be captured in a CUDA graph (``Trainer(capture=True)``).
+
+    A graph repeats what the device computed and runs no Python. What ``loss`` computes may depend
+    on Python values only as far as ``capture_key`` tells them: it is the same in calls with equal
+    keys. With None the next call cannot be captured and runs as usual. ``count_step`` counts a call
+    that a graph has made, as ``loss`` itself would count it.
+    """
+
+    def capture_key(self) -> Hashable | None: ...
+
+    def count_step(self) -> None: ...

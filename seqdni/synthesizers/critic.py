@@ -13,6 +13,7 @@ Dependencies in RNNs with Auxiliary Losses, arXiv 1803.00144.
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 
 import torch
 from jaxtyping import Bool, Float
@@ -151,6 +152,13 @@ class Critic(nn.Module):
             first = self.condition_size - self.positions
             condition_BK[:, first + min(position, self.positions - 1)] = 1.0
         return condition_BK
+
+    def capture_key(self) -> Hashable:
+        """Always the same: the loss depends on tensors alone (see ``CapturableSynthesizer``)."""
+        return True
+
+    def count_step(self) -> None:
+        """Count nothing: the critic has no counters."""
 
     @torch.no_grad()
     def forward(

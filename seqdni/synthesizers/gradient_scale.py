@@ -5,9 +5,13 @@ Shapes: B rows, S features of a packed state.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+SLOWEST = 0.02  # rate of the running mean once it has seen enough targets
 
 
 class GradientScale(nn.Module):
@@ -66,7 +70,7 @@ class GradientScale(nn.Module):
         if kind == 0 and self.seen[1]:
             return
         self.seen[kind] += 1
-        rate = max(0.02, 1 / self.seen[kind])
+        rate = max(SLOWEST, 1 / self.seen[kind])
         square_B = torch.linalg.vector_norm(target_BS, dim=1).square() / target_BS.shape[1]
         given = [rows_B for rows_B in (valid_B, final_B) if rows_B is not None]
         if not given:
@@ -75,6 +79,24 @@ class GradientScale(nn.Module):
         rows_B = given[0] & given[-1]
         now = square_B.masked_fill(~rows_B, 0.0).sum() / rows_B.sum().clamp_min(1)
         self.square += rate * rows_B.any() * (now - self.square)
+
+    def capture_key(self, final: bool) -> Hashable | None:
+        """What the next update depends on besides its targets; None: its rate still changes.
+
+        Args:
+            final: whether some targets contain no bootstrap.
+        """
+        if not final and self.seen[1]:
+            return False
+        return True if 1 / (self.seen[final] + 1) <= SLOWEST else None
+
+    def count_step(self, final: bool) -> None:
+        """Count an update that a captured graph has made.
+
+        Args:
+            final: whether some targets contained no bootstrap.
+        """
+        self.seen[final] += final or not self.seen[1]
 
     def get_extra_state(self) -> dict[str, list[int]]:
         """The numbers of updates so far, for the state_dict."""

@@ -11,6 +11,7 @@ Source: Haykin, Adaptive Filter Theory, chapter on recursive least squares (with
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -153,29 +154,51 @@ class LeastSquares(nn.Module):
         if self.training:
             self.steps += 1
             self.pending.append(rows)
-        solves = self.training and self.steps % self.solve_every == 0
+        solves = self.training and self._solves_at(self.steps)
         if solves or not self.training:
             features, size = self.weight.shape
             target_BS, phi_BF = rows[:, :size], rows[:, size : size + features]
             missed = (phi_BF @ self.weight - target_BS).square().sum()
             energy = target_BS.square().sum()  # 0 says nothing of how good the map is
-            self.error = torch.where(energy > 0, missed / energy.clamp_min(1e-24), self.error)
-        if solves or sum(map(len, self.pending)) >= PENDING:
+            error = torch.where(energy > 0, missed / energy.clamp_min(1e-24), self.error)
+            self.error.copy_(error)
+        if solves or sum(map(len, self.pending)) >= self._most_pending:
             self._add_pending()
         if solves:
             self._solve()
-        return self.error
+        return self.error.clone()
+
+    def capture_key(self) -> Hashable | None:
+        """What the next step of learning depends on (see ``CapturableSynthesizer``).
+
+        Returns:
+            Whether it solves; None while earlier steps are not in the moments yet.
+        """
+        return None if self.pending else self.training and self._solves_at(self.steps + 1)
+
+    def count_step(self) -> None:
+        """Count a step of learning that a captured graph has made."""
+        self.steps += self.training
+
+    def _solves_at(self, step: int) -> bool:
+        return step % self.solve_every == 0
+
+    @property
+    def _most_pending(self) -> int:
+        """Rows to collect; none on a GPU, where memory is fast and each product costs a launch."""
+        return PENDING if self.moments.device.type == "cpu" else 0
 
     def _add_pending(self) -> None:
-        """Add the collected steps to the moments, one block of A's features after the other.
+        """Add the collected steps to the moments, on a CPU one block of features after the other.
 
         A is symmetric, and only its lower triangle is read.
         """
         size = self.weight.shape[1]
         steps = [(rows[:, size:].T, rows) for rows in (x.to(self.moments) for x in self.pending)]
         self.pending = []
-        for first in range(0, len(self.moments), BLOCK):
-            last = min(first + BLOCK, len(self.moments))
+        width = BLOCK if self.moments.device.type == "cpu" else len(self.moments)
+        for first in range(0, len(self.moments), width):
+            last = min(first + width, len(self.moments))
             block = self.moments[first:last, : size + last]
             for phi_FB, rows in steps:
                 block.addmm_(phi_FB[first:last], rows[:, : size + last], beta=self.forgetting)
@@ -190,8 +213,11 @@ class LeastSquares(nn.Module):
         factor = torch.where(
             failed == 0, factor, torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
         )
-        inverse = torch.cholesky_inverse(factor)  # and a product: faster than two substitutions
-        solution = (inverse[:features] @ cross).to(self.weight.dtype)
+        if factor.device.type == "cpu":  # an inverse and a product: faster than two substitutions
+            solution = torch.cholesky_inverse(factor)[:features] @ cross
+        else:  # where the inverse would wait for the device
+            solution = torch.cholesky_solve(cross, factor)[:features]
+        solution = solution.to(self.weight.dtype)
         self.weight.copy_(torch.where(failed == 0, solution, self.weight))
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Source: Jaderberg et al., Decoupled Neural Interfaces using Synthetic Gradients,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -102,6 +102,25 @@ class MLPSynthesizer(nn.Module):
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Restore what :meth:`get_extra_state` returned."""
         self.targets_seen = state["targets_seen"]
+
+    def capture_key(self) -> Hashable | None:
+        """What the next step of learning depends on (see ``CapturableSynthesizer``).
+
+        Returns:
+            None as long as the rate of the running scale still changes, and where the whitening
+            changes its coordinates, which waits for the device.
+        """
+        if not self.training:
+            return False
+        settled = 1 - self.scale_decay >= 1 / (self.targets_seen + 1)
+        return True if settled and (self.whitening is None or self.whitening.can_capture) else None
+
+    def count_step(self) -> None:
+        """Count a step of learning that a captured graph has made."""
+        if self.training:
+            self.targets_seen += 1
+            if self.whitening is not None:
+                self.whitening.updates += 1
 
     def forward(
         self, state_BS: Float[Tensor, "B S"], condition_BK: Float[Tensor, "B K"] | None = None

@@ -113,8 +113,17 @@ class Whitening(nn.Module):
         self.running_mean += rate * moved
         self.running_cov += rate * (seen - self.running_cov)
         self.running_cov -= torch.outer(rate * moved, rate * moved)
-        due = self.updates % self.refresh_every == 0 or self.updates in EARLY
+        due = self._refreshes_at(self.updates)
         return self._refresh() if due and bool(self.running_cov.isfinite().all()) else None
+
+    @property
+    def can_capture(self) -> bool:
+        """Whether the next update can be captured: its rate is constant, and it changes nothing."""
+        following = self.updates + 1
+        return 1 - self.decay >= 1 / following and not self._refreshes_at(following)
+
+    def _refreshes_at(self, update: int) -> bool:
+        return update % self.refresh_every == 0 or update in EARLY
 
     def _refresh(self) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(self.running_cov.double())

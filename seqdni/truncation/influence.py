@@ -69,6 +69,8 @@ class Influence:
         torch.Size([2, 2, 8, 4, 3])
     """
 
+    obstacle_to_capture = "the influence of the parameters on the state"
+
     def __init__(self):
         self._kept: list[tuple[list[str], Tensor]] = []  # of each source: [B, P, H, G, K]
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from seqdni.boundary import Boundary, where_continues, with_grads
-from seqdni.chunk import Chunk, ChunkLike, as_chunk, rows_of, run_chunk
+from seqdni.chunk import Chunk, ChunkLike, as_chunk, run_chunk
 from seqdni.cores.base import Core
 from seqdni.losses import cross_entropy
 from seqdni.state import State, cut, leaves, or_zeros, pack
@@ -92,6 +92,7 @@ def ahead_grad(
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
     autocast: torch.dtype | None = None,
     synthesizer_ready: bool = True,
+    goes_on_B: Bool[Tensor, " B"] | None = None,
 ) -> Float[Tensor, "B S"]:
     """The gradient at a boundary when the steps after it are known.
 
@@ -108,16 +109,16 @@ def ahead_grad(
         autocast: compute in this type where that is safe.
         synthesizer_ready: whether to use the synthesizer; False: no gradient comes from after the
             known steps.
+        goes_on_B: rows whose episode goes on after the known steps; None if all do.
 
     Returns:
         A tensor without a graph, in units of a row's summed loss.
     """
 
     def beyond(far: State) -> Tensor:
-        goes_on_B = rows_of(ahead.should_reset).continues
-        if goes_on_B is not None:
-            goes_on_B = goes_on_B.to(leaves(far)[0].device, non_blocking=True)
-        return where_continues(boundary.limited(boundary.predict(far)), goes_on_B)
+        device = leaves(far)[0].device
+        rows_B = None if goes_on_B is None else goes_on_B.to(device, non_blocking=True)
+        return where_continues(boundary.limited(boundary.predict(far)), rows_B)
 
     further = beyond if synthesizer_ready and boundary.synthesizer is not None else None
     grad_BS = _look_ahead(model, ahead, end, loss, further, autocast)

@@ -39,6 +39,8 @@ class Overlap:
         (None, 6)
     """
 
+    obstacle_to_capture = "overlapping chunks"  # why no CUDA graph computes a chunk
+
     def __init__(self, history: int):
         check_count("history", history, least=1)
         self.history = history

@@ -109,6 +109,8 @@ MISTAKES = {
     "episodes of text": ("lm --update-every episode", "a text has no episodes"),
     "bptt back to back": ("copy --episodes back-to-back --trainer bptt", "--episodes lockstep"),
     "episode back to back": ("copy --episodes back-to-back", "give a number of chunks"),
+    "capture on a CPU": ("copy --capture true --device cpu", "--capture needs a CUDA device, got"),
+    "capture of levels": ("lm --hierarchy 2 --capture true", "--capture has no effect here"),
     "no such device": ("copy --device tpu9", "--device tpu9"),
     "tied widths": ("lm --tie true --embedding 8", "--tie needs an embedding as wide as the core"),
     "tied groups": (

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
+from captured_cases import CASES, assert_same, build, train
 from oracles import make_model, make_stream, make_trainer, split
+from torch import nn
 from trainers import flat_trainer
 
-from seqdni import Boundary, cross_entropy
+from seqdni import (
+    Boundary,
+    Learner,
+    OneHot,
+    SequenceModel,
+    Stack,
+    TorchCore,
+    Trainer,
+    cross_entropy,
+    map_state,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -132,3 +144,59 @@ def test_a_checkpoint_of_the_gpu_goes_on_there():
         resumed.step(chunk)
     for a, b in zip(never.model.parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_graphs_train_as_eager_chunks_do(case):
+    captured, eager = build(case, device="cuda"), build(case, capture=False, device="cuda")
+    train(captured, case, 0, 200)
+    train(eager, case, 0, 200)
+    report = dict(captured.captured.eager)
+    assert not [reason for reason in report if "cannot be recorded" in reason], report
+    assert captured.captured.replayed >= 40, report
+    assert_same(captured, eager)
+
+
+@pytest.mark.parametrize("case", ["tbptt", "mlp", "rls", "look-ahead-endless", "critic"])
+def test_graphs_never_wait_for_the_gpu(case):
+    trainer = build(case, device="cuda")
+    train(trainer, case, 0, 180)
+    replayed = trainer.captured.replayed
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        train(trainer, case, 180, 190)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainer.captured.replayed > replayed
+
+
+def test_a_checkpoint_of_graphs_goes_on_with_them_and_without():
+    case = "mlp-episodes"
+    never, stopped = build(case, device="cuda"), build(case, device="cuda")
+    train(never, case, 0, 180)
+    train(stopped, case, 0, 151)
+    saved = stopped.state_dict()
+    for capture in (True, False):
+        resumed = build(case, capture, device="cuda")
+        resumed.load_state_dict(saved)
+        train(resumed, case, 151, 180)
+        assert_same(resumed, never)
+
+
+def test_a_model_with_dropout_draws_new_masks_in_each_repetition():
+    stack = Stack([TorchCore(nn.LSTM(5, 6)), TorchCore(nn.LSTM(6, 6))], dropout=0.5)
+    model = SequenceModel(OneHot(5), stack, nn.Linear(6, 5)).cuda()
+    adam = torch.optim.Adam(model.parameters(), lr=0.0)
+    trainer = Trainer(model, Learner(adam), capture=True)
+    chunk = chunks("cuda")[0][:2]
+    losses = []
+    for _ in range(12):
+        trainer.carry = (
+            None if trainer.carry is None else map_state(torch.zeros_like, trainer.carry)
+        )
+        trainer.meter.clear()
+        trainer.step(chunk)
+        losses.append(trainer.meter.read()["loss_sum"])
+    assert trainer.captured.replayed > 5
+    assert len(set(losses)) == len(losses)

@@ -77,7 +77,8 @@ def test_beyond_known_steps_ended_rows_get_nothing_either():
     ahead = chunk_that_ends(torch.tensor([True, False, False, False]), steps=3)
     state = torch.randn(1, ROWS, SIZE, dtype=torch.float64)
     continues_B = torch.tensor([True, False, True, True])
-    got = ahead_grad(Boundary(fixed), model, Chunk(*ahead), state, continues_B)
+    goes_on_B = rows_of(ahead[3]).continues
+    got = ahead_grad(Boundary(fixed), model, Chunk(*ahead), state, continues_B, goes_on_B=goes_on_B)
     start = cut(state)
     nats, far = summed(model, ahead, start)
     beyond_BS = fixed.answer(pack(far)).detach()

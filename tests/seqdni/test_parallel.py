@@ -17,7 +17,7 @@ from oracles import make_model, make_trainer
 from trainers import flat_trainer
 
 from seqdni import Audit, Boundary, DataParallel, LeastSquares, state_size
-from seqdni.trainer import _check_parallel
+from seqdni.trainer_parts import check_parallel
 
 SIZES = (2, 4)
 
@@ -110,7 +110,7 @@ def test_what_does_not_go_together_is_refused(alone):
     with pytest.raises(ValueError, match="an audit keeps"):
         flat_trainer(model, adam, boundary=boundary, audit=Audit(), parallel=alone)
     with pytest.raises(TypeError, match="expected a DataParallel"):
-        _check_parallel(None, 2)
+        check_parallel(None, 2, False)
 
 
 def test_rows_that_cannot_be_dealt_are_refused(alone):

@@ -1,0 +1,1 @@
+"""Training chunks as CUDA graphs: what the device computes is recorded once, and repeated."""
