@@ -357,11 +357,13 @@ class Boundary(nn.Module):
             final: whether some rows ended their episode in it, so that ``final_B`` is given.
         """
         settings = (self.grad_scale, self.bound, self.control, self.training)
-        if self.synthesizer is None or not learns:
+        if self.synthesizer is None:
             return settings
         own_key = getattr(self.synthesizer, "capture_key", None)
         if own_key is None:
             return None
+        if not learns:
+            return settings
         limited = self.bound is not None and self.training
         keys = (
             own_key(),

@@ -170,7 +170,7 @@ class CapturedChunks:
         counters = [] if boundary is None else _counters(boundary)
         try:
             kind.replay, kind.results = self._graphs.record(kind.compute)
-        except RuntimeError as error:
+        except Exception as error:  # it ran before, so that recording is what it cannot do
             for module, state in counters:
                 module.set_extra_state(state)
             if not self._updater.keeps_grads:
