@@ -71,7 +71,12 @@ def _add_files(parser: ArgumentParser) -> None:
         help="read options from a YAML file, or from a shipped one by its name (see seqdni ls)",
     )
     parser.add_argument(
-        "--resume", metavar="DIR", type=str, default=None, help="continue the run in this folder"
+        "--resume",
+        metavar="DIR",
+        type=str,
+        default=None,
+        help="continue the run in this folder; auto: that in --out, if one has begun there, else "
+        "begin it",
     )
 
 

@@ -429,10 +429,12 @@ class Session:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM in a list, to stop after the chunk; a second one stops at once."""
+    """Collect Ctrl-C and SIGTERM in a list, to stop after the chunk; a 2nd Ctrl-C stops at once."""
     requests: list[int] = []
 
     def request(number: int, _frame: Any) -> None:
+        if requests and number == signal.SIGTERM:
+            return  # torchrun sends it after the Ctrl-C that all of its processes got
         if requests:
             raise KeyboardInterrupt
         requests.append(number)

@@ -18,10 +18,12 @@ from seqdni.recipes.errors import RunError, RunStopped
 from seqdni.recipes.fine_tune import start_from
 from seqdni.recipes.option_field import LIMITS, check_effect, flag
 from seqdni.recipes.parsing import did_you_mean, given_flags, parse, recipe_parser
-from seqdni.recipes.processes import joined, launched, rank
+from seqdni.recipes.processes import joined, launched, rank, told_by_first
 from seqdni.recipes.recipe import Recipe
 from seqdni.recipes.registry import RECIPES, saved_options
 from seqdni.recipes.session import Session, table
+
+AUTO = "auto"
 
 
 def run(words: Sequence[str]) -> int:
@@ -43,6 +45,8 @@ def run(words: Sequence[str]) -> int:
     if parsed["resume"] is None and parsed["trainer"] == "all":
         return _run_each(name, parsed)
     with joined():
+        if parsed["resume"] == AUTO:
+            parsed["resume"], words = _begun(recipe, parsed, parse(parser, words, defaults=False))
         if parsed["resume"] is None:
             session = _begin(recipe, parsed, given_flags(words))
         else:
@@ -174,6 +178,31 @@ def _begin(recipe: Recipe, parsed: dict[str, Any], given: set[str]) -> Session:
         start_from(session, options.init_from)
     session.directory = RunDirectory.create(options)
     return session
+
+
+def _begun(
+    recipe: Recipe, parsed: dict[str, Any], given: dict[str, Any]
+) -> tuple[str | None, list[str]]:
+    """For ``--resume auto``: the folder of ``--out`` if the run has begun there, and no options.
+
+    The same command then begins a run and continues it, as a scheduler or torchrun repeats it.
+    """
+    out = parsed["out"]
+    if out is None:
+        raise RunError("--resume auto needs --out DIR: the folder to begin in or to continue")
+    begun = (Path(out) / "config.yaml").is_file()
+    if told_by_first("begun" if begun else "") == "":
+        return None, []
+    saved = saved_options(recipe, RunDirectory.open(out, parsed["recipe"])[1])
+    asked = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
+    recipe.file.prepare(asked)
+    for name in given.keys() - {"resume", "out"}:
+        if (value := getattr(asked, name, None)) != getattr(saved, name, None):
+            raise RunError(
+                f"--resume auto: {out} has {flag(name)} {getattr(saved, name)}, and this command "
+                f"has {value}; give the same options, or another --out"
+            )
+    return str(out), []
 
 
 def _resume(recipe_name: str, parser: Any, words: Sequence[str], path: str) -> Session:

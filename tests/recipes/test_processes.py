@@ -133,3 +133,38 @@ def test_what_several_processes_cannot_do_is_refused(words, message, tmp_path):
     assert [status for status, *_ in found] == [1, 1]
     assert message in found[0][2]
     assert "Traceback" not in found[0][2] + found[1][2]
+
+
+def test_resume_auto_begins_a_run_and_then_continues_it(whole, tmp_path):
+    path = tmp_path / "auto"
+    words = (
+        *COPY,
+        "--updates",
+        40,
+        "--checkpoint-seconds",
+        0.01,
+        "--out",
+        path,
+        "--resume",
+        "auto",
+    )
+    started = launch(*words)
+    deadline = time.monotonic() + 100
+    while not (path / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for process in started:
+        process.send_signal(signal.SIGKILL)
+    outcome(started)
+    again = outcome(launch(*words))
+    assert [status for status, *_ in again] == [0, 0], again
+    assert all(map(torch.equal, weights(path), weights(whole)))
+    assert errors(path) == errors(whole)
+
+
+def test_resume_auto_needs_a_folder_and_the_same_options(tmp_path, capsys):
+    assert main([*COPY, "--updates", "2", "--resume", "auto"]) == 1
+    assert "--resume auto needs --out DIR" in capsys.readouterr().err
+    words = [*COPY, "--updates", "2", "--out", str(tmp_path / "run"), "--resume", "auto"]
+    assert main(words) == 0
+    assert main([*words, "--lr", "0.5"]) == 1
+    assert "has --lr 0.003, and this command has 0.5" in capsys.readouterr().err
