@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[2]
 LINKS = ROOT / "build/docs"  # read by mkdocstrings, see mkdocs.yml
 GROUPS = {
     "seqdni": {
-        "Training": "Trainer Learner DataParallel SyntheticGradients Chunk ChunkLike whole_episodes "
-        "Model RunningSums",
+        "Training": "Trainer Learner DataParallel SyntheticGradients Chunk ChunkLike "
+        "whole_episodes Model RunningSums",
         "Synthetic gradients": "Boundary Audit cut target_grad bootstrap_term controls",
         "Synthesizers": "Critic LeastSquares MLPSynthesizer Whitening Synthesizer "
         "CapturableSynthesizer",
