@@ -19,66 +19,56 @@ from trainers import flat_trainer
 from seqdni import Audit, Boundary, DataParallel, LeastSquares, state_size
 from seqdni.trainer_parts import check_parallel
 
-SIZES = (2, 4)
 
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """What each process of 2 and of 4 came to, by size and rank."""
-    out, found = tmp_path_factory.mktemp("parallel"), {}
+def trained(size, out):
+    """What each of so many processes came to, by case."""
     paths = [path for path in sys.path if path]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    for size in SIZES:
-        words = [sys.executable, parallel_cases.__file__]
-        processes = [
-            subprocess.Popen(
-                [*words, str(rank), str(size), str(out / f"store-{size}"), str(out)],
-                env=environment,
-                stderr=subprocess.PIPE,
+    words = [sys.executable, parallel_cases.__file__]
+    processes = [
+        subprocess.Popen(
+            [*words, str(rank), str(size), str(out / "store"), str(out)],
+            env=environment,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(size)
+    ]
+    errors = [process.communicate(timeout=300)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, errors[0][-2000:]
+    return [torch.load(out / f"{size}-{rank}.pt", weights_only=True) for rank in range(size)]
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_parts_of_the_rows_train_as_all_rows_in_one_process(size, tmp_path):
+    first, *others = trained(size, tmp_path)
+    for case in parallel_cases.cases(size):
+        alone, found = parallel_cases.train(*case, None), first[case]
+        for part in ("weights", "boundary"):
+            torch.testing.assert_close(
+                found[part], alone[part], msg=lambda text, at=(case, part): f"{at}: {text}"
             )
-            for rank in range(size)
-        ]
-        errors = [process.communicate(timeout=240)[1].decode() for process in processes]
-        assert [process.returncode for process in processes] == [0] * size, errors[0][-2000:]
-        for rank in range(size):
-            found[size, rank] = torch.load(out / f"{size}-{rank}.pt", weights_only=True)
-    return found
+            for other in others:  # every process has the same weights, to the last bit
+                assert all(map(torch.equal, other[case][part], found[part])), case
+        assert (found["updates"], found["tokens"]) == (alone["updates"], alone["tokens"]), case
+        assert found["sums"] == pytest.approx(alone["sums"]), case
+        if size == 4:
+            check_that_one_process_goes_on(case, found["saved"], alone["saved"])
 
 
-@pytest.mark.parametrize(("name", "resets"), parallel_cases.cases(2))
-def test_parts_of_the_rows_train_as_all_rows_in_one_process(name, resets, trained):
-    alone = parallel_cases.train(name, resets, None)
-    for size in SIZES:
-        if (name, resets) not in parallel_cases.cases(size):
-            continue
-        first = trained[size, 0][name, resets]
-        torch.testing.assert_close(first["weights"], alone["weights"])
-        torch.testing.assert_close(first["boundary"], alone["boundary"])
-        assert first["updates"] == alone["updates"]
-        assert first["tokens"] == alone["tokens"]
-        assert first["sums"]["loss_sum"] == pytest.approx(alone["sums"]["loss_sum"])
-        for rank in range(1, size):  # every process has the same weights, to the last bit
-            other = trained[size, rank][name, resets]
-            for part in ("weights", "boundary"):
-                assert all(map(torch.equal, other[part], first[part]))
-
-
-@pytest.mark.parametrize("name", parallel_cases.QUICK)
-def test_a_checkpoint_goes_on_with_another_number_of_processes(name, trained):
-    alone = parallel_cases.train(name, True, None)
-    saved = trained[4, 0][name, True]["saved"]
-    resumed = parallel_cases.CASES[name](None)
-    resumed.load_state_dict(saved)
-    there = parallel_cases.CASES[name](None)
-    there.load_state_dict(alone["saved"])
-    ready = parallel_cases.chunks(True, slice(None))
-    for trainer in (resumed, there):
-        parallel_cases.step(trainer, name, ready, 50)
-        parallel_cases.step(trainer, name, ready, 51)
-    assert resumed.tokens == there.tokens
-    for a, b in zip(resumed.model.parameters(), there.model.parameters(), strict=True):
+def check_that_one_process_goes_on(case, saved, alone):
+    """A checkpoint of several processes, and one of one process, are continued to the same end."""
+    found = []
+    ready = parallel_cases.chunks(case[1], slice(None))
+    for each in (saved, alone):
+        trainer = parallel_cases.CASES[case[0]](None)
+        trainer.load_state_dict(each)
+        for k in (50, 51):
+            parallel_cases.step(trainer, case[0], ready, k)
+        found.append(trainer)
+    assert found[0].tokens == found[1].tokens
+    for a, b in zip(*(trainer.model.parameters() for trainer in found), strict=True):
         torch.testing.assert_close(a, b)
-    assert resumed.meter.read() == pytest.approx(there.meter.read())
+    assert found[0].meter.read() == pytest.approx(found[1].meter.read())
 
 
 @pytest.fixture
