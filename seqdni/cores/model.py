@@ -87,6 +87,20 @@ class SequenceModel(nn.Module):
         features_TBD, state = self.core(self.encoder(inputs), state)
         return self.readout(features_TBD), state
 
+    def with_fixed_weights(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
+        """:meth:`forward` for a backward pass that need not reach the weights of the core.
+
+        Args:
+            inputs: what the encoder takes, ``[T, B]`` or ``[T, B, ...]``.
+            state: the state before the first step.
+
+        Returns:
+            Logits ``[T, B, V]`` and the state after the last step.
+        """
+        run = getattr(self.core, "with_fixed_weights", self.core)
+        features_TBD, state = run(self.encoder(inputs), state)
+        return self.readout(features_TBD), state
+
     @property
     def can_trace(self) -> bool:
         """Whether :meth:`traced` works: whether the core can be traced."""

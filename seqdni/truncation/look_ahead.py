@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seqdni.boundary import Boundary, where_continues, with_grads
 from seqdni.chunk import Chunk, ChunkLike, as_chunk, run_chunk
-from seqdni.cores.base import Core
+from seqdni.cores.base import Core, FixedWeights
 from seqdni.losses import cross_entropy
 from seqdni.state import State, cut, leaves, or_zeros, pack
 
@@ -72,8 +72,10 @@ def _look_ahead(
     autocast: torch.dtype | None,
 ) -> Tensor:
     start = cut(end)
+    runs_alone = hasattr(type(model), "unroll")  # gets chunks whole, with their restarts
     with torch.enable_grad():
-        loss_sum, far, _ = run_chunk(model, ahead, start, loss, autocast)
+        runner = model if runs_alone else FixedWeights(model)
+        loss_sum, far, _ = run_chunk(runner, ahead, start, loss, autocast)
     roots, given = [loss_sum], [torch.ones_like(loss_sum)]
     if beyond is not None:
         states, grads = with_grads(far, beyond(far))

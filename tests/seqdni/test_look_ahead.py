@@ -187,3 +187,19 @@ def test_nonsense_is_refused():
         make_trainer(make_model("lstm", 1), "dni").step(chunks[0], context, ahead=chunks[1])
     with pytest.raises(ValueError, match="no synthesizer to teach"):
         Boundary(None).loss(torch.zeros(1, 2, 3, requires_grad=True))
+
+
+@cores
+@pytest.mark.parametrize("layers", [1, 2])
+def test_fixed_weights_compute_the_same_and_get_no_gradient(kind, layers):
+    model = make_model(kind, layers)
+    inputs, targets, *_ = make_stream(5, ROWS, resets=False)
+    found = []
+    for run in (model, model.with_fixed_weights):
+        start = [leaf.requires_grad_() for leaf in leaves(model.initial_state(ROWS))]
+        state = model.initial_state(ROWS)
+        state = type(state)(*start) if isinstance(state, tuple) else start[0]
+        logits, end = run(inputs, state)
+        loss = cross_entropy(logits, targets).sum() + pack(end).sin().sum()
+        found.append((logits, end, torch.autograd.grad(loss, start, allow_unused=True)))
+    torch.testing.assert_close(*found)
