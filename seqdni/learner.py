@@ -106,7 +106,10 @@ class Learner:
         dropped = clipped(parameters, self.clip)
         if not dropped:
             self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=not keep_grads)
+        if keep_grads:
+            self.optimizer.zero_grad(set_to_none=False)
+        else:
+            self.optimizer.zero_grad()
         if dropped and self.non_finite == "raise":
             raise FloatingPointError(f"the gradient of {where} is not finite; {GO_ON}")
         return not dropped
