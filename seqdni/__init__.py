@@ -11,6 +11,8 @@ from seqdni.cores.model import OneHot, SequenceModel
 from seqdni.cores.stack import LockedDropout, Stack, without_dropout
 from seqdni.cores.state_gradients import Trace
 from seqdni.cores.unit_steps import Source, UnitSteps
+from seqdni.feedforward.layer_trainer import LayerTrainer
+from seqdni.feedforward.synthetic_input import SyntheticInput
 from seqdni.hierarchy.chunk import HierarchyChunk
 from seqdni.hierarchy.level import Level
 from seqdni.hierarchy.level_trainer import LevelTraining
@@ -69,6 +71,7 @@ __all__ = [
     "Influence",
     "LSTMState",
     "Lag",
+    "LayerTrainer",
     "Learner",
     "LeastSquares",
     "Level",
@@ -87,6 +90,7 @@ __all__ = [
     "State",
     "Synthesizer",
     "SyntheticGradients",
+    "SyntheticInput",
     "TorchCore",
     "Trace",
     "TraceableCore",
