@@ -244,7 +244,7 @@ def check_widths(
             if index == len(credit):
                 break
             width, what = prod(end.shape[1:]), f"the activation at cut {index}"
-            _check_width(credit[index].boundary.synthesizer, what, width, "gradient", width)
+            _check_width(credit[index].boundary.synthesizer, what, width, "the gradient", width)
             if synthetic_inputs is not None:
                 synthetic = synthetic_inputs[index]
                 shape = (width,) if synthetic.shape is None else synthetic.shape
@@ -271,6 +271,6 @@ def _check_width(synthesizer: object, read: str, width: int, what: str, predicte
     predicts = getattr(synthesizer, "output_size", predicted)
     if predicts != predicted:
         raise ValueError(
-            f"a synthesizer that reads {read} was built with output_size={predicts}, and the "
+            f"a synthesizer that reads {read} was built with output_size={predicts}, and "
             f"{what} has {predicted} features a row; build it with output_size={predicted}"
         )

@@ -62,8 +62,8 @@ class LayerTrainer:
     Args:
         net: an ``nn.Sequential``, or a list of stages. A stage is any module from one tensor
             ``[B, ...]`` to another, with parameters of its own.
-        credit: one for each cut, that is one less than there are stages: a :class:`seqdni.Boundary`,
-            or :class:`seqdni.SyntheticGradients` for an optimiser and a clip of its own. The
+        credit: one for each cut, so one less than there are stages: a :class:`seqdni.Boundary`, or
+            :class:`seqdni.SyntheticGradients` for an optimiser and a clip of its own. The
             parameters of a boundary alone are trained by ``optimizer``. The stage before a
             ``Boundary(None)`` is not trained.
         optimizer: makes the optimiser of a stage from its parameters.

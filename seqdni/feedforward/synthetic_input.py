@@ -41,7 +41,7 @@ class SyntheticInput(nn.Module):
 
     Example:
         >>> from seqdni import MLPSynthesizer
-        >>> synthetic = SyntheticInput(MLPSynthesizer(6, (8,), output_size=4), activation=torch.relu)
+        >>> synthetic = SyntheticInput(MLPSynthesizer(6, output_size=4), activation=torch.relu)
         >>> synthetic.predict(torch.randn(3, 2, 3)).shape
         torch.Size([3, 4])
     """

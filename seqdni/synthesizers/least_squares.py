@@ -1,7 +1,7 @@
 r"""A linear synthesizer that is computed by recursive least squares, and not by gradient descent.
 
-Shapes: B rows, S features of a packed state, K of a condition, F = S + K + 1 with a constant, O of a
-prediction.
+Shapes: B rows, S features of a packed state, K of a condition, F = S + K + 1 with a constant, O
+features of a prediction.
 
 The variance of a recurrent state differs between directions by many orders of magnitude. Older
 inputs are found in the directions of small variance, which gradient descent on the raw state learns
@@ -74,8 +74,8 @@ class LeastSquares(nn.Module):
         solve_every = max(1, features // 32) if solve_every is None else solve_every
         if min(state_size, output_size, solve_every) < 1 or condition_size < 0:
             raise ValueError(
-                "expected state_size, output_size and solve_every >= 1 and condition_size >= 0, got "
-                f"{state_size}, {output_size}, {solve_every} and {condition_size}"
+                "expected state_size, output_size, solve_every >= 1 and condition_size >= 0, "
+                f"got {state_size}, {output_size}, {solve_every} and {condition_size}"
             )
         if not (0 < forgetting <= 1 and ridge > 0):
             raise ValueError(
