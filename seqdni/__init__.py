@@ -39,6 +39,7 @@ from seqdni.state import (
 )
 from seqdni.synthesizers import controls
 from seqdni.synthesizers.base import Synthesizer
+from seqdni.synthesizers.convolutional import ConvSynthesizer
 from seqdni.synthesizers.critic import Critic
 from seqdni.synthesizers.least_squares import LeastSquares
 from seqdni.synthesizers.mlp import MLPSynthesizer
@@ -62,6 +63,7 @@ __all__ = [
     "Checkpointed",
     "Chunk",
     "ChunkLike",
+    "ConvSynthesizer",
     "Core",
     "Critic",
     "Hierarchy",

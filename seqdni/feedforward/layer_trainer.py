@@ -111,9 +111,10 @@ class LayerTrainer:
         non_finite: NonFinite = "raise",
         seed: int = 0,
     ):
-        self.model = net if isinstance(net, nn.Sequential) else nn.Sequential(*net)
-        self.stages = list(self.model)
+        self.stages = list(net)
         check_stages(self.stages)
+        whole = net if isinstance(net, nn.Sequential) else nn.Sequential(*net)
+        self.model = self.stages[0] if len(self.stages) == 1 else whole
         check_credit(credit, len(self.stages))
         check_inputs(inputs, len(self.stages))
         check_order(order, update_probability)
@@ -125,6 +126,8 @@ class LayerTrainer:
         self.credit = [_taught(each, optimizer) for each in credit]
         self.inputs = None if inputs is None else list(inputs)
         self.input_optimizers = [_optimizer_of(each, optimizer) for each in self.inputs or []]
+        synthesizers = [*(each.boundary for each in self.credit), *(self.inputs or [])]
+        self.boundary = nn.ModuleList(synthesizers)  # all that is for training only
         self.order: Order = order
         self.update_probability = update_probability
         self.device = self.parameters[0][0].device
@@ -162,7 +165,7 @@ class LayerTrainer:
             ValueError: shapes do not fit, a condition is missing, or batch norm has one row.
             FloatingPointError: the loss or a gradient is not finite (see ``non_finite``).
         """
-        check_batch(inputs, targets, condition, [self.model, *self._synthesizers()])
+        check_batch(inputs, targets, condition, [self.model, self.boundary])
         check_condition(condition, self.credit)
         x, y = self._to_device(inputs), self._to_device(targets)
         told = None if condition is None else self._to_device(condition)
@@ -185,9 +188,6 @@ class LayerTrainer:
             self._teach_inputs(x, ends)
         self.steps += 1
         self.tokens += len(x)
-
-    def _synthesizers(self) -> list[nn.Module]:
-        return [*(synthetic.boundary for synthetic in self.credit), *(self.inputs or [])]
 
     def _run_next(
         self, x: Tensor, starts: list[Tensor], ends: list[Tensor], drawn: Sequence[bool]
