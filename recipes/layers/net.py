@@ -106,7 +106,7 @@ def _shapes(net: nn.Sequential, pixels: int) -> list[tuple[int, ...]]:
     """The shape of each activation that is cut, for one row."""
     end, shapes = torch.zeros(1, pixels, device=next(net.parameters()).device), []
     net.eval()
-    for stage in net[:-1]:
+    for stage in list(net)[:-1]:
         end = stage(end)
         shapes.append(tuple(end.shape[1:]))
     net.train()

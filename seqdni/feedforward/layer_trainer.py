@@ -34,7 +34,7 @@ from seqdni.feedforward.synthetic_input import SyntheticInput
 from seqdni.guard import NonFinite
 from seqdni.learner import GO_ON, Learner, clipped
 from seqdni.metrics import RunningSums
-from seqdni.state import cut, in_full_precision
+from seqdni.state import in_full_precision
 from seqdni.synthetic_gradients import SyntheticGradients
 from seqdni.targets import Pairs
 
@@ -201,7 +201,7 @@ class LayerTrainer:
         ends.append(in_full_precision(end))
         if stage < len(self.credit):
             arriving = ends[-1] if self.inputs is None else self.inputs[stage].predict(x)
-            starts.append(cut(arriving))
+            starts.append(arriving.detach().requires_grad_())  # a cut
 
     def _learn(
         self,
