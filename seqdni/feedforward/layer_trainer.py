@@ -11,7 +11,6 @@ Source: Jaderberg et al., arXiv 1608.05343, sections 2.2 and 3.2.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -26,17 +25,15 @@ from seqdni.feedforward.checks import (
     check_credit,
     check_inputs,
     check_order,
-    check_outputs,
     check_stages,
     check_widths,
 )
+from seqdni.feedforward.stage import Stage
 from seqdni.feedforward.synthetic_input import SyntheticInput
 from seqdni.guard import NonFinite
-from seqdni.learner import GO_ON, Learner, clipped
+from seqdni.learner import Learner, clipped
 from seqdni.metrics import RunningSums
-from seqdni.state import in_full_precision
 from seqdni.synthetic_gradients import SyntheticGradients
-from seqdni.targets import Pairs
 
 MakeOptimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 """Makes an optimiser for the parameters that it is given."""
@@ -111,37 +108,45 @@ class LayerTrainer:
         non_finite: NonFinite = "raise",
         seed: int = 0,
     ):
-        self.stages = list(net)
-        check_stages(self.stages)
-        whole = net if isinstance(net, nn.Sequential) else nn.Sequential(*net)
-        self.model = self.stages[0] if len(self.stages) == 1 else whole
-        check_credit(credit, len(self.stages))
-        check_inputs(inputs, len(self.stages))
+        modules = list(net)
+        check_stages(modules)
+        check_credit(credit, len(modules))
+        check_inputs(inputs, len(modules))
         check_order(order, update_probability)
-        self.parameters = [list(stage.parameters()) for stage in self.stages]
-        self.learners = [
-            Learner(optimizer(each), loss, clip=clip, autocast=autocast, non_finite=non_finite)
-            for each in self.parameters
-        ]
+        whole = net if isinstance(net, nn.Sequential) else nn.Sequential(*net)
+        self.model = modules[0] if len(modules) == 1 else whole
+        self.device = next(self.model.parameters()).device
+        self.meter = RunningSums(self.device)
         self.credit = [_taught(each, optimizer) for each in credit]
+        self.stages: list[Stage] = []
+        for index, (module, synthetic) in enumerate(
+            zip(modules, [*self.credit, None], strict=True)
+        ):
+            learner = Learner(
+                optimizer(module.parameters()),
+                loss,
+                clip=clip,
+                autocast=autocast,
+                non_finite=non_finite,
+            )
+            before_last = index == len(credit) - 1
+            self.stages.append(Stage(index, module, learner, synthetic, before_last, self.meter))
         self.inputs = None if inputs is None else list(inputs)
         self.input_optimizers = [_optimizer_of(each, optimizer) for each in self.inputs or []]
         synthesizers = [*(each.boundary for each in self.credit), *(self.inputs or [])]
         self.boundary = nn.ModuleList(synthesizers)  # all that is for training only
         self.order: Order = order
         self.update_probability = update_probability
-        self.device = self.parameters[0][0].device
-        self.meter = RunningSums(self.device)
+        self.clip = clip
         self.steps = 0
         self.tokens = 0  # rows that were trained on
-        self.updates_of_stages = [0] * len(self.stages)
         self._generator = torch.Generator().manual_seed(seed)
         self._share_gradient_scale()
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Those of the stages, then those of the boundaries and of the synthetic inputs."""
         every = [
-            *(learner.optimizer for learner in self.learners),
+            *(stage.learner.optimizer for stage in self.stages),
             *(synthetic.optimizer for synthetic in self.credit),
             *self.input_optimizers,
         ]
@@ -150,7 +155,12 @@ class LayerTrainer:
     @property
     def updates(self) -> int:
         """Updates of the last stage."""
-        return self.updates_of_stages[-1]
+        return self.stages[-1].updates
+
+    @property
+    def updates_of_stages(self) -> list[int]:
+        """Updates of each stage."""
+        return [stage.updates for stage in self.stages]
 
     def step(self, inputs: Tensor, targets: Tensor, condition: Tensor | None = None) -> None:
         """Train on one batch.
@@ -165,92 +175,70 @@ class LayerTrainer:
             ValueError: shapes do not fit, a condition is missing, or batch norm has one row.
             FloatingPointError: the loss or a gradient is not finite (see ``non_finite``).
         """
-        check_batch(inputs, targets, condition, [self.model, self.boundary])
-        check_condition(condition, self.credit)
-        x, y = self._to_device(inputs), self._to_device(targets)
-        told = None if condition is None else self._to_device(condition)
-        if self.steps == 0:
-            check_widths(self.stages, x, self.credit, self.inputs)
-        count, generator = len(self.stages), self._generator
-        drawn = (torch.rand(count, generator=generator) < self.update_probability).tolist()
-        order = torch.randperm(count, generator=generator).tolist()
-        if self.order != "random":
-            order = list(range(count)) if self.order == "forward" else list(reversed(range(count)))
-
+        x, y, told = self.checked(inputs, targets, condition)
+        drawn, order = self.draw()
         starts: list[Tensor] = [x]
         ends: list[Tensor] = []
-        for stage in order:
-            while len(ends) <= stage:  # only as far as this stage needs it
+        for index in order:
+            while len(ends) <= index:  # only as far as this stage needs it
                 self._run_next(x, starts, ends, drawn)
-            if drawn[stage]:
-                self._learn(stage, starts, ends, y, told)
+            stage = self.stages[index]
+            if drawn[index] and stage.backward(self.steps, ends[index], y, told):
+                if index:
+                    self.stages[index - 1].teach(self.steps, starts[index], told)
+                stage.update(self.steps)
         if self.inputs is not None:
             self._teach_inputs(x, ends)
         self.steps += 1
         self.tokens += len(x)
 
+    def checked(
+        self, inputs: Tensor, targets: Tensor, condition: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Refuse a batch that does not fit, and copy it to the device.
+
+        Args:
+            inputs: as in :meth:`step`.
+            targets: as in :meth:`step`.
+            condition: as in :meth:`step`.
+
+        Returns:
+            The three, on the device.
+
+        Raises:
+            ValueError: shapes do not fit, a condition is missing, or batch norm has one row.
+        """
+        check_batch(inputs, targets, condition, [self.model, self.boundary])
+        check_condition(condition, self.credit)
+        x, y, told = (
+            None if each is None else each.to(self.device, non_blocking=True)
+            for each in (inputs, targets, condition)
+        )
+        assert x is not None
+        assert y is not None
+        if self.steps == 0:
+            modules = [stage.module for stage in self.stages]
+            check_widths(modules, x, self.credit, self.inputs)
+        return x, y, told
+
+    def draw(self) -> tuple[list[bool], list[int]]:
+        """Draw which stages are updated at a step, and in which order."""
+        count, generator = len(self.stages), self._generator
+        drawn = (torch.rand(count, generator=generator) < self.update_probability).tolist()
+        order = torch.randperm(count, generator=generator).tolist()
+        if self.order != "random":
+            order = list(range(count)) if self.order == "forward" else list(reversed(range(count)))
+        return drawn, order
+
     def _run_next(
         self, x: Tensor, starts: list[Tensor], ends: list[Tensor], drawn: Sequence[bool]
     ) -> None:
         """Run the next stage forward, and cut the graph after it."""
-        stage = len(ends)
-        learner = self.learners[stage]
-        with torch.set_grad_enabled(drawn[stage]), learner.precision(self.device):
-            end = self.stages[stage](starts[stage])
-        check_outputs(end, stage, len(x))
-        ends.append(in_full_precision(end))
-        if stage < len(self.credit):
-            arriving = ends[-1] if self.inputs is None else self.inputs[stage].predict(x)
+        index = len(ends)
+        ends.append(self.stages[index].forward(starts[index], drawn[index]))
+        if index < len(self.credit):
+            arriving = ends[-1] if self.inputs is None else self.inputs[index].predict(x)
             starts.append(arriving.detach().requires_grad_())  # a cut
-
-    def _learn(
-        self,
-        stage: int,
-        starts: list[Tensor],
-        ends: list[Tensor],
-        targets: Tensor,
-        condition_BK: Tensor | None,
-    ) -> None:
-        """Update a stage, and teach the boundary before it what gradient arrived there."""
-        where = f"step {self.steps} in stage {stage}"
-        if stage == len(self.credit):
-            loss = self.learners[stage].loss(ends[stage], targets)
-            if not self._is_finite(loss):
-                return
-            loss.backward()
-            self.meter.add(loss_sum=loss * len(targets), scored=len(targets))
-        else:
-            grad_BS = self._gradient_for(stage, ends[stage], condition_BK)
-            if grad_BS is None:
-                return
-            ends[stage].backward(grad_BS.view_as(ends[stage]) / len(targets))
-        if stage:
-            self._teach(stage - 1, starts[stage], condition_BK)
-        updated = self.learners[stage].update(self.parameters[stage], where)
-        self.updates_of_stages[stage] += updated
-        self.meter.add(**{f"updates_{stage}": int(updated)})
-
-    def _gradient_for(self, stage: int, end: Tensor, condition_BK: Tensor | None) -> Tensor | None:
-        """The synthetic gradient at a stage's end, per row; None: there is none yet."""
-        synthetic = self.credit[stage]
-        boundary = synthetic.boundary
-        if boundary.synthesizer is None or not synthetic.ready(self.steps):
-            return None
-        told = condition_BK if synthetic.condition_size else None
-        return boundary.synthetic_grad(end.detach().flatten(1), condition_BK=told).to(end.dtype)
-
-    def _teach(self, index: int, start: Tensor, condition_BK: Tensor | None) -> None:
-        """Teach a boundary the gradient that arrived at the start of the stage after it."""
-        synthetic, rows = self.credit[index], len(start)
-        if start.grad is None or not synthetic.trains_on(self.steps):
-            return
-        # Only the target at the last cut contains no prediction, and only it sets the level.
-        last = index == len(self.credit) - 1 and synthetic.boundary.bound is not None
-        final_B = torch.ones(rows, dtype=torch.bool) if last else None
-        pairs = Pairs(start.detach().flatten(1), start.grad.flatten(1), None, final_B)
-        told = condition_BK if synthetic.condition_size else None
-        for loss in synthetic.teach(pairs, 1 / rows, condition_BK=told):
-            self.meter.add(**{f"synth_loss_{index}": loss, f"synth_steps_{index}": 1})
 
     def _teach_inputs(self, x: Tensor, ends: Sequence[Tensor]) -> None:
         """Teach the synthetic inputs what really arrived."""
@@ -259,29 +247,15 @@ class LayerTrainer:
             loss = synthetic.loss(x, ends[index].detach())
             if optimizer is not None:
                 loss.backward()
-                if not clipped(list(synthetic.parameters()), self.learners[index].clip):
+                if not clipped(list(synthetic.parameters()), self.clip):
                     optimizer.step()
                 optimizer.zero_grad()
             self.meter.add(**{f"input_loss_{index}": loss, f"input_steps_{index}": 1})
-
-    def _is_finite(self, loss: Tensor) -> bool:
-        """Whether the loss may be used; on a GPU always True, because to read it is to wait."""
-        if loss.device.type != "cpu" or math.isfinite(loss.item()):
-            return True
-        if self.learners[-1].non_finite == "raise":
-            raise FloatingPointError(
-                f"the loss of step {self.steps} is {loss.item()}, which is not finite; {GO_ON}"
-            )
-        self.meter.add(skipped=1)
-        return False
 
     def _share_gradient_scale(self) -> None:
         """Let the bounds of all cuts refer to one level, that of the gradient at the last cut."""
         for synthetic in self.credit:
             synthetic.boundary.gradient_scale = self.credit[-1].boundary.gradient_scale
-
-    def _to_device(self, x: Tensor) -> Tensor:
-        return x.to(self.device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on.
@@ -291,7 +265,7 @@ class LayerTrainer:
         """
         return new_checkpoint(
             model=self.model.state_dict(),
-            optimizers=[learner.optimizer.state_dict() for learner in self.learners],
+            optimizers=[stage.learner.optimizer.state_dict() for stage in self.stages],
             credit=[synthetic.state_dict() for synthetic in self.credit],
             inputs=[synthetic.state_dict() for synthetic in self.inputs or []],
             input_optimizers=[
@@ -299,7 +273,7 @@ class LayerTrainer:
             ],
             steps=self.steps,
             tokens=self.tokens,
-            updates_of_stages=list(self.updates_of_stages),
+            updates_of_stages=self.updates_of_stages,
             generator=self._generator.get_state(),
             meter=self.meter.state_dict(),
         )
@@ -321,8 +295,10 @@ class LayerTrainer:
                     f"the saved trainer has {len(saved[name])} {name}, expected {len(own)}"
                 )
         self.model.load_state_dict(saved["model"])
-        for learner, state in zip(self.learners, saved["optimizers"], strict=True):
-            learner.optimizer.load_state_dict(state)
+        each = zip(self.stages, saved["optimizers"], saved["updates_of_stages"], strict=True)
+        for stage, state, updates in each:
+            stage.learner.optimizer.load_state_dict(state)
+            stage.updates = updates
         for synthetic, state in zip(self.credit, saved["credit"], strict=True):
             synthetic.load_state_dict(state)
         for synthetic, state in zip(self.inputs or [], saved["inputs"], strict=True):
@@ -331,7 +307,6 @@ class LayerTrainer:
             if optimizer is not None:
                 optimizer.load_state_dict(state)
         self.steps, self.tokens = saved["steps"], saved["tokens"]
-        self.updates_of_stages = list(saved["updates_of_stages"])
         self._generator.set_state(saved["generator"])
         self.meter.load_state_dict(saved["meter"])
 
