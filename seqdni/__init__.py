@@ -12,6 +12,7 @@ from seqdni.cores.stack import LockedDropout, Stack, without_dropout
 from seqdni.cores.state_gradients import Trace
 from seqdni.cores.unit_steps import Source, UnitSteps
 from seqdni.feedforward.layer_trainer import LayerTrainer
+from seqdni.feedforward.stage_threads import Span, train_in_threads
 from seqdni.feedforward.synthetic_input import SyntheticInput
 from seqdni.hierarchy.chunk import HierarchyChunk
 from seqdni.hierarchy.level import Level
@@ -88,6 +89,7 @@ __all__ = [
     "RunningSums",
     "SequenceModel",
     "Source",
+    "Span",
     "Stack",
     "State",
     "Synthesizer",
@@ -117,6 +119,7 @@ __all__ = [
     "target_grad",
     "to_bits",
     "to_perplexity",
+    "train_in_threads",
     "unpack",
     "unroll",
     "unroll_traced",

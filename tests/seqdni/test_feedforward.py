@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+import time
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from seqdni import (
     SyntheticGradients,
     SyntheticInput,
     controls,
+    train_in_threads,
 )
 from seqdni.feedforward.checks import check_credit, check_inputs, check_order
 
@@ -577,3 +580,103 @@ def test_a_loss_that_is_not_finite_updates_nothing():
     skipping.step(x, y)
     assert skipping.meter.read()["skipped"] == 1
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())
+
+
+# A thread for each stage
+
+
+def in_threads(trainer, steps, first=0, **settings):
+    rows = [(x, y, label(y)) for x, y in batches(first + steps)][first:]
+    return train_in_threads(trainer, rows, **settings)
+
+
+@pytest.mark.parametrize("probability", [1.0, 0.5])
+@pytest.mark.parametrize("queue_size", [1, 3])
+def test_threads_without_staleness_are_one_process_bit_for_bit(probability, queue_size):
+    def make():
+        return LayerTrainer(
+            make_net(),
+            least_squares(),
+            adam,
+            functional.cross_entropy,
+            update_probability=probability,
+        )
+
+    one, several = trained(make(), 12, label), make()
+    in_threads(several, 5, queue_size=queue_size)
+    in_threads(several, 7, first=5, queue_size=queue_size)
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, several.model.state_dict()[name]), name
+    assert one.meter.read() == several.meter.read()
+    assert one.updates_of_stages == several.updates_of_stages
+    assert (several.steps, several.tokens) == (12, 12 * ROWS)
+
+
+def test_staleness_is_fixed_and_does_not_depend_on_the_speed_of_the_threads():
+    def weights(staleness, slow):
+        trainer = LayerTrainer(make_net(), least_squares(), adam, functional.cross_entropy)
+        trainer.model[slow].register_forward_hook(lambda *_: time.sleep(0.003))
+        in_threads(trainer, 12, staleness=staleness)
+        return trainer.model
+
+    assert same_weights(weights(2, slow=0), weights(2, slow=3))
+    assert not same_weights(weights(2, slow=0), weights(0, slow=0))
+
+
+def test_stages_work_at_the_same_time():
+    trainer = LayerTrainer(make_net(), least_squares(), adam, functional.cross_entropy)
+    for stage in trainer.model:
+        stage.register_forward_hook(lambda *_: time.sleep(0.01))
+    spans = in_threads(trainer, 12, staleness=3)
+    assert {span.stage for span in spans} == set(range(STAGES))
+    assert {span.kind for span in spans} == {"forward", "backward", "wait"}
+    worked = sum(span.end - span.begin for span in spans if span.kind != "wait")
+    assert worked > 1.5 * max(span.end for span in spans)  # 12 * 4 sleeps in a quarter of the time
+
+
+def test_a_stage_that_fails_ends_the_run_with_its_error():
+    trainer = LayerTrainer(make_net(), least_squares(), adam, functional.cross_entropy)
+
+    def fail(*_):
+        if trainer.stages[1].updates == 3:
+            raise MemoryError("no room")
+
+    trainer.model[1].register_forward_hook(fail)
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="stage 1 failed at step 3: no room; all stages have"):
+        in_threads(trainer, 50)
+    assert threading.active_count() == before
+
+
+def test_an_error_of_the_data_ends_the_threads():
+    trainer = LayerTrainer(make_net(), least_squares(), adam, functional.cross_entropy)
+
+    def broken():
+        x, y = next(batches(1))
+        yield x, y, label(y)
+        raise OSError("the disk is gone")
+
+    before = threading.active_count()
+    with pytest.raises(OSError, match="the disk is gone"):
+        train_in_threads(trainer, broken())
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        ({"order": "random"}, {}, "order='random', expected 'forward'"),
+        ({}, {"staleness": -1}, "staleness is -1, expected a whole number >= 0"),
+        ({}, {"queue_size": 0}, "queue_size is 0, expected a whole number >= 1"),
+        ({"bound": 1.0}, {}, "the boundary at cut 0 has a bound or a control"),
+        ({"inputs": True}, {}, "the trainer has synthetic inputs"),
+    ],
+)
+def test_what_threads_cannot_run_is_refused(change, settings, message):
+    credit, bound = least_squares(), change.pop("bound", None)
+    credit[0].bound = bound
+    if change.pop("inputs", False):
+        change["inputs"] = [SyntheticInput(LeastSquares(WIDTH)) for _ in credit]
+    trainer = LayerTrainer(make_net(), credit, adam, functional.cross_entropy, **change)
+    with pytest.raises(ValueError, match=message):
+        train_in_threads(trainer, [], **settings)
