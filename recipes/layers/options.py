@@ -27,9 +27,9 @@ def kind_of(options: Options) -> str | None:
     """
     if options.trainer not in SYNTHETIC or options.synthesizer is not None:
         return options.synthesizer
-    if options.net == "cnn":
-        return "conv"
-    return "mlp" if options.trainer == "dni" else "rls"
+    if options.trainer == "dni":  # without the label
+        return "conv" if options.net == "cnn" else "mlp"
+    return "critic" if options.trainer == "unlock" or options.net == "cnn" else "rls"
 
 
 def for_synthetic(default: Any, help: str, kinds: tuple[str, ...] = (), **limits: Any) -> Any:
@@ -118,7 +118,8 @@ class Options:
         "squares; linear: linear, trained by Adam (the paper's, with the label); mlp: hidden ReLU "
         "layers with batch norm, by Adam (the paper's, without it); conv: convolutional layers on "
         "the maps of --net cnn, by Adam; critic: predicts the label, and gives the gradient of "
-        "that loss; null: rls, mlp with --trainer dni, conv with --net cnn",
+        "that loss; null: rls, or critic with --net cnn or --trainer unlock; mlp with --trainer "
+        "dni, or conv with --net cnn",
     )
     forgetting: float = for_synthetic(
         0.9,

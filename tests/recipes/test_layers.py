@@ -81,8 +81,8 @@ def test_rates_fall_in_steps_and_the_end_of_such_a_run_cannot_change(capsys):
 @pytest.mark.parametrize("way", WAYS)
 def test_a_convolutional_net_is_trained_in_each_way(way):
     words = ["--net", "cnn", "--channels", 2, "--trainer", way, "--batch", 8, "--updates", 3]
-    if way in ("dni", "cdni", "unlock"):
-        words += ["--synth-hidden", 4]
+    if way in ("dni", "cdni"):
+        words += ["--synthesizer", "conv", "--synth-hidden", 4]
     if way == "unlock":
         words += ["--input-hidden", 8]
     run("layers", "--data-dir", "mnist", "--threads", 1, *words, "--out", "out")
