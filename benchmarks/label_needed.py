@@ -43,7 +43,7 @@ def true_gradients(net: nn.Sequential, x: Tensor, y: Tensor) -> list[tuple[Tenso
     """The activations at the cuts and the gradients of each row's loss there."""
     net.eval()
     ends, end = [], x
-    for stage in net[:-1]:
+    for stage in list(net)[:-1]:
         end = stage(end)
         ends.append(end)
     loss = functional.cross_entropy(net[-1](end), y, reduction="sum")
