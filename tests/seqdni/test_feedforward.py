@@ -680,3 +680,31 @@ def test_what_threads_cannot_run_is_refused(change, settings, message):
     trainer = LayerTrainer(make_net(), credit, adam, functional.cross_entropy, **change)
     with pytest.raises(ValueError, match=message):
         train_in_threads(trainer, [], **settings)
+
+
+# Settings of the synthetic gradients at a cut
+
+
+def test_a_stage_waits_until_its_synthesizer_is_past_its_warm_up():
+    credit = [SyntheticGradients(each, warmup_chunks=3) for each in least_squares()]
+    trainer = LayerTrainer(make_net(), credit, adam, functional.cross_entropy)
+    trained(trainer, 5, label)
+    assert trainer.updates_of_stages == [2, 2, 2, 5]
+
+
+def test_a_synthesizer_may_learn_from_a_share_of_the_steps():
+    credit = [SyntheticGradients(each, train_fraction=0.5) for each in least_squares()]
+    trainer = LayerTrainer(make_net(), credit, adam, functional.cross_entropy)
+    trained(trainer, 20, label)
+    sums = trainer.meter.read()
+    assert all(9 <= sums[f"synth_steps_{cut}"] <= 11 for cut in range(STAGES - 1))
+
+
+def test_a_gradient_that_is_not_finite_names_the_step_and_the_stage():
+    broken = TrueGradient()
+    broken.gradient = torch.full((ROWS, WIDTH), float("inf"), dtype=torch.float64)
+    net = nn.Sequential(nn.Linear(PIXELS, WIDTH), nn.Linear(WIDTH, CLASSES)).double()
+    trainer = LayerTrainer(net, [Boundary(broken)], adam, functional.cross_entropy)
+    x, y = next(batches(1))
+    with pytest.raises(FloatingPointError, match="the gradient of step 0 in stage 0 is not finite"):
+        trainer.step(x, y)
