@@ -77,7 +77,7 @@ GROUPS = (
         (
             *("synth_hidden", "synth_clip", "updates_per_chunk", "train_fraction", "targets"),
             *("forgetting", "ridge", "solve_every", "bound", "audit_every", "control", "condition"),
-            *("warmup_chunks", "synth_layers", "input_hidden"),
+            *("warmup_chunks", "synth_layers", "input_hidden", "input_lr"),
         ),
     ),
     Group("limits", ("updates", "epochs", "max_tokens", "max_seconds", "patience"), ()),

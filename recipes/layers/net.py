@@ -92,6 +92,26 @@ def build_trainer(options: Options, net: nn.Sequential, pixels: int) -> LayerTra
     )
 
 
+def rates_of(options: Options, trainer: LayerTrainer) -> list[float]:
+    """The learning rates, as the options give them.
+
+    Args:
+        options: of the run.
+        trainer: built from them.
+
+    Returns:
+        One for each of ``trainer.optimizers()``.
+    """
+    descended = sum(synthetic.optimizer is not None for synthetic in trainer.credit)
+    synth_lr = options.lr if options.synth_lr is None else options.synth_lr
+    inputs = len(trainer.inputs or [])
+    return [
+        *[options.lr] * len(trainer.stages),
+        *[synth_lr] * descended,
+        *[options.input_lr] * inputs,
+    ]
+
+
 def reads_label(options: Options) -> bool:
     """Whether the synthesizers read the label as their condition.
 

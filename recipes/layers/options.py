@@ -14,6 +14,8 @@ from seqdni.recipes.option_field import check_values, option, same_option
 WAYS = ("backprop", "none", "dni", "cdni", "unlock")
 SYNTHETIC = ("dni", "cdni", "unlock")  # with a synthesizer at each cut
 ADAM = ("linear", "mlp", "conv", "critic")  # synthesizers that Adam trains
+# They predict gradients in units of their own size, which a small rate would reach too slowly.
+RATES = {"linear": 0.03, "mlp": 0.01, "conv": 0.01, "critic": 1e-3}
 
 
 def kind_of(options: Options) -> str | None:
@@ -150,20 +152,24 @@ class Options:
         ("mlp", "conv"),
         at_least=1,
     )
-    synth_lr: float = option(
-        1e-3,
-        "learning rate of Adam for the synthesizers",
+    synth_lr: float | None = for_synthetic(
+        None,
+        "learning rate of Adam for the synthesizers; null: 0.03 for linear, 0.01 for mlp and "
+        "conv, 0.001 for the critic",
+        ADAM,
         above=0,
-        only=lambda options: (
-            options.trainer in ("all", "unlock")
-            or (options.trainer in SYNTHETIC and kind_of(options) in ADAM)
-        ),
-        when="--trainer unlock, or a synthesizer that Adam trains",
     )
     input_hidden: int = option(
         512,
         "units of the hidden layer that predicts the input of a layer",
         at_least=1,
+        only=lambda options: options.trainer in ("unlock", "all"),
+        when="--trainer unlock",
+    )
+    input_lr: float = option(
+        1e-3,
+        "learning rate of Adam for what predicts the inputs of the layers",
+        above=0,
         only=lambda options: options.trainer in ("unlock", "all"),
         when="--trainer unlock",
     )
@@ -217,6 +223,8 @@ def prepare(options: Options) -> None:
     if options.net == "mlp" and kind == "conv":
         raise RunError("--synthesizer conv is for the maps of --net cnn; use mlp, or --net cnn")
     options.synthesizer = kind  # type: ignore[assignment]
+    if options.synth_lr is None and kind in RATES:
+        options.synth_lr = RATES[kind]
     device_of(options)
     if options.data_dir is not None:
         options.data_dir = str(Path(options.data_dir).expanduser().resolve())

@@ -23,7 +23,14 @@ from seqdni.recipes.build import load_weights
 from seqdni.recipes.common_options import Sampling
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.layers.net import CLASSES, build_net, build_trainer, errors, reads_label
+from seqdni.recipes.layers.net import (
+    CLASSES,
+    build_net,
+    build_trainer,
+    errors,
+    rates_of,
+    reads_label,
+)
 from seqdni.recipes.layers.options import WAYS as WAYS  # what a recipe has
 from seqdni.recipes.layers.options import Options
 from seqdni.recipes.layers.options import prepare as prepare
@@ -183,12 +190,12 @@ def _step_of(options: Options, trainer: LayerTrainer) -> Any:
 def _scheduled(session: Session) -> Iterator[Batch]:
     """The batches; before each one the learning rates are set."""
     options, trainer = session.options, session.trainer
+    rates = rates_of(options, trainer)
     for batch in session.stream:
         factor = 1.0
         if options.schedule == "steps":
             factor = 0.1 ** sum(session.fraction() >= part for part in STEPS)
-        for index, optimizer in enumerate(trainer.optimizers()):  # the layers, then synthesizers
-            rate = options.lr if index < len(trainer.stages) else options.synth_lr
+        for optimizer, rate in zip(trainer.optimizers(), rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
         yield batch

@@ -72,7 +72,7 @@ def test_rates_fall_in_steps_and_the_end_of_such_a_run_cannot_change(capsys):
     saved = torch.load("out/last.pt", weights_only=True)["trainer"]
     rates = [each["param_groups"][0]["lr"] for each in saved["optimizers"]]
     rates += [each["optimizer"]["param_groups"][0]["lr"] for each in saved["credit"]]
-    assert rates == pytest.approx([1e-4] * 3 + [1e-5] * 2)
+    assert rates == pytest.approx([1e-4] * 3 + [3e-4] * 2)
     capsys.readouterr()
     assert main(["run", "--resume", "out", "--updates", "20"]) == 1
     assert "--schedule steps depends on when a run ends" in capsys.readouterr().err
