@@ -84,10 +84,10 @@ EXPERIMENTS = {
         ),
         _experiment(
             "cnn",
-            "Two convolutional layers and a linear one, 3 epochs",
-            {"backprop": BACKPROP, "cDNI, critic": CDNI, "no backprop": NONE},
+            "Two convolutional layers and a linear one, 2 epochs",
+            {"backprop": BACKPROP, "cDNI, critic": CDNI},
             {"8 and 16 channels": {"net": "cnn", "channels": 8}},
-            epochs=3,
+            epochs=2,
         ),
     )
 }
