@@ -31,7 +31,7 @@ from seqdni.feedforward.checks import (
 from seqdni.feedforward.stage import Stage
 from seqdni.feedforward.synthetic_input import SyntheticInput
 from seqdni.guard import NonFinite
-from seqdni.learner import Learner, clipped
+from seqdni.learner import Learner, check_optimizer, clipped
 from seqdni.metrics import RunningSums
 from seqdni.synthetic_gradients import SyntheticGradients
 
@@ -129,6 +129,7 @@ class LayerTrainer:
                 autocast=autocast,
                 non_finite=non_finite,
             )
+            check_optimizer("optimizer", learner.optimizer, f"stage {index}", module)
             before_last = index == len(credit) - 1
             self.stages.append(Stage(index, module, learner, synthetic, before_last, self.meter))
         self.inputs = None if inputs is None else list(inputs)

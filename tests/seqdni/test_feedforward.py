@@ -426,6 +426,12 @@ SHARED = nn.Linear(WIDTH, WIDTH)
             "targets='dense', which are for chunks",
         ),
         (lambda: check_order("backward", 1.0), "order is 'backward', expected one of 'forward'"),
+        (
+            lambda: LayerTrainer(
+                make_net(), least_squares(), lambda _, all=adam(SHARED.parameters()): all, print
+            ),
+            r"optimizer holds parameters of something else .*expected those of the stage 0 alone",
+        ),
         (lambda: make(update_probability=0.0), "update_probability is 0.0, expected a number 0 <"),
         (lambda: make(inputs=[]), "got 0 synthetic inputs for 4 stages, expected 3"),
         (
