@@ -428,7 +428,7 @@ SHARED = nn.Linear(WIDTH, WIDTH)
         (lambda: check_order("backward", 1.0), "order is 'backward', expected one of 'forward'"),
         (
             lambda: LayerTrainer(
-                make_net(), least_squares(), lambda _, all=adam(SHARED.parameters()): all, print
+                make_net(), least_squares(), lambda _: adam(SHARED.parameters()), print
             ),
             r"optimizer holds parameters of something else .*expected those of the stage 0 alone",
         ),
