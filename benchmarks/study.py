@@ -33,6 +33,7 @@ MEASURED = (
     *("solved_length", "solved_repeats", "solved_steps", "held_out_solved"),
     *("valid_bpc", "test_bpc"),
     *("held_out_accuracy", "held_out_bits", "held_out_mse", "test_accuracy"),
+    *("held_out_error", "test_error"),
 )
 PATIENCE = 30.0  # seconds that a stopped run has to save
 
@@ -248,7 +249,7 @@ def command(run: Run, place: Place) -> list[str]:
     if needs_ptb(run):
         assert place.data_dir is not None
         placed["data_dir"] = place.data_dir.resolve()
-    if run.cell.recipe == "mnist":
+    if run.cell.recipe in ("mnist", "layers"):
         assert place.mnist_dir is not None
         placed["data_dir"] = place.mnist_dir.resolve()
     if state(run, place) == "begun":

@@ -18,6 +18,7 @@ from seqdni.corpora.tasks.mnist import Images, Mnist, MnistTask, pixel_order, re
 from seqdni.corpora.tasks.recall import RecallTask
 from seqdni.corpora.tasks.shuffled_images import ShuffledImages
 from seqdni.corpora.tasks.task import Difficulty, Episode, EpisodicTask
+from seqdni.corpora.tasks.whole_image import WholeImage
 from seqdni.corpora.text.cache import Encoded, encode_splits
 from seqdni.corpora.text.characters import Characters, CharVocabulary
 from seqdni.corpora.text.from_torchtext import (
@@ -69,6 +70,7 @@ __all__ = [
     "TokenStream",
     "Tokens",
     "Vocabulary",
+    "WholeImage",
     "WordVocabulary",
     "Words",
     "blocks",

@@ -35,7 +35,19 @@ GROUPS = (
     Group(
         "model",
         (
-            *("core", "hidden", "layers", "dropout", "embedding", "tie", "hierarchy", "period"),
+            *(
+                "net",
+                "hidden_layers",
+                "channels",
+                "core",
+                "hidden",
+                "layers",
+                "dropout",
+                "embedding",
+                "tie",
+                "hierarchy",
+                "period",
+            ),
             *("init_from",),
         ),
         (
@@ -50,7 +62,10 @@ GROUPS = (
     ),
     Group(
         "optimisation",
-        ("trainer", "chunk_len", "lr", "optimizer", "schedule", "clip"),
+        (
+            *("trainer", "chunk_len", "order", "update_probability", "lr", "optimizer"),
+            *("schedule", "clip"),
+        ),
         (
             *("lr_b", "weight_decay", "momentum", "update_every", "warmup_updates", "decay"),
             *("recompute", "cut_probability", "history"),
@@ -62,7 +77,7 @@ GROUPS = (
         (
             *("synth_hidden", "synth_clip", "updates_per_chunk", "train_fraction", "targets"),
             *("forgetting", "ridge", "solve_every", "bound", "audit_every", "control", "condition"),
-            *("warmup_chunks",),
+            *("warmup_chunks", "synth_layers", "input_hidden", "input_lr"),
         ),
     ),
     Group("limits", ("updates", "epochs", "max_tokens", "max_seconds", "patience"), ()),

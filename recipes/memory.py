@@ -32,8 +32,9 @@ def check_memory(options: Any) -> None:
     Raises:
         RunError: the core is too large; the message names the options.
     """
-    gates, hidden = GATES[options.core], options.hidden
-    weights = COPIES * gates * 2 * hidden * hidden * options.layers
+    gates, hidden = GATES.get(getattr(options, "core", ""), 1), options.hidden
+    layers = "layers" if hasattr(options, "layers") else "hidden_layers"
+    weights = COPIES * gates * 2 * hidden * hidden * getattr(options, layers)
     needed = NUMBER * (weights + gates * hidden * options.batch)
     if options.trainer == "influence" and options.core in PARTS:
         needed += NUMBER * options.batch * PARTS[options.core] * gates * hidden * hidden
@@ -41,8 +42,9 @@ def check_memory(options: Any) -> None:
     if options.device.startswith("cuda") and torch.cuda.is_available():
         there = max(there, torch.cuda.get_device_properties(0).total_memory)
     if needed > there:
+        count = f"--{layers.replace('_', '-')} {getattr(options, layers)}"
         raise RunError(
-            f"--hidden {hidden}, --layers {options.layers} and --batch {options.batch} need "
+            f"--hidden {hidden}, {count} and --batch {options.batch} need "
             f"{needed / 1e9:,.0f} GB, and this machine has {there / 1e9:,.0f}; make them smaller"
         )
 

@@ -74,6 +74,7 @@ class Recipe(NamedTuple):
         file: its functions.
         reads_text: whether its models read text, so that they can score and continue a text.
         compared: the ways of training that ``--trainer all`` runs one after another.
+        drawn: the metric that compares them.
     """
 
     summary: str
@@ -81,6 +82,7 @@ class Recipe(NamedTuple):
     file: RecipeFile
     reads_text: bool = False
     compared: tuple[str, ...] = ()
+    drawn: str = ""
 
 
 def load_last(directory: RunDirectory, options: Any, model: nn.Module) -> Trained:

@@ -10,6 +10,7 @@ from seqdni.recipes import adding, copy_memory, copying, mnist, recall
 from seqdni.recipes.count_digits import recipe as count_digits
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
+from seqdni.recipes.layers import recipe as layers
 from seqdni.recipes.lm import recipe as lm
 from seqdni.recipes.option_field import check_kinds
 from seqdni.recipes.parsing import RENAMED, parse_saved, recipe_parser
@@ -23,7 +24,14 @@ RECIPES = {
     "copy-memory": copy_memory.RECIPE,
     "mnist": mnist.RECIPE,
     "count-digits": Recipe(
-        count_digits.SUMMARY, count_digits.Options, count_digits, compared=count_digits.WAYS
+        count_digits.SUMMARY,
+        count_digits.Options,
+        count_digits,
+        compared=count_digits.WAYS,
+        drawn="error_b",
+    ),
+    "layers": Recipe(
+        layers.SUMMARY, layers.Options, layers, compared=layers.WAYS, drawn="held_out_error"
     ),
     "lm": Recipe(lm.SUMMARY, lm.Options, lm, reads_text=True),
 }

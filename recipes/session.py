@@ -46,6 +46,7 @@ class Session:
         data: what the recipe has read and does not save.
         unit: unit of the training error in the log: ``bits``, or a name for the loss itself.
         known_answers: what a critic predicts; None: the run has no critic.
+        step: trains on what the stream yields; None: the method of the trainer.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Session:
         data: Any = None,
         unit: str = "bits",
         known_answers: KnownAnswers | None = None,
+        step: Callable[..., None] | None = None,
     ):
         self.directory = directory
         self.options = options
@@ -68,6 +70,7 @@ class Session:
         self.unit = unit
         self.known_answers = known_answers
         self.parallel: DataParallel | None = getattr(trainer, "parallel", None)
+        self.step = trainer.step if step is None else step
         self.most_tokens: int | None = getattr(options, "max_tokens", None)  # to train on
         self.seconds = 0.0  # of training, without evaluations
         self.reported = 0.0  # work (see train) at the last row of metrics
@@ -95,7 +98,8 @@ class Session:
             A row: update, tokens, seconds, train_bits (or train_UNIT), synth_loss (1 is as good as
             a prediction of zero; with the auxiliary task the two losses are added), with an audit
             also audit_worth and audit_cosine, means over the boundaries. For a hierarchy
-            also train_bits_K of each level K, if several have a loss, and message_loss_K.
+            also train_bits_K of each level K, if several have a loss, and message_loss_K; for a
+            feed-forward net synth_loss_K and input_loss_K of each cut K.
 
         Raises:
             RunStopped: the user pressed Ctrl-C, or SIGTERM came; the run is saved.
@@ -266,7 +270,7 @@ class Session:
         return {
             "recipe": options.recipe,
             "trainer": options.trainer,
-            "chunk_len": options.chunk_len,
+            **({"chunk_len": options.chunk_len} if hasattr(options, "chunk_len") else {}),
             "seed": options.seed,
             "updates": trainer.updates,
             "tokens": trainer.tokens,
@@ -348,10 +352,10 @@ class Session:
             k = f"_{level}"
             if f"loss_sum{k}" in sums and sums[f"scored{k}"] < sums["scored"]:
                 row[f"train_{self.unit}{k}"] = self._error(sums, k)
-            if f"message_loss{k}" in sums:
-                row[f"message_loss{k}"] = round(
-                    sums[f"message_loss{k}"] / sums[f"message_steps{k}"], 5
-                )
+        for name in sums:  # the errors of synthesizers, by level, or by cut of a net
+            kind, found, number = name.partition("_loss_")
+            if found:
+                row[name] = round(sums[name] / sums[f"{kind}_steps_{number}"], 5)
         return row
 
     def _error(self, sums: dict[str, float], level: str) -> float:
@@ -367,7 +371,7 @@ class Session:
         if self.parallel is not None:
             chunk, arguments = self._own_rows(chunk, arguments)
         try:
-            self.trainer.step(chunk, **arguments)
+            self.step(chunk, **arguments)
         except FloatingPointError:  # from the CPU at once; a GPU tells it with the next row
             raise self._diverged("the loss or its gradient") from None
 
@@ -403,10 +407,12 @@ class Session:
         )
 
     def _bar(self) -> tqdm:
+        options = self.options
+        length = f" T={options.chunk_len}" if hasattr(options, "chunk_len") else ""
         return tqdm(
             total=100.0,
             initial=min(100.0, 100 * self.fraction()),
-            desc=f"{self.options.recipe} {self.options.trainer} T={self.options.chunk_len}",
+            desc=f"{options.recipe} {options.trainer}{length}",
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
             disable=True if rank() else None,
         )

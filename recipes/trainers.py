@@ -74,7 +74,8 @@ class Way(NamedTuple):
     """A way of training.
 
     Args:
-        help: its description in ``--help``; empty for a way that only trains hierarchies.
+        help: its description in ``--help``; empty for a way that only trains hierarchies, or
+            feed-forward nets.
         own_options: names of the options that have an effect with this way alone.
         whole_episodes: whether the chunks are whole episodes, so that nothing is truncated.
         synthetic: whether synthesizers predict gradients.
@@ -136,6 +137,11 @@ TRAINERS = {
     # The next two are only for hierarchies.
     "joint": Way(mode="joint"),
     "no-feedback": Way(mode="no-feedback"),
+    # The next four are only for feed-forward nets, as dni is too.
+    "backprop": Way(),
+    "none": Way(),
+    "cdni": Way(),
+    "unlock": Way(),
 }
 SYNTHETIC = tuple(name for name, way in TRAINERS.items() if way.synthetic)
 

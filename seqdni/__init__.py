@@ -11,6 +11,9 @@ from seqdni.cores.model import OneHot, SequenceModel
 from seqdni.cores.stack import LockedDropout, Stack, without_dropout
 from seqdni.cores.state_gradients import Trace
 from seqdni.cores.unit_steps import Source, UnitSteps
+from seqdni.feedforward.layer_trainer import LayerTrainer
+from seqdni.feedforward.stage_threads import Span, train_in_threads
+from seqdni.feedforward.synthetic_input import SyntheticInput
 from seqdni.hierarchy.chunk import HierarchyChunk
 from seqdni.hierarchy.level import Level
 from seqdni.hierarchy.level_trainer import LevelTraining
@@ -38,6 +41,7 @@ from seqdni.state import (
 )
 from seqdni.synthesizers import controls
 from seqdni.synthesizers.base import CapturableSynthesizer, Synthesizer
+from seqdni.synthesizers.convolutional import ConvSynthesizer
 from seqdni.synthesizers.critic import Critic
 from seqdni.synthesizers.least_squares import LeastSquares
 from seqdni.synthesizers.mlp import MLPSynthesizer
@@ -63,6 +67,7 @@ __all__ = [
     "Checkpointed",
     "Chunk",
     "ChunkLike",
+    "ConvSynthesizer",
     "Core",
     "Critic",
     "DataParallel",
@@ -73,6 +78,7 @@ __all__ = [
     "Influence",
     "LSTMState",
     "Lag",
+    "LayerTrainer",
     "Learner",
     "LeastSquares",
     "Level",
@@ -87,10 +93,12 @@ __all__ = [
     "RunningSums",
     "SequenceModel",
     "Source",
+    "Span",
     "Stack",
     "State",
     "Synthesizer",
     "SyntheticGradients",
+    "SyntheticInput",
     "TorchCore",
     "Trace",
     "TraceableCore",
@@ -115,6 +123,7 @@ __all__ = [
     "target_grad",
     "to_bits",
     "to_perplexity",
+    "train_in_threads",
     "unpack",
     "unroll",
     "unroll_traced",

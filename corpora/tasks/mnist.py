@@ -5,6 +5,7 @@ Shapes: n images, P = 784 pixels, L = P / D steps of an episode, B rows, D pixel
 
 import hashlib
 from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
 
@@ -185,17 +186,34 @@ class MnistTask:
         if self.permute_seed is not None:
             order_P = torch.from_numpy(pixel_order(self.permute_seed))
             pixels_P = torch.empty_like(pixels_P).index_put_((order_P,), pixels_P)
-        shades_P = (pixels_P * (len(SHADES) - 1)).round().long().tolist()
-        lines = [
-            "".join(2 * SHADES[shade] for shade in shades_P[i : i + SIDE]).rstrip()
-            for i in range(0, PIXELS, SIDE)
-        ]
+        lines = draw(pixels_P)
         target = targets_L[mask_L].item()
         lines.append(f"target  {target}")
         if outputs_L is not None:
             output = outputs_L[mask_L].item()
             lines.append(f"output  {output}" + ("" if output == target else "  wrong"))
         return "\n".join(lines)
+
+
+def draw(pixels_P: Float32[Tensor, " P"]) -> list[str]:
+    """A square image as lines of text, two characters for a pixel.
+
+    Args:
+        pixels_P: brightness from 0 to 1, row after row.
+
+    Returns:
+        A line for each row of pixels.
+
+    Example:
+        >>> draw(torch.tensor([0.0, 1.0, 0.5, 0.0]))
+        ['  @@', '==']
+    """
+    side = isqrt(len(pixels_P))
+    shades_P = (pixels_P * (len(SHADES) - 1)).round().long().tolist()
+    return [
+        "".join(2 * SHADES[shade] for shade in shades_P[i : i + side]).rstrip()
+        for i in range(0, side * side, side)
+    ]
 
 
 def _read(folder: Path, name: str) -> Images:

@@ -3,14 +3,23 @@
 Shapes: T steps of a chunk, L steps of an episode, B rows, n images.
 """
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from seqdni.corpora.batch import Batch
 from seqdni.corpora.tasks.episodes import in_step
-from seqdni.corpora.tasks.mnist import Images, MnistTask
+from seqdni.corpora.tasks.mnist import Images
 from seqdni.corpora.tasks.task import Episode, check_at_least_one
+
+
+@runtime_checkable
+class ImageTask(Protocol):
+    """What the stream needs of a task: it makes episodes of images."""
+
+    def episode(self, images: Images) -> Episode:
+        """An episode with a row for each image."""
+        ...
 
 
 class ShuffledImages:
@@ -30,6 +39,7 @@ class ShuffledImages:
         ValueError: a size is below 1, or there are fewer images than rows.
 
     Example:
+        >>> from seqdni.corpora import MnistTask
         >>> images = Images(torch.zeros(5, 784, dtype=torch.uint8), torch.arange(5))
         >>> stream = ShuffledImages(MnistTask(by="row"), images, 2, chunk_len=20, seed=0)
         >>> [next(stream).inputs.shape for _ in range(2)]
@@ -37,7 +47,7 @@ class ShuffledImages:
     """
 
     def __init__(
-        self, task: MnistTask, images: Images, batch_size: int, chunk_len: int | None, seed: int
+        self, task: ImageTask, images: Images, batch_size: int, chunk_len: int | None, seed: int
     ):
         check_at_least_one("batch_size", batch_size)
         check_at_least_one("chunk_len", 1 if chunk_len is None else chunk_len)

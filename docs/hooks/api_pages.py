@@ -21,7 +21,7 @@ GROUPS = {
         "Training": "Trainer Learner DataParallel SyntheticGradients Chunk ChunkLike "
         "whole_episodes Model RunningSums",
         "Synthetic gradients": "Boundary Audit cut target_grad bootstrap_term controls",
-        "Synthesizers": "Critic LeastSquares MLPSynthesizer Whitening Synthesizer "
+        "Synthesizers": "Critic LeastSquares MLPSynthesizer ConvSynthesizer Whitening Synthesizer "
         "CapturableSynthesizer",
         "Other ways past a boundary": "Influence UnitwiseCore UnitSteps Source Overlap "
         "look_ahead RandomTruncation Reweighted Checkpointed",
@@ -31,13 +31,14 @@ GROUPS = {
         "Losses": "cross_entropy squared_error masked_sum to_bits to_perplexity",
         "Measuring the horizon": "measure_horizon Horizon Agreement Lag",
         "Hierarchies": "Hierarchy Level HierarchyTrainer LevelTraining HierarchyChunk",
+        "Feed-forward nets": "LayerTrainer SyntheticInput train_in_threads Span",
         "Finished runs": "load",
     },
     "seqdni.corpora": {
         "Streams": "TokenStream evaluation_chunks LockstepEpisodes BackToBackEpisodes "
         "ShuffledImages Batch",
         "Tasks": "CopyTask RepeatCopyTask AddingTask RecallTask CopyMemoryTask MnistTask "
-        "CountDigits Difficulty next_difficulty Episode EpisodicTask",
+        "WholeImage CountDigits Difficulty next_difficulty Episode EpisodicTask",
         "Digits": "read_mnist Mnist Images pixel_order read_small_digits Digits COUNTED "
         "render_digits",
         "Texts": "Text pydoc_text ptb_text ptb_lines wikitext_text enwik8_text text8_text "

@@ -16,7 +16,8 @@ from seqdni.recipes.files import read_whole
 
 POSITION = {"update", "tokens", "seconds"}  # the time of a row; its other numbers are metrics
 DEFAULTS = (  # the first of these that all the runs have is drawn
-    *("valid_bpc", "valid_ppl", "held_out_accuracy", "held_out_mse", "length", "train_bits"),
+    *("valid_bpc", "valid_ppl", "held_out_accuracy", "held_out_mse", "held_out_error", "length"),
+    "train_bits",
 )
 # Options that may differ between the runs of one curve: the seed, and those without an effect on
 # what is computed.

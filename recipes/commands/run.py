@@ -136,7 +136,7 @@ def _run_each(recipe_name: str, parsed: dict[str, Any]) -> int:
         if status := run([recipe_name, *words]):
             print(f"and with the other runs by the same command with --out {folder}")
             return status
-    print(f"Draw them with: seqdni plot {folder}/* --metric error_b --against tokens")
+    print(f"Draw them with: seqdni plot {folder}/* --metric {recipe.drawn} --against tokens")
     return 0
 
 
@@ -243,10 +243,10 @@ def _change(options: Any, given: dict[str, Any]) -> None:
             )
         changed |= getattr(options, name) != value and name in LIMITS
         setattr(options, name, value)
-    if changed and getattr(options, "schedule", "constant") == "cosine":
+    if changed and getattr(options, "schedule", "constant") in ("cosine", "steps"):
         raise RunError(
-            "--schedule cosine depends on when a run ends, so its limits cannot change when it is "
-            "resumed; begin a new run, or use --schedule constant or plateau there"
+            f"--schedule {options.schedule} depends on when a run ends, so its limits cannot "
+            "change when it is resumed; begin a new run, or use another --schedule there"
         )
 
 

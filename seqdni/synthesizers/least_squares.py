@@ -1,6 +1,7 @@
 r"""A linear synthesizer that is computed by recursive least squares, and not by gradient descent.
 
-Shapes: B rows, S features of a packed state, K of a condition, F = S + K + 1 with a constant.
+Shapes: B rows, S features of a packed state, K of a condition, F = S + K + 1 with a constant, O
+features of a prediction.
 
 The variance of a recurrent state differs between directions by many orders of magnitude. Older
 inputs are found in the directions of small variance, which gradient descent on the raw state learns
@@ -44,6 +45,7 @@ class LeastSquares(nn.Module):
             F / 32, with which their share of the cost is about the same at any width.
         accumulate: number type of the moments and of their solution. The ridge is at least F times
             the rounding error of this type: about 1e-5 in float32 for F = 100.
+        output_size: O, the width of a prediction; None: S, that of a gradient of the state.
 
     Raises:
         ValueError: a number is out of range.
@@ -65,39 +67,42 @@ class LeastSquares(nn.Module):
         ridge: float = 1e-4,
         solve_every: int | None = None,
         accumulate: torch.dtype = torch.float32,
+        output_size: int | None = None,
     ):
         super().__init__()
+        output_size = state_size if output_size is None else output_size
         features = state_size + condition_size + 1
         solve_every = max(1, features // 32) if solve_every is None else solve_every
-        if state_size < 1 or condition_size < 0 or solve_every < 1:
+        if min(state_size, output_size, solve_every) < 1 or condition_size < 0:
             raise ValueError(
-                "expected state_size >= 1, condition_size >= 0 and solve_every >= 1, got "
-                f"{state_size}, {condition_size} and {solve_every}"
+                "expected state_size, output_size, solve_every >= 1 and condition_size >= 0, "
+                f"got {state_size}, {output_size}, {solve_every} and {condition_size}"
             )
         if not (0 < forgetting <= 1 and ridge > 0):
             raise ValueError(
                 f"expected 0 < forgetting <= 1 and ridge > 0, got {forgetting} and {ridge}"
             )
         self.state_size = state_size
+        self.output_size = output_size
         self.condition_size = condition_size
         self.forgetting = forgetting
         self.ridge = ridge
         self.solve_every = solve_every
         self.steps = 0
-        self.pending: list[Tensor] = []  # [B, S + wide] of each step that is not in the moments
+        self.pending: list[Tensor] = []  # [B, O + wide] of each step that is not in the moments
         wide = -(-features // ALIGN) * ALIGN
-        self.moments: Tensor  # [wide, S + wide], C beside A
+        self.moments: Tensor  # [wide, O + wide], C beside A
         self.constant: Tensor  # [1, wide - S - K]: 1, then what fills up
-        self.weight: Tensor  # [F, S]
+        self.weight: Tensor  # [F, O]
         self.error: Tensor  # at the last solution
-        self.register_buffer("moments", torch.zeros(wide, state_size + wide, dtype=accumulate))
+        self.register_buffer("moments", torch.zeros(wide, output_size + wide, dtype=accumulate))
         self.register_buffer("constant", torch.eye(1, wide - features + 1), persistent=False)
-        self.register_buffer("weight", torch.zeros(features, state_size))
+        self.register_buffer("weight", torch.zeros(features, output_size))
         self.register_buffer("error", torch.ones(()))
 
     def forward(
         self, state_BS: Float[Tensor, "B S"], condition_BK: Float[Tensor, "B K"] | None = None
-    ) -> Float[Tensor, "B S"]:
+    ) -> Float[Tensor, "B O"]:
         """Predict the synthetic gradient at a boundary.
 
         Args:
@@ -115,7 +120,7 @@ class LeastSquares(nn.Module):
     def loss(
         self,
         state_BS: Float[Tensor, "B S"],
-        target_BS: Float[Tensor, "B S"],
+        target_BS: Float[Tensor, "B O"],
         *,
         valid_B: Bool[Tensor, " B"] | None = None,
         condition_BK: Float[Tensor, "B K"] | None = None,

@@ -1,6 +1,7 @@
 r"""The paper's synthesizer: a network that predicts the gradient of all future loss from a state.
 
-Shapes: B rows, S features of a packed state (see :func:`seqdni.pack`), K features of a condition.
+Shapes: B rows, S features of a packed state (see :func:`seqdni.pack`), K features of a condition, O
+of a prediction.
 
 Source: Jaderberg et al., Decoupled Neural Interfaces using Synthetic Gradients, arXiv 1608.05343.
 """
@@ -40,6 +41,9 @@ class MLPSynthesizer(nn.Module):
         activation: of the hidden layers; with ``nn.Tanh`` an unusual state has a limited effect.
         whitening: coordinates in which the state is read; None: it is read as it is. When the
             coordinates change, the first layer is changed so that the predictions stay the same.
+        output_size: the width of a prediction; None: S, that of a gradient of the state.
+        batch_norm: whether each hidden layer is normalised over the batch before its activation,
+            as in the paper's feed-forward nets. It needs two rows or more in training.
         scale_decay: decay of that running mean at each regression step, after the first
             1 / (1 - decay) steps.
 
@@ -62,12 +66,19 @@ class MLPSynthesizer(nn.Module):
         activation: type[nn.Module] = nn.ReLU,
         whitening: Whitening | None = None,
         scale_decay: float = 0.99,
+        output_size: int | None = None,
+        batch_norm: bool = False,
     ):
         super().__init__()
-        if state_size < 1 or condition_size < 0 or any(width < 1 for width in hidden_sizes):
+        output_size = state_size if output_size is None else output_size
+        if (
+            min(state_size, output_size) < 1
+            or condition_size < 0
+            or min(hidden_sizes, default=1) < 1
+        ):
             raise ValueError(
-                "expected state_size >= 1, condition_size >= 0 and hidden widths >= 1, got "
-                f"{state_size}, {condition_size} and {list(hidden_sizes)}"
+                "expected state_size >= 1, output_size >= 1, condition_size >= 0 and hidden widths "
+                f">= 1, got {state_size}, {output_size}, {condition_size} and {list(hidden_sizes)}"
             )
         if aux and not hidden_sizes:
             raise ValueError(
@@ -75,17 +86,19 @@ class MLPSynthesizer(nn.Module):
                 "give hidden_sizes or leave aux out"
             )
         self.state_size = state_size
+        self.output_size = output_size
         self.condition_size = condition_size
         self.whitening = whitening
         self.scale_decay = scale_decay
         layers: list[nn.Module] = []
         width = state_size + condition_size
         for hidden in hidden_sizes:
-            layers += [nn.Linear(width, hidden), activation()]
+            norm = [nn.BatchNorm1d(hidden)] if batch_norm else []
+            layers += [nn.Linear(width, hidden), *norm, activation()]
             width = hidden
         self.trunk = nn.Sequential(*layers)
-        self.head = _zero_linear(width, state_size)
-        self.aux_head = _zero_linear(width, state_size) if aux else None
+        self.head = _zero_linear(width, output_size)
+        self.aux_head = _zero_linear(width, output_size) if aux else None
         self.targets_seen = 0
         self.mean_square: Tensor
         self.register_buffer("mean_square", torch.zeros(()))
@@ -124,7 +137,7 @@ class MLPSynthesizer(nn.Module):
 
     def forward(
         self, state_BS: Float[Tensor, "B S"], condition_BK: Float[Tensor, "B K"] | None = None
-    ) -> Float[Tensor, "B S"]:
+    ) -> Float[Tensor, "B O"]:
         """Predict the synthetic gradient at a boundary.
 
         Args:
@@ -159,16 +172,16 @@ class MLPSynthesizer(nn.Module):
     def loss(
         self,
         state_BS: Float[Tensor, "B S"],
-        target_BS: Float[Tensor, "B S"],
+        target_BS: Float[Tensor, "B O"],
         *,
         valid_B: Bool[Tensor, " B"] | None = None,
         condition_BK: Float[Tensor, "B K"] | None = None,
-        next_predicted_BS: Float[Tensor, "B S"] | None = None,
+        next_predicted_BS: Float[Tensor, "B O"] | None = None,
         next_valid_B: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, ""]:
         r"""The regression loss; in training mode, also one step of the running scale.
 
-        .. math:: \frac{1}{|valid|\,S} \sum_{b \in valid} \| M(s_b) - target_b \|^2 / \sigma^2
+        .. math:: \frac{1}{|valid|\,O} \sum_{b \in valid} \| M(s_b) - target_b \|^2 / \sigma^2
 
         A loss of about 1 is as good as predicting zero. With ``next_predicted_BS`` the same error
         of the Aux head is added. In training mode the output layer is rescaled in place, so the

@@ -19,6 +19,7 @@ from seqdni import (
 from seqdni.recipes.build import build_model
 from seqdni.recipes.common_options import RunOptions
 from seqdni.recipes.count_digits.options import WAYS
+from seqdni.recipes.layers.options import WAYS as WAYS_OF_LAYERS
 from seqdni.recipes.lm.options import Options as TextOptions
 from seqdni.recipes.synthesizers import KINDS, LEARNING, SynthesizerName
 from seqdni.recipes.trainers import SYNTHETIC, TRAINERS, way_of
@@ -28,7 +29,7 @@ def test_every_choice_of_trainer_has_an_entry():
     one_network = get_args(get_type_hints(RunOptions)["trainer"])
     text = get_args(get_type_hints(TextOptions)["trainer"])
     assert set(one_network) <= set(text)
-    assert {*text, *WAYS} == set(TRAINERS)
+    assert {*text, *WAYS, *WAYS_OF_LAYERS} == set(TRAINERS)
     assert all(TRAINERS[name].help for name in one_network)
     assert all(TRAINERS[name].mode == name for name in WAYS)
     assert SYNTHETIC == ("dni", "dni-aux")

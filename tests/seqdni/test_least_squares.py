@@ -114,7 +114,7 @@ def test_it_takes_a_context():
 
 
 def test_nonsense_is_refused():
-    with pytest.raises(ValueError, match="solve_every >= 1, got 3, 0 and 0"):
+    with pytest.raises(ValueError, match="condition_size >= 0, got 3, 3, 0 and 0"):
         LeastSquares(3, solve_every=0)
     with pytest.raises(ValueError, match="0 < forgetting <= 1 and ridge > 0, got 0"):
         LeastSquares(3, forgetting=0.0)

@@ -1,0 +1,181 @@
+"""Feed-forward nets on MNIST: what each way of decoupling layers costs in test error.
+
+Every experiment is a grid of ``seqdni run layers``, on three seeds that no setting was chosen on. A
+run that has a row in the file of rows is not run again: a study that was stopped goes on with the
+same command. Afterwards, or with ``--render``, the rows become the tables of docs/feedforward.md.
+
+    python benchmarks/feedforward.py --mnist-dir DIR
+    python benchmarks/feedforward.py --mnist-dir DIR --only depth controls
+    python benchmarks/feedforward.py --render
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from render import Rows, mean_and_error, row_of, with_table
+from study import ROOT, Experiment, Place, carry_out, missing, read_rows
+
+COMMON = {"batch": 256, "epochs": 5, "log_every": 107, "evaluate_every": 107}
+BACKPROP, NONE, CDNI = {"trainer": "backprop"}, {"trainer": "none"}, {"trainer": "cdni"}
+SHUFFLED = {**CDNI, "control": "shuffled"}
+
+
+def _depth(hidden_layers: int, **options: Any) -> dict[str, dict[str, Any]]:
+    return {f"{hidden_layers} hidden": {"hidden_layers": hidden_layers, **options}}
+
+
+def _experiment(name: str, title: str, arms: dict, columns: dict, **common: Any) -> Experiment:
+    return Experiment(name, title, "layers", arms, columns, {**COMMON, **common})
+
+
+EXPERIMENTS = {
+    each.name: each
+    for each in (
+        _experiment(
+            "depth",
+            "With the label, 5 epochs",
+            {"backprop": BACKPROP, "cDNI, least squares": CDNI},
+            _depth(2) | _depth(3) | _depth(4) | _depth(5),
+        ),
+        _experiment(
+            "controls",
+            "Controls and other synthesizers, 5 epochs",
+            {
+                "no backprop": NONE,
+                "cDNI, shuffled": SHUFFLED,
+                "cDNI, linear by Adam": {**CDNI, "synthesizer": "linear"},
+            },
+            _depth(3),
+        ),
+        _experiment(
+            "chance",
+            "Updates by chance, random order",
+            {
+                "p = 0.5, 5 epochs": {**CDNI, "update_probability": 0.5, "order": "random"},
+                "p = 0.2, 15 epochs": {
+                    **CDNI,
+                    **{"update_probability": 0.2, "order": "random", "epochs": 15},
+                },
+            },
+            _depth(3),
+        ),
+        _experiment(
+            "no-label",
+            "Without the label, 5 epochs",
+            {"no backprop": NONE, "DNI, MLP": {"trainer": "dni"}},
+            _depth(2),
+        ),
+        _experiment(
+            "unlock",
+            "Complete unlock with the critic, 5 epochs",
+            {"unlocked": {"trainer": "unlock"}},
+            _depth(2),
+        ),
+        _experiment(
+            "unlock-deeper",
+            "Complete unlock with the critic, one layer more, 5 epochs",
+            {"unlocked": {"trainer": "unlock"}},
+            _depth(3),
+        ),
+        _experiment(
+            "cnn",
+            "Two convolutional layers and a linear one, 2 epochs",
+            {"backprop": BACKPROP, "cDNI, critic": CDNI},
+            {"8 and 16 channels": {"net": "cnn", "channels": 8}},
+            epochs=2,
+        ),
+    )
+}
+
+
+def table(experiment: Experiment, rows: Rows) -> str:
+    """Test errors in percent: each seed's, and their mean with its standard error.
+
+    Args:
+        experiment: one of the study's.
+        rows: of the study.
+
+    Returns:
+        Markdown; a cell without runs is empty.
+    """
+    found: dict[tuple[str, str], list[float]] = {}
+    for run in experiment.runs():
+        row = row_of(run, rows)
+        if row is not None:
+            found.setdefault((run.arm, run.column), []).append(100 * row["test_error"])
+    lines = [f"{experiment.title}: test error in %, seeds 21, 22, 23.", ""]
+    lines += ["| | " + " | ".join(experiment.columns) + " |"]
+    lines += ["|---" * (1 + len(experiment.columns)) + "|"]
+    for arm in experiment.arms:
+        cells = [_cell(found.get((arm, column), [])) for column in experiment.columns]
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    each = " / ".join(f"{value:.2f}" for value in values)
+    mean, error = mean_and_error(values)
+    return each if len(values) < 2 else f"{each} ({mean:.2f} ± {error:.2f})"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the study, or only write its tables.
+
+    Args:
+        argv: its words; None takes the process's.
+
+    Returns:
+        The exit status: 0, 1 where a run failed, 130 where the user stopped it.
+    """
+    given = _parser().parse_args(argv)
+    if not given.render and given.mnist_dir is None:
+        raise SystemExit("give --mnist-dir, the folder with the four files of MNIST, or --render")
+    mnist_dir = Path(given.mnist_dir) if given.mnist_dir else None
+    place = Place(Path(given.rows), Path(given.out), given.jobs, mnist_dir=mnist_dir)
+    failed = False
+    for name in [] if given.render else given.only or EXPERIMENTS:
+        runs = EXPERIMENTS[name].runs()
+        print(f"{name}: {len(missing(runs, place))} of {len(runs)} runs to do", flush=True)
+        outcome = carry_out(runs, place, lambda run, _: run.cell.options["epochs"])
+        for run, line in outcome.failures:
+            print(f"failed: {run}: {line}", file=sys.stderr)
+        if outcome.stopped:
+            print("stopped; the same command goes on")
+            return 130
+        failed |= bool(outcome.failures)
+    rows, page = read_rows(place.rows), Path(given.page)
+    text = page.read_text(encoding="utf-8")
+    for name, experiment in EXPERIMENTS.items():
+        made = table(experiment, rows)
+        print(f"{made}\n")
+        text, found = with_table(text, f"feedforward/{name}", made)
+        if not found:
+            raise ValueError(f"{page} lacks <!-- table feedforward/{name} --> or <!-- end -->")
+    page.write_text(text, encoding="utf-8")
+    return int(failed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--only", nargs="+", choices=list(EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
+    add("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
+    add("--mnist-dir", metavar="DIR", help="folder of MNIST")
+    add("--out", default=ROOT / "runs" / "feedforward", metavar="DIR", help="folders of the runs")
+    add("--rows", default=ROOT / "benchmarks" / "results" / "feedforward.jsonl", metavar="FILE")
+    add("--page", default=ROOT / "docs" / "feedforward.md", metavar="FILE", help="to write into")
+    add("--render", action="store_true", help="run nothing, write the tables")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

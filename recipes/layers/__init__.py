@@ -1,0 +1,1 @@
+"""Recipe ``layers``: a feed-forward net whose layers do not wait for each other."""

@@ -1,0 +1,214 @@
+"""Recipe ``layers``: a feed-forward net names digits, and its layers do not wait for each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.nn import functional
+from tqdm import tqdm
+
+from seqdni import LayerTrainer, to_bits
+from seqdni.corpora import (
+    Batch,
+    Images,
+    Mnist,
+    ShuffledImages,
+    WholeImage,
+    read_mnist,
+    read_small_digits,
+)
+from seqdni.recipes.build import load_weights
+from seqdni.recipes.common_options import Sampling
+from seqdni.recipes.directory import RunDirectory
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.layers.net import (
+    CLASSES,
+    build_net,
+    build_trainer,
+    errors,
+    rates_of,
+    reads_label,
+)
+from seqdni.recipes.layers.options import WAYS as WAYS  # what a recipe has
+from seqdni.recipes.layers.options import Options
+from seqdni.recipes.layers.options import prepare as prepare
+from seqdni.recipes.recipe import Trained, check_no_text, check_same_images
+from seqdni.recipes.recipe import resumed as resumed
+from seqdni.recipes.session import Session
+
+SUMMARY = "name digits by a feed-forward net whose layers do not wait for each other"
+STEPS = (0.6, 0.8)  # parts of the run after which --schedule steps divides the rates by 10
+
+
+def start(options: Options, directory: RunDirectory) -> Session:
+    """Data, net and trainer of a run that has not begun.
+
+    Args:
+        options: of the run.
+        directory: where it writes.
+
+    Returns:
+        The session.
+
+    Raises:
+        CorpusError: the images are missing or damaged.
+        RunError: a batch is larger than the data.
+    """
+    data = _read(options)
+    count, pixels = data.train.pixels_nP.shape
+    if options.batch > count:
+        raise RunError(f"--batch is {options.batch}, expected at most the {count} images")
+    trainer = build_trainer(options, build_net(options, pixels), pixels)
+    stream = ShuffledImages(WholeImage(), data.train, options.batch, 1, options.seed)
+    progress = {"data": data.digest, "pixels": pixels, "evaluated_at": 0, "curve": []}
+    session = Session(
+        directory, options, trainer, stream, progress, data=data, step=_step_of(options, trainer)
+    )
+    if options.epochs is not None:
+        session.most_tokens = (
+            max(1, round(options.epochs * (count // options.batch))) * options.batch
+        )
+    return session
+
+
+def run(session: Session) -> dict[str, Any]:
+    """Train, and evaluate on held-out images every ``--evaluate-every`` updates.
+
+    Args:
+        session: new, or restored.
+
+    Returns:
+        What result.json holds.
+    """
+    options, progress, trainer = session.options, session.progress, session.trainer
+    data: Mnist = session.data
+
+    def steps() -> int:
+        return trainer.steps
+
+    for row in session.train(_scheduled(session), work=steps):
+        if trainer.steps - progress["evaluated_at"] >= options.evaluate_every:
+            progress["evaluated_at"] = trainer.steps
+            found = _measured(trainer.model, data, ("held_out",))
+            row.update({name: round(value, 5) for name, value in found.items()})
+            progress["curve"].append([trainer.steps, trainer.tokens, row["held_out_error"]])
+            row["note"] = f"held-out error {100 * found['held_out_error']:.2f}%"
+            tqdm.write(f"{trainer.steps:>8} steps  {row['note']}")
+    result = session.result() | {"updates_of_layers": trainer.updates_of_stages}
+    return result | _measured(trainer.model, data) | {"curve": progress["curve"]}
+
+
+def evaluate(directory: RunDirectory, options: Options) -> dict[str, Any]:
+    """Recompute the result of a run from its last checkpoint.
+
+    Args:
+        directory: of the run.
+        options: its options.
+
+    Returns:
+        Errors on held-out and test images.
+    """
+    data = _read(options)
+    net, progress, *_ = trained(directory, options)
+    check_same_images(options, data.digest, progress)
+    return _measured(net, data)
+
+
+@torch.no_grad()
+def sample(directory: RunDirectory, options: Options, asked: Sampling) -> None:
+    """Print a test image with the net's answer.
+
+    Args:
+        directory: of the run.
+        options: its options.
+        asked: the seed of the choice.
+
+    Raises:
+        RunError: an option was given that is for language models, or a length.
+    """
+    check_no_text(asked)
+    if asked.length is not None:
+        raise RunError("--length has no effect here: an image has the length that it has")
+    data = _read(options)
+    net, progress, *_ = trained(directory, options)
+    check_same_images(options, data.digest, progress)
+    generator = torch.Generator().manual_seed(asked.seed)
+    chosen = int(torch.randint(len(data.test.labels_n), (1,), generator=generator))
+    image_1P, label_1 = (part[chosen : chosen + 1] for part in data.test)
+    pixels_1P = image_1P.float() / 255
+    answer = int(net.eval()(pixels_1P.to(next(net.parameters()).device)).argmax())
+    print(WholeImage().render(pixels_1P[0], int(label_1), answer))
+
+
+def trained(directory: RunDirectory, options: Options) -> Trained:
+    """The last net of a run, or that of an export. It can be read without the data.
+
+    Args:
+        directory: of the run or export.
+        options: its options.
+
+    Returns:
+        The net.
+    """
+    saved, where = directory.load("last"), directory.path / "last.pt"
+    pixels = saved["progress"].get("pixels")
+    if not isinstance(pixels, int) or not 1 <= pixels <= 784:
+        raise RunError(f"{where} does not fit its config.yaml: it has no number of pixels")
+    net = build_net(options, pixels)
+    load_weights(saved, where, options, net)
+    return Trained(net, saved["progress"])
+
+
+def held_out(_directory: RunDirectory, options: Options, _length: int | None) -> Any:
+    """Refuse ``seqdni horizon``, which this recipe does not have.
+
+    Raises:
+        RunError: always.
+    """
+    raise RunError(f"seqdni horizon looks at the chunks of a sequence; {options.recipe} has none")
+
+
+def _read(options: Options) -> Mnist:
+    if options.data_dir is not None:
+        return read_mnist(options.data_dir)
+    return read_small_digits()
+
+
+def _step_of(options: Options, trainer: LayerTrainer) -> Any:
+    """Trains on a batch of the stream; the labels are the condition where synthesizers see them."""
+
+    def step(batch: Batch) -> None:
+        labels_B = batch.targets[0]
+        told = functional.one_hot(labels_B, CLASSES).float() if reads_label(options) else None
+        trainer.step(batch.inputs[0], labels_B, condition=told)
+
+    return step
+
+
+def _scheduled(session: Session) -> Iterator[Batch]:
+    """The batches; before each one the learning rates are set."""
+    options, trainer = session.options, session.trainer
+    rates = rates_of(options, trainer)
+    for batch in session.stream:
+        factor = 1.0
+        if options.schedule == "steps":
+            factor = 0.1 ** sum(session.fraction() >= part for part in STEPS)
+        for optimizer, rate in zip(trainer.optimizers(), rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+        yield batch
+
+
+def _measured(
+    net: Any, data: Mnist, splits: tuple[str, ...] = ("held_out", "test")
+) -> dict[str, float]:
+    """Share of wrong answers and bits an image, on splits that were not trained on."""
+    found = {}
+    for split in splits:
+        images: Images = data.valid if split == "held_out" else data.test
+        of_split = errors(net, images.pixels_nP.float() / 255, images.labels_n)
+        found[f"{split}_error"] = of_split["error"]
+        found[f"{split}_bits"] = to_bits(of_split["nats"])
+    return found

@@ -1,0 +1,1 @@
+"""Feed-forward nets whose layers are updated without waiting for the layers after them."""
