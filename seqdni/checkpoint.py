@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,26 @@ def check_format(saved: Mapping[str, Any]) -> None:
             "train again, or go on with the version that wrote it. The weights alone can be read "
             "by any version: model.load_state_dict(saved['model'])"
         )
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Restore an optimiser from a copy: torch's own would share its tensors with the checkpoint.
+
+    Args:
+        optimizer: changed in place.
+        saved: from its ``state_dict``.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(1))
+        >>> adam = torch.optim.Adam([weight])
+        >>> weight.grad = torch.ones(1)
+        >>> adam.step()
+        >>> saved = adam.state_dict()
+        >>> load_optimizer(adam, saved)
+        >>> adam.state[weight]["exp_avg"] is saved["state"][0]["exp_avg"]
+        False
+    """
+    optimizer.load_state_dict(copy.deepcopy(dict(saved)))
 
 
 def restored_state(saved: list[Tensor], core: Core, device: torch.device) -> State:

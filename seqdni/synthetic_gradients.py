@@ -5,7 +5,6 @@ Shapes: N pairs of a state and a gradient, S features of a packed state, K of a 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from seqdni.audit import Audit
 from seqdni.boundary import Boundary
+from seqdni.checkpoint import load_optimizer
 from seqdni.cores.base import TraceableCore
 from seqdni.learner import check_clip, check_count, check_optimizer, clipped
 from seqdni.state import State
@@ -206,7 +206,7 @@ class SyntheticGradients:
             )
         self.boundary.load_state_dict(saved["boundary"])
         if self.optimizer is not None:
-            self.optimizer.load_state_dict(copy.deepcopy(saved["optimizer"]))
+            load_optimizer(self.optimizer, saved["optimizer"])
         if self.audit is not None:
             self.audit.load_state_dict(saved["audit"], restore)
 

@@ -8,7 +8,6 @@ Shapes: T steps, B rows, K features of a condition.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from seqdni.boundary import Boundary
 from seqdni.captured.chunks import CapturedChunks
 from seqdni.captured.inputs import ChunkData
-from seqdni.checkpoint import check_format, new_checkpoint, restored_state
+from seqdni.checkpoint import check_format, load_optimizer, new_checkpoint, restored_state
 from seqdni.chunk import Chunk, ChunkLike, as_chunk, check_ahead, check_shapes, rows_of, run_chunk
 from seqdni.chunk_step import ChunkPlan, ChunkUpdater, ForwardRun, FutureGrad
 from seqdni.cores.base import Core
@@ -337,7 +336,7 @@ class Trainer:
             if (getattr(self, name) is None) != (saved[name] is None):
                 raise ValueError(f"the saved trainer and this one differ: one has no {name}")
         self.model.load_state_dict(saved["model"])
-        self.learner.optimizer.load_state_dict(copy.deepcopy(saved["optimizer"]))  # or it shares
+        load_optimizer(self.learner.optimizer, saved["optimizer"])
         if self.synthetic is not None:
             self.synthetic.load_state_dict(saved["synthetic"], self._restored)
         if self.overlap is not None:

@@ -257,7 +257,7 @@ def _check_processes(session: Session) -> None:
         return
     if session.parallel is None:
         raise RunError(
-            f"this run of {options.recipe} has a hierarchy, which one process must train alone; "
+            f"several processes cannot train this kind of run of {options.recipe}; "
             "start it without torchrun"
         )
     try:

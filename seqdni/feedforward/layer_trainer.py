@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from seqdni.boundary import Boundary
-from seqdni.checkpoint import check_format, new_checkpoint
+from seqdni.checkpoint import check_format, load_optimizer, new_checkpoint
 from seqdni.feedforward.checks import (
     check_batch,
     check_condition,
@@ -298,7 +298,7 @@ class LayerTrainer:
         self.model.load_state_dict(saved["model"])
         each = zip(self.stages, saved["optimizers"], saved["updates_of_stages"], strict=True)
         for stage, state, updates in each:
-            stage.learner.optimizer.load_state_dict(state)
+            load_optimizer(stage.learner.optimizer, state)
             stage.updates = updates
         for synthetic, state in zip(self.credit, saved["credit"], strict=True):
             synthetic.load_state_dict(state)
@@ -306,7 +306,7 @@ class LayerTrainer:
             synthetic.load_state_dict(state)
         for optimizer, state in zip(self.input_optimizers, saved["input_optimizers"], strict=True):
             if optimizer is not None:
-                optimizer.load_state_dict(state)
+                load_optimizer(optimizer, state)
         self.steps, self.tokens = saved["steps"], saved["tokens"]
         self._generator.set_state(saved["generator"])
         self.meter.load_state_dict(saved["meter"])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seqdni.checkpoint import check_format, new_checkpoint
+from seqdni.checkpoint import check_format, load_optimizer, new_checkpoint
 from seqdni.chunk import Chunk, ChunkLike, as_chunk
 from seqdni.chunk_step import FutureGrad
 from seqdni.hierarchy.checks import Mode, check_levels, check_looks_ahead
@@ -243,7 +243,7 @@ class HierarchyTrainer:
             )
         self.model.load_state_dict(saved["model"])
         for training, state in zip(self.trainings, saved["optimizers"], strict=True):
-            training.learner.optimizer.load_state_dict(state)
+            load_optimizer(training.learner.optimizer, state)
         for synthetic, state in zip(self._synthetic, saved["synthetic"], strict=True):
             if (synthetic is None) != (state is None):
                 raise ValueError("the saved trainer and this one differ in their boundaries")
