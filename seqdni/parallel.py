@@ -43,11 +43,11 @@ class DataParallel:
 
     Example:
         >>> import tempfile
-        >>> file = tempfile.NamedTemporaryFile()
-        >>> dist.init_process_group("gloo", f"file://{file.name}", rank=0, world_size=1)
-        >>> DataParallel().rows(32)
+        >>> with tempfile.TemporaryDirectory() as folder:  # torchrun needs no such file
+        ...     dist.init_process_group("gloo", f"file://{folder}/store", rank=0, world_size=1)
+        ...     print(DataParallel().rows(32))
+        ...     dist.destroy_process_group()
         slice(0, 32, None)
-        >>> dist.destroy_process_group()
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None):
