@@ -39,8 +39,11 @@ def together() -> DataParallel | None:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def joined(device: str) -> Iterator[None]:
     """Join the other processes inside the ``with`` block; all but the first print nothing.
+
+    Args:
+        device: as in ``--device``.
 
     Raises:
         RunError: the processes cannot be joined, or another one ended.
@@ -48,9 +51,15 @@ def joined() -> Iterator[None]:
     if launched() == 1:
         yield
         return
-    on_gpu = torch.cuda.is_available()
+    on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise RunError(
+                f"process {rank()} has no GPU of its own, there are {torch.cuda.device_count()}; "
+                "start fewer processes on this machine, or give --device cpu"
+            )
+        torch.cuda.set_device(local)
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     except (RuntimeError, ValueError) as error:
@@ -91,3 +100,12 @@ def told_by_first(text: str) -> str:
     count = int(parallel.from_first([len(letters)])[0])
     letters = (letters + [0] * count)[:count]
     return bytes(int(x) for x in parallel.from_first(letters)).decode()
+
+
+def as_first_sees(flag: bool) -> bool:
+    """What the first process says of a file: others may see a shared disk a little later.
+
+    Args:
+        flag: of this process.
+    """
+    return told_by_first("yes" if flag else "") == "yes"

@@ -23,7 +23,7 @@ from seqdni.recipes.errors import RunError, RunStopped, one_line
 from seqdni.recipes.fit import check_fits, check_optimizer
 from seqdni.recipes.known_answers import WHOLE, KnownAnswers
 from seqdni.recipes.option_field import LIMITS, flag
-from seqdni.recipes.processes import is_lost, launched, rank
+from seqdni.recipes.processes import as_first_sees, is_lost, launched, rank
 from seqdni.recipes.trainers import way_of
 
 FIRST_LINE, EVERY_LINE = 2.0, 30.0  # seconds of training between lines, where there is no terminal
@@ -109,7 +109,7 @@ class Session:
         steps_known = getattr(options, "look_ahead", 0) if way_of(options).synthetic else 0
         source = iter(chunks)
         saved_at = self.seconds
-        if not (self.directory.path / "last.pt").exists():
+        if not as_first_sees((self.directory.path / "last.pt").exists()):
             self.save("last")  # so that a run that ends early can be resumed
         with _stop_requests() as stopping, self._bar() as bar:
             clock = time.perf_counter()
@@ -123,7 +123,8 @@ class Session:
                         raise
                     raise self._unfit(error) from None
                 self._proved = True
-                reporting = work() - self.reported >= options.log_every
+                due = work() - self.reported >= options.log_every
+                reporting = due and self.trainer.meter.has("loss_sum")
                 sums = self._sums() if reporting else {}  # waits for the device
                 now = time.perf_counter()
                 self.seconds += now - clock
@@ -444,7 +445,7 @@ def _stop_requests() -> Iterator[list[int]]:
         if requests:
             raise KeyboardInterrupt
         requests.append(number)
-        os.write(2, b"\nstopping after this chunk; once more stops at once\n")
+        os.write(2, b"\nstopping after this chunk; Ctrl-C once more stops at once\n")
 
     before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

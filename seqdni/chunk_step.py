@@ -224,6 +224,10 @@ class ChunkUpdater:
         synthetic, restarts = self.synthetic, rows_of(should_reset)
         if synthetic is not None and synthetic.audit is not None:
             lockstep_end(restarts.ended)  # refused before anything is computed
+        ended = restarts.ended
+        if self.parallel is not None and self.learner.update_every == "episode":
+            none = torch.zeros(rows, dtype=torch.bool)  # all must come to the same plan
+            ended = self.parallel.all_rows(none if ended is None else ended.cpu())
         ready = synthetic is not None and synthetic.ready(self.chunks)
         bridges = synthetic is not None and (ready or looks_ahead)
         trains = synthetic is not None and synthetic.trains_on(self.chunks)
@@ -234,7 +238,7 @@ class ChunkUpdater:
             factor=self.learner.loss_scale / rows,
             restarts=restarts,
             taught_B=restarts.continued,
-            episode_over=self.learner.update_every == "episode" and lockstep_end(restarts.ended),
+            episode_over=self.learner.update_every == "episode" and lockstep_end(ended),
             continues_stream=continues_stream,
             synthesizer_ready=ready,
             gradient_at_end=bridges and not no_rows(restarts.continues),
@@ -479,11 +483,14 @@ class ChunkUpdater:
         Returns:
             Tensors and primitives.
         """
+        has_gradient = self.window_has_gradient
+        if self.parallel is not None:
+            has_gradient = self.parallel.any(has_gradient)
         return {
             "chunks": self.chunks,
             "updates": self.updates,
             "window": self.window,
-            "window_has_gradient": self.window_has_gradient,
+            "window_has_gradient": has_gradient,
             "grads": [self._saved_grad(p) for p in self.parameters] if self.window else None,
         }
 

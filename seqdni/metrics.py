@@ -40,6 +40,14 @@ class RunningSums:
                     value = value.double()
             self._sums[name] = self._sums.get(name, 0.0) + value
 
+    def has(self, name: str) -> bool:
+        """Whether anything was added under a name.
+
+        Args:
+            name: of the sum.
+        """
+        return name in self._sums
+
     def read(self) -> dict[str, float]:
         """The sums so far.
 

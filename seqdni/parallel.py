@@ -147,12 +147,14 @@ class DataParallel:
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace the gradients by their means over the processes.
 
-        A parameter without a gradient counts as one with zeros.
+        A parameter without a gradient counts as one with zeros, and has none afterwards if no
+        process has one.
 
         Args:
             parameters: the same in all processes, in the same order.
         """
         trained = [parameter for parameter in parameters if parameter.requires_grad]
+        has_grad = torch.tensor([[parameter.grad is not None for parameter in trained]])
         for parameter in trained:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -167,6 +169,9 @@ class DataParallel:
             parts = flat.split([grad.numel() for grad in grads])
             for grad, part in zip(grads, parts, strict=True):
                 grad.copy_(part.view_as(grad))
+        for parameter, anywhere in zip(trained, self._all(has_grad).any(0).tolist(), strict=True):
+            if not anywhere:
+                parameter.grad = None
 
     def all_pairs(self, pairs: Pairs) -> Pairs:
         """The pairs of all processes.

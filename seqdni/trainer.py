@@ -92,7 +92,7 @@ class Trainer:
             model = model.module
         check_model(model)
         check_parts(learner, credit)
-        check_parallel(credit, parallel, capture)
+        check_parallel(learner, credit, parallel, capture)
         check_optimizer("optimizer", learner.optimizer, "model", model, learner.loss)
         self.model = model
         self.learner = learner
@@ -114,7 +114,7 @@ class Trainer:
             model.parameters(), learner, self.synthetic, self.meter, parallel=parallel
         )
         if parallel is not None:
-            for module in (model, self.boundary, learner.loss):
+            for module in (model, self.boundary):
                 if isinstance(module, torch.nn.Module):
                     parallel.copy_first(module)
         self.captured = self._capture() if capture else None

@@ -18,7 +18,7 @@ from seqdni.recipes.errors import RunError, RunStopped
 from seqdni.recipes.fine_tune import start_from
 from seqdni.recipes.option_field import LIMITS, check_effect, flag
 from seqdni.recipes.parsing import did_you_mean, given_flags, parse, recipe_parser
-from seqdni.recipes.processes import joined, launched, rank, told_by_first
+from seqdni.recipes.processes import as_first_sees, joined, launched, rank
 from seqdni.recipes.recipe import Recipe
 from seqdni.recipes.registry import RECIPES, saved_options
 from seqdni.recipes.session import Session, table
@@ -42,9 +42,9 @@ def run(words: Sequence[str]) -> int:
     recipe = RECIPES[name]
     parser = recipe_parser(name, recipe.summary, recipe.options, experts="--help-all" in words)
     parsed = parse(parser, words)
-    if parsed["resume"] is None and parsed["trainer"] == "all":
+    if parsed["resume"] in (None, AUTO) and parsed["trainer"] == "all":
         return _run_each(name, parsed)
-    with joined():
+    with joined(parsed.get("device") or "auto"):
         if parsed["resume"] == AUTO:
             parsed["resume"], words = _begun(recipe, parsed, parse(parser, words, defaults=False))
         if parsed["resume"] is None:
@@ -115,14 +115,22 @@ def _recipe_of(words: Sequence[str]) -> tuple[str, list[str]]:
     raise RunError(f"which recipe? Give one of {', '.join(RECIPES)}; or --resume DIR")
 
 
+def _prepared(recipe: Recipe, parsed: dict[str, Any]) -> Any:
+    """The options of a new run, checked, with paths that hold wherever it is resumed."""
+    options = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
+    recipe.file.prepare(options)
+    if options.init_from is not None:
+        options.init_from = str(Path(options.init_from).expanduser().resolve())
+    return options
+
+
 def _run_each(recipe_name: str, parsed: dict[str, Any]) -> int:
     """Run every way of training that a recipe compares, each in a folder of its own.
 
     The same command continues them later: finished runs are left alone, stopped ones are resumed.
     """
     recipe = RECIPES[recipe_name]
-    options = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
-    recipe.file.prepare(options)
+    options = _prepared(recipe, parsed)
     folder = _folder_of_each(options.out, recipe_name)
     for trainer in recipe.compared:
         path = folder / trainer
@@ -165,13 +173,10 @@ def _words_for(options: Any, trainer: str) -> list[str]:
 
 def _begin(recipe: Recipe, parsed: dict[str, Any], given: set[str]) -> Session:
     """Begin a new run; its folder is made after its data has been read without an error."""
-    options = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
-    recipe.file.prepare(options)
+    options = _prepared(recipe, parsed)
     check_effect(options, given)
     _use_threads(options)
     print(f"{options.recipe}: preparing data and model", flush=True)
-    if options.init_from is not None:
-        options.init_from = str(Path(options.init_from).expanduser().resolve())
     session = recipe.file.start(options, RunDirectory("."))
     _check_processes(session)
     if options.init_from is not None:
@@ -190,12 +195,10 @@ def _begun(
     out = parsed["out"]
     if out is None:
         raise RunError("--resume auto needs --out DIR: the folder to begin in or to continue")
-    begun = (Path(out) / "config.yaml").is_file()
-    if told_by_first("begun" if begun else "") == "":
+    if not as_first_sees((Path(out) / "config.yaml").is_file()):
         return None, []
     saved = saved_options(recipe, RunDirectory.open(out, parsed["recipe"])[1])
-    asked = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
-    recipe.file.prepare(asked)
+    asked = _prepared(recipe, parsed)
     for name in given.keys() - {"resume", "out"}:
         if (value := getattr(asked, name, None)) != getattr(saved, name, None):
             raise RunError(
@@ -217,7 +220,7 @@ def _resume(recipe_name: str, parser: Any, words: Sequence[str], path: str) -> S
     try:
         session = recipe.file.start(options, directory)
         _check_processes(session)
-        if directory.has_checkpoint():
+        if as_first_sees(directory.has_checkpoint()):
             session.restore()
         elif options.init_from is not None:
             start_from(session, options.init_from)

@@ -103,6 +103,7 @@ class CapturedChunks:
         self.replayed = 0
         self.eager: Counter[str] = Counter()
         """Number of chunks that ran from Python, by the reason."""
+        self._trained = self._requires_grad()
         self.forget()
 
     def forget(self) -> None:
@@ -130,6 +131,7 @@ class CapturedChunks:
             Its results and the state after it; None: this chunk is to be run from Python.
         """
         plan, data = general_plan(plan), general_data(data)
+        self._follow_frozen()
         self.optimizers.write_rates()
         kind = self._kind(plan, data, carry)
         if isinstance(kind, str):
@@ -140,6 +142,20 @@ class CapturedChunks:
             _copy(own, carry)
         kind.inputs.fill(plan, data)
         return self._run(kind, plan), own
+
+    def _requires_grad(self) -> list[bool]:
+        own = () if self._boundary is None else self._boundary.parameters()
+        return [parameter.requires_grad for parameter in (*self._updater.parameters, *own)]
+
+    def _follow_frozen(self) -> None:
+        """Drop all graphs if other parameters are frozen now: they would train them further."""
+        if (now := self._requires_grad()) == self._trained:
+            return
+        self._trained = now
+        self.forget()
+        for parameter in self._updater.parameters:
+            if not parameter.requires_grad:
+                parameter.grad = None
 
     def _run(self, kind: _Kind, plan: ChunkPlan) -> Results:
         kind.chunks += 1
@@ -215,8 +231,10 @@ class CapturedChunks:
 
     def _settings(self) -> Hashable:
         learner, synthetic = self._updater.learner, self._updater.synthetic
+        modules = [*self._model.modules(), *(self._boundary.modules() if self._boundary else ())]
         return (
-            *(self._model.training, learner.loss, learner.clip, learner.autocast),
+            tuple(module.training for module in modules),
+            *(learner.loss, learner.clip, learner.autocast),
             *(learner.non_finite, None if synthetic is None else synthetic.clip),
         )
 

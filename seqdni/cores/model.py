@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqdni.cores.base import Core, TraceableCore
+from seqdni.cores.base import Core, FixedWeights, TraceableCore
 from seqdni.cores.state_gradients import Trace
 from seqdni.state import State
 
@@ -97,8 +97,7 @@ class SequenceModel(nn.Module):
         Returns:
             Logits ``[T, B, V]`` and the state after the last step.
         """
-        run = getattr(self.core, "with_fixed_weights", self.core)
-        features_TBD, state = run(self.encoder(inputs), state)
+        features_TBD, state = FixedWeights(self.core)(self.encoder(inputs), state)
         return self.readout(features_TBD), state
 
     @property

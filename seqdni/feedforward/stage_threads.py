@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqdni.feedforward.layer_trainer import LayerTrainer
 from seqdni.feedforward.stage import Stage
@@ -255,6 +255,13 @@ def _check_trainer(trainer: LayerTrainer) -> None:
         raise ValueError(
             "the trainer has synthetic inputs, which train_in_threads does not run yet; use step"
         )
+    dropout = nn.modules.dropout._DropoutNd
+    for stage in trainer.stages:
+        if any(isinstance(m, dropout) and m.p and m.training for m in stage.module.modules()):
+            raise ValueError(
+                f"stage {stage.index} has dropout, and all threads would draw from one generator, "
+                "in an order that depends on their speed; leave dropout out, or use step"
+            )
     for index, synthetic in enumerate(trainer.credit):
         boundary = synthetic.boundary
         if boundary.bound is not None or boundary.control is not None:

@@ -226,3 +226,14 @@ def test_a_checkpoint_can_be_used_twice():
         resumed.load_state_dict(saved)
         train(resumed, case, 151, 180)
         assert_same(resumed, never)
+
+
+def test_graphs_from_before_do_not_train_what_is_frozen_now():
+    case = "mlp-endless"
+    captured, eager = build(case), build(case, capture=False)
+    for trainer in (captured, eager):
+        train(trainer, case, 0, 150)
+        trainer.model.readout.requires_grad_(False)
+        train(trainer, case, 150, 170)
+    assert captured.captured.replayed > 30
+    assert_same(captured, eager)

@@ -688,6 +688,14 @@ def test_what_threads_cannot_run_is_refused(change, settings, message):
         train_in_threads(trainer, [], **settings)
 
 
+def test_dropout_in_threads_is_refused():
+    net = [nn.Sequential(nn.Linear(6, 5), nn.Dropout(0.5)), nn.Linear(5, 3)]
+    adam = lambda parameters: torch.optim.Adam(parameters)  # noqa: E731
+    trainer = LayerTrainer(net, [Boundary(LeastSquares(5))], adam, nn.functional.cross_entropy)
+    with pytest.raises(ValueError, match="stage 0 has dropout"):
+        train_in_threads(trainer, [])
+
+
 # Settings of the synthetic gradients at a cut
 
 

@@ -12,6 +12,7 @@ from trainers import flat_trainer
 
 from seqdni import (
     Boundary,
+    SequenceModel,
     controls,
     cross_entropy,
     leaves,
@@ -203,3 +204,22 @@ def test_fixed_weights_compute_the_same_and_get_no_gradient(kind, layers):
         loss = cross_entropy(logits, targets).sum() + pack(end).sin().sum()
         found.append((logits, end, torch.autograd.grad(loss, start, allow_unused=True)))
     torch.testing.assert_close(*found)
+
+
+class Scaled(SequenceModel):
+    """A model whose own forward must not be passed over."""
+
+    def forward(self, inputs, state):
+        logits, state = super().forward(inputs, state)
+        return 5 * logits, state
+
+
+def test_a_forward_of_ones_own_is_looked_ahead_through():
+    model, chunk = make_model("lstm", 1), make_stream(4, ROWS, resets=False)
+    scaled = Scaled(model.encoder, model.core, model.readout)
+    start = scaled.initial_state(ROWS)
+    inside = [leaf.requires_grad_() for leaf in leaves(start)]
+    logits, _ = scaled(chunk[0], start)
+    expected = torch.autograd.grad((cross_entropy(logits, chunk[1]) * chunk[2]).sum(), inside)
+    found = look_ahead(scaled, chunk, scaled.initial_state(ROWS))
+    torch.testing.assert_close(found, pack(tuple(expected)))

@@ -14,9 +14,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from oracles import make_model, make_trainer
+from torch import nn
 from trainers import flat_trainer
 
-from seqdni import Audit, Boundary, DataParallel, LeastSquares, state_size
+from seqdni import Audit, Boundary, DataParallel, Learner, LeastSquares, controls, state_size
 from seqdni.trainer_parts import check_parallel
 
 
@@ -99,8 +100,15 @@ def test_what_does_not_go_together_is_refused(alone):
     adam = torch.optim.Adam(model.parameters())
     with pytest.raises(ValueError, match="an audit keeps"):
         flat_trainer(model, adam, boundary=boundary, audit=Audit(), parallel=alone)
+    shuffled = Boundary(boundary.synthesizer, control=controls.shuffled)
+    with pytest.raises(ValueError, match="a control mixes the rows of one process"):
+        flat_trainer(model, adam, boundary=shuffled, parallel=alone)
+    weighted = nn.CrossEntropyLoss()
+    weighted.scale = nn.Parameter(torch.ones(()))
+    with pytest.raises(ValueError, match="the loss has parameters"):
+        flat_trainer(model, adam, loss=weighted, parallel=alone)
     with pytest.raises(TypeError, match="expected a DataParallel"):
-        check_parallel(None, 2, False)
+        check_parallel(Learner(adam), None, 2, False)
 
 
 def test_rows_that_cannot_be_dealt_are_refused(alone):

@@ -54,6 +54,13 @@ def wrapped(parallel) -> Trainer:
     return flat_trainer(model, adam, clip=0.5)
 
 
+def with_unused(parallel) -> Trainer:
+    """A layer without a gradient is not moved by weight decay, as it would be by zeros."""
+    model = make_model("lstm", 1)
+    model.unused = nn.Linear(2, 2).double()
+    return flat_trainer(model, torch.optim.AdamW(model.parameters(), 0.01), parallel=parallel)
+
+
 CASES: dict[str, Callable[..., Trainer]] = {
     "tbptt": of_kind("tbptt"),
     "accumulation": of_kind("tbptt", update_every=3),
@@ -67,6 +74,7 @@ CASES: dict[str, Callable[..., Trainer]] = {
     "critic": with_critic,
     "look-ahead": looking_ahead,
     "wrapped": wrapped,
+    "unused": with_unused,
 }
 
 
