@@ -27,6 +27,7 @@ from seqdni.recipes.held_out import measure
 from seqdni.recipes.memory import is_out_of_memory, too_large
 from seqdni.recipes.option_field import MOST
 from seqdni.recipes.parsing import CONFIGS, did_you_mean
+from seqdni.recipes.processes import launched
 from seqdni.recipes.recipe import Recipe, exported
 from seqdni.recipes.registry import RECIPES, saved_run
 from seqdni.recipes.session import table
@@ -49,6 +50,16 @@ class Words(argparse.ArgumentParser):
         if rest and self._subparsers is None:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return found, rest
+
+
+def entry() -> NoReturn:
+    """The process of the command ``seqdni``: run :func:`main`, and end with its status."""
+    status = main()
+    if launched() > 1:  # threads of Gloo can abort a process that ends in the usual way
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

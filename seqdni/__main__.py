@@ -1,8 +1,6 @@
 """``python -m seqdni``: the command line, as ``seqdni``."""
 
-import sys
-
-from seqdni.recipes.cli import main
+from seqdni.recipes.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()
