@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from render import Rows, mean_and_error, row_of, with_table
+from render import Rows, mean_and_error, put_table, row_of
 from study import ROOT, SEEDS, Experiment, Place, Run, carry_out, missing, read_rows
 
 RATES = (1e-3, 2e-3, 4e-3)
@@ -303,8 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 runs = audited(rates["TBPTT"]).runs()
             print(f"{name}, {stage}: {len(missing(runs, place))} of {len(runs)} runs to do")
             outcome = carry_out(runs, place, lambda run, _: _seconds(name, run))  # noqa: B023
-            for run, line in outcome.failures:
-                print(f"failed: {run}: {line}", file=sys.stderr)
+            outcome.report()
             if outcome.stopped:
                 print("stopped; the same command goes on")
                 return 130
@@ -312,25 +311,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = read_rows(place.rows)
     for marker, text in (("credit", table(list(TASKS), rows)), ("audit", audit_table(rows))):
         print(f"{text}\n")
-        write_page(Path(given.page), marker, text)
+        put_table(Path(given.page), marker, text)
     return int(failed)
-
-
-def write_page(page: Path, name: str, text: str) -> None:
-    """Put a table between the page's markers.
-
-    Args:
-        page: markdown with ``<!-- table NAME -->`` and ``<!-- end -->``.
-        name: of the table.
-        text: the table.
-
-    Raises:
-        ValueError: the page has no such markers.
-    """
-    written, found = with_table(page.read_text(encoding="utf-8"), name, text)
-    if not found:
-        raise ValueError(f"{page} lacks <!-- table {name} --> or <!-- end -->")
-    page.write_text(written, encoding="utf-8")
 
 
 def _seconds(name: str, run: Run) -> float:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from render import Rows, mean_and_error, row_of, with_table
+from render import Rows, mean_and_error, put_table, row_of
 from study import ROOT, Experiment, Place, carry_out, missing, read_rows
 
 COMMON = {"batch": 256, "epochs": 5, "log_every": 107, "evaluate_every": 107}
@@ -144,21 +144,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs = EXPERIMENTS[name].runs()
         print(f"{name}: {len(missing(runs, place))} of {len(runs)} runs to do", flush=True)
         outcome = carry_out(runs, place, lambda run, _: run.cell.options["epochs"])
-        for run, line in outcome.failures:
-            print(f"failed: {run}: {line}", file=sys.stderr)
+        outcome.report()
         if outcome.stopped:
             print("stopped; the same command goes on")
             return 130
         failed |= bool(outcome.failures)
-    rows, page = read_rows(place.rows), Path(given.page)
-    text = page.read_text(encoding="utf-8")
+    rows = read_rows(place.rows)
     for name, experiment in EXPERIMENTS.items():
         made = table(experiment, rows)
         print(f"{made}\n")
-        text, found = with_table(text, f"feedforward/{name}", made)
-        if not found:
-            raise ValueError(f"{page} lacks <!-- table feedforward/{name} --> or <!-- end -->")
-    page.write_text(text, encoding="utf-8")
+        put_table(Path(given.page), f"feedforward/{name}", made)
     return int(failed)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chunk_step import CAPTURED
-from render import with_table
+from render import put_table
 
 COLUMNS = {
     "by hand": "by hand",
@@ -82,10 +82,10 @@ def main() -> None:
     made = table(json.loads(line) for line in options.rows.read_text().splitlines())
     print(made)
     if options.page is not None:
-        text, found = with_table(options.page.read_text(encoding="utf-8"), "gpu", made)
-        if not found:
-            raise SystemExit(f"{options.page} has no <!-- table gpu -->")
-        options.page.write_text(text, encoding="utf-8")
+        try:
+            put_table(options.page, "gpu", made)
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

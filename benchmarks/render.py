@@ -205,6 +205,23 @@ def with_table(text: str, name: str, table: str) -> tuple[str, bool]:
     return text, count > 0
 
 
+def put_table(page: Path, name: str, table: str) -> None:
+    """Put a table between the markers of a page's file.
+
+    Args:
+        page: markdown with ``<!-- table NAME -->`` and ``<!-- end -->``.
+        name: of the table.
+        table: markdown.
+
+    Raises:
+        ValueError: the page has no such markers.
+    """
+    written, found = with_table(page.read_text(encoding="utf-8"), name, table)
+    if not found:
+        raise ValueError(f"{page} lacks <!-- table {name} --> or <!-- end -->")
+    page.write_text(written, encoding="utf-8")
+
+
 def draw(experiment: Experiment, rows: Rows, path: Path) -> bool:
     """A point for each seed and a bar at their mean, a panel a column; the same bytes each time.
 

@@ -384,15 +384,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             device_of(RunOptions(device=device))
         except RunError as error:
             parser.error(str(error))
-        failures, stopped = carry_out(runs, place, estimate)
-        for run, line in failures:
-            print(f"failed: {run}: {line}", file=sys.stderr)
-        if stopped:
+        outcome = carry_out(runs, place, estimate)
+        outcome.report()
+        if outcome.stopped:
             left = len(missing(runs, place))
             print(f"stopped, {left} runs left; the same command goes on:")
             print("  python benchmarks/run_study.py " + shlex.join(words))
             return 130
-        failed = bool(failures)
+        failed = bool(outcome.failures)
     rows = read_rows(place.rows)
     for each in chosen:
         print(f"\n{tables(each, rows)}")

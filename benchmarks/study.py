@@ -284,6 +284,11 @@ class Outcome(NamedTuple):
     failures: list[tuple[Run, str]]  # with the last line that each wrote
     stopped: bool  # by the user
 
+    def report(self) -> None:
+        """Print the failures on standard error."""
+        for run, line in self.failures:
+            print(f"failed: {run}: {line}", file=sys.stderr)
+
 
 def carry_out(runs: Sequence[Run], place: Place, estimate: Callable[[Run, str], float]) -> Outcome:
     """Run what has no row yet, ``place.jobs`` at a time, and write a row each.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -276,6 +277,15 @@ class Sampling(NamedTuple):
     temperature: float = 1.0
     top_k: int | None = None
     prompt: str = ""
+
+
+def absolute(path: str) -> str:
+    """A path that holds wherever a run is resumed.
+
+    Args:
+        path: of a file or folder, perhaps with ``~``.
+    """
+    return str(Path(path).expanduser().resolve())
 
 
 # What may differ when a run is resumed: where it stops and how it is watched, not what it computes.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from seqdni.corpora import MnistTask, ShuffledImages, read_mnist
+from seqdni.recipes.common_options import absolute
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.long_dependency import LongDependency, LongOptions, Problem
 from seqdni.recipes.option_field import option
@@ -51,7 +51,7 @@ def check_data(options: MnistOptions) -> None:
         raise RunError(f"--{error}") from None
     if options.data_dir is None:
         raise RunError("mnist needs --data-dir, the folder with the four files of MNIST")
-    options.data_dir = str(Path(options.data_dir).expanduser().resolve())
+    options.data_dir = absolute(options.data_dir)
 
 
 def problem_of(task: MnistTask, options: MnistOptions, length: int | None) -> Problem:

@@ -13,7 +13,6 @@ Shapes: B rows, S features of a packed state, K features of a condition.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -25,7 +24,7 @@ from seqdni.boundary import with_grads
 from seqdni.chunk import Chunk, Rows, lockstep_end, no_rows, rows_of
 from seqdni.cores.base import Core
 from seqdni.cores.state_gradients import Trace
-from seqdni.learner import GO_ON, Learner
+from seqdni.learner import Learner
 from seqdni.metrics import RunningSums
 from seqdni.parallel import DataParallel
 from seqdni.state import State, detach, leaves, reset_rows
@@ -257,19 +256,11 @@ class ChunkUpdater:
         Raises:
             FloatingPointError: the loss is not finite, and ``non_finite`` is ``"raise"``.
         """
-        if self.device.type != "cpu":
+        if run.loss is None and self.parallel is None:
             return True
-        loss = 0.0 if run.loss is None else run.loss.item()
-        broken = not math.isfinite(loss)
-        if not (broken if self.parallel is None else self.parallel.any(broken)):
-            return True
-        if self.learner.non_finite == "raise":
-            found = f"{loss}, which is not finite" if broken else "not finite in another process"
-            raise FloatingPointError(
-                f"the loss of chunk {self.chunks}{self.error_suffix} is {found}; {GO_ON}"
-            )
-        self.meter.add(skipped=1)
-        return False
+        loss = torch.zeros((), device=self.device) if run.loss is None else run.loss
+        where = f"chunk {self.chunks}{self.error_suffix}"
+        return self.learner.accepts(loss, where, self.meter, self.parallel)
 
     def future_grad(self, model: Core, ahead: Chunk, goes_on_B: Tensor | None) -> FutureGrad:
         """What computes the gradient at the end of the present chunk from the steps after it.

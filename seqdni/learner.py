@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from seqdni.guard import NonFinite, drop_if_not_finite
 from seqdni.losses import cross_entropy
+from seqdni.metrics import RunningSums
 from seqdni.parallel import DataParallel
 
 GO_ON = (
@@ -80,6 +81,34 @@ class Learner:
         """
         return torch.autocast(device.type, self.autocast, enabled=self.autocast is not None)
 
+    def accepts(
+        self, loss: Tensor, where: str, meter: RunningSums, parallel: DataParallel | None = None
+    ) -> bool:
+        """Whether a loss is finite. One that is not is counted as skipped, or refused.
+
+        On a GPU the result is always True, because to read the loss would be to wait for it.
+
+        Args:
+            loss: a scalar.
+            where: the name of the chunk, for the error.
+            meter: where a skipped loss is counted.
+            parallel: processes that must come to the same result.
+
+        Raises:
+            FloatingPointError: the loss is not finite, and ``non_finite`` is ``"raise"``.
+        """
+        if loss.device.type != "cpu":
+            return True
+        broken = not math.isfinite(loss.item())
+        if not (broken if parallel is None else parallel.any(broken)):
+            return True
+        if self.non_finite == "raise":
+            other = "not finite in another process"
+            found = f"{loss.item()}, which is not finite" if broken else other
+            raise FloatingPointError(f"the loss of {where} is {found}; {GO_ON}")
+        meter.add(skipped=1)
+        return False
+
     def update(
         self,
         parameters: Sequence[nn.Parameter],
@@ -127,6 +156,23 @@ def clipped(parameters: Sequence[nn.Parameter], clip: float | None) -> bool:
     """
     norm = nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
     return drop_if_not_finite(parameters, norm)
+
+
+def descend(
+    loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, clip: float | None
+) -> None:
+    """One step of an optimiser from a loss of a module; a gradient that is not finite is not used.
+
+    Args:
+        loss: a scalar, with its graph.
+        module: whose parameters the optimiser holds.
+        optimizer: makes the step.
+        clip: largest norm of the gradient; None: no limit.
+    """
+    loss.backward()
+    if not clipped(list(module.parameters()), clip):
+        optimizer.step()
+    optimizer.zero_grad()
 
 
 # What is refused

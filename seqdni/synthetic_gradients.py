@@ -16,7 +16,7 @@ from seqdni.audit import Audit
 from seqdni.boundary import Boundary
 from seqdni.checkpoint import load_optimizer
 from seqdni.cores.base import TraceableCore
-from seqdni.learner import check_clip, check_count, check_optimizer, clipped
+from seqdni.learner import check_clip, check_count, check_optimizer, descend
 from seqdni.state import State
 from seqdni.targets import Pairs
 
@@ -167,10 +167,7 @@ class SyntheticGradients:
                 next_valid_B=next_valid_B,
             )
             if self.optimizer is not None and loss.requires_grad:
-                loss.backward()
-                if not clipped(list(self.boundary.parameters()), self.clip):
-                    self.optimizer.step()
-                self.optimizer.zero_grad()
+                descend(loss, self.boundary, self.optimizer, self.clip)
             losses.append(loss.detach())
         return losses
 

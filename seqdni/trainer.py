@@ -187,11 +187,10 @@ class Trainer:
         run, synth_losses = self.learn(self.model, self.carry, plan, data, known)
         if finite := synth_losses is not None:
             assert run.loss is not None
-            self._updater.add_synth_losses(synth_losses)
-            self.meter.add(loss_sum=run.loss, scored=_counted(chunk, plan.scored))
+            self._measure(plan, chunk, run.loss, synth_losses)
         self._keep_for_later(chunk, run, carried)
         self.carry = self._updater.next_carry(run, self.model.initial_state)
-        self.tokens += plan.steps * plan.rows * (1 if self.parallel is None else self.parallel.size)
+        self._count_tokens(plan)
         self._updater.count_and_update(finite and plan.has_gradient, plan.episode_over)
 
     def _step_by_graph(self, captured: CapturedChunks, plan: ChunkPlan, data: ChunkData) -> bool:
@@ -199,12 +198,24 @@ class Trainer:
         if (done := captured.step(plan, data, self.carry)) is None:
             return False
         results, self.carry = done
-        self._updater.add_synth_losses(results.synth_losses)
-        self.meter.add(loss_sum=results.loss, scored=_counted(data.chunk, plan.scored))
-        self.tokens += plan.steps * plan.rows
+        self._measure(plan, data.chunk, *results)
+        self._count_tokens(plan)
         self._updater.updates += self._updater.update_is_due(plan.has_gradient, plan.episode_over)
         self._updater.count(plan.has_gradient, plan.episode_over)
         return True
+
+    def _measure(
+        self, plan: ChunkPlan, chunk: Chunk, loss: Tensor, synth_losses: list[Tensor]
+    ) -> None:
+        self._updater.add_synth_losses(synth_losses)
+        self.meter.add(loss_sum=loss, scored=_counted(chunk, plan.scored))
+
+    def _count_tokens(self, plan: ChunkPlan) -> None:
+        self.tokens += plan.steps * plan.rows * self._processes
+
+    @property
+    def _processes(self) -> int:
+        return 1 if self.parallel is None else self.parallel.size
 
     def learn(
         self,
@@ -317,7 +328,7 @@ class Trainer:
             steps=self._updater.state_dict(),
             tokens=self.tokens,
             meter=self._saved_meter(),
-            processes=1 if self.parallel is None else self.parallel.size,
+            processes=self._processes,
         )
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -369,7 +380,7 @@ class Trainer:
     def _own_meter(self, saved: dict[str, Any], processes: int) -> dict[str, Any]:
         """The part of this process in saved sums. Where it has none, the first one has them all."""
         rank = 0 if self.parallel is None else self.parallel.rank
-        if self.parallel is not None and self.parallel.size == processes > 1:
+        if self._processes == processes > 1:
             return {name: float(value[rank]) for name, value in saved.items()}
         if processes > 1:
             saved = {name: float(value.sum()) for name, value in saved.items()}

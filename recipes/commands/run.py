@@ -12,7 +12,7 @@ import torch
 import yaml
 
 import seqdni
-from seqdni.recipes.common_options import RESUMABLE, Sampling
+from seqdni.recipes.common_options import RESUMABLE, Sampling, absolute
 from seqdni.recipes.directory import RunDirectory, new_folder
 from seqdni.recipes.errors import RunError, RunStopped
 from seqdni.recipes.fine_tune import start_from
@@ -120,7 +120,7 @@ def _prepared(recipe: Recipe, parsed: dict[str, Any]) -> Any:
     options = recipe.options(**{each.name: parsed[each.name] for each in fields(recipe.options)})
     recipe.file.prepare(options)
     if options.init_from is not None:
-        options.init_from = str(Path(options.init_from).expanduser().resolve())
+        options.init_from = absolute(options.init_from)
     return options
 
 

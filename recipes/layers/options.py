@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from seqdni.recipes.common_options import RunOptions
+from seqdni.recipes.common_options import RunOptions, absolute
 from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.option_field import check_values, option, same_option
@@ -227,4 +226,4 @@ def prepare(options: Options) -> None:
         options.synth_lr = RATES[kind]
     device_of(options)
     if options.data_dir is not None:
-        options.data_dir = str(Path(options.data_dir).expanduser().resolve())
+        options.data_dir = absolute(options.data_dir)

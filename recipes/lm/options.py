@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from seqdni.corpora import own_splits
-from seqdni.recipes.common_options import RunOptions, check
+from seqdni.recipes.common_options import RunOptions, absolute, check
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.lm.data import DOWNLOADED, NAMED
 from seqdni.recipes.lm.hierarchy import window
@@ -215,9 +214,9 @@ def prepare(options: Options) -> None:
             f"{options.valid_fraction + options.test_fraction:g}, expected less than 1"
         )
     if options.data_dir is not None:
-        options.data_dir = str(Path(options.data_dir).expanduser().resolve())
+        options.data_dir = absolute(options.data_dir)
     if _own(options):
-        options.corpus = str(Path(options.corpus).expanduser().resolve())
+        options.corpus = absolute(options.corpus)
 
 
 def _check_levels(options: Options) -> None:

@@ -103,6 +103,12 @@ class CapturedChunks:
         self.replayed = 0
         self.eager: Counter[str] = Counter()
         """Number of chunks that ran from Python, by the reason."""
+        boundary = self._boundary
+        self._modules = [*model.modules(), *(() if boundary is None else boundary.modules())]
+        self._weights = [
+            *updater.parameters,
+            *(() if boundary is None else boundary.parameters()),
+        ]
         self._trained = self._requires_grad()
         self.forget()
 
@@ -144,8 +150,7 @@ class CapturedChunks:
         return self._run(kind, plan), own
 
     def _requires_grad(self) -> list[bool]:
-        own = () if self._boundary is None else self._boundary.parameters()
-        return [parameter.requires_grad for parameter in (*self._updater.parameters, *own)]
+        return [parameter.requires_grad for parameter in self._weights]
 
     def _follow_frozen(self) -> None:
         """Drop all graphs if other parameters are frozen now: they would train them further."""
@@ -231,9 +236,8 @@ class CapturedChunks:
 
     def _settings(self) -> Hashable:
         learner, synthetic = self._updater.learner, self._updater.synthetic
-        modules = [*self._model.modules(), *(self._boundary.modules() if self._boundary else ())]
         return (
-            tuple(module.training for module in modules),
+            tuple(module.training for module in self._modules),
             *(learner.loss, learner.clip, learner.autocast),
             *(learner.non_finite, None if synthetic is None else synthetic.clip),
         )

@@ -31,7 +31,7 @@ from seqdni.feedforward.checks import (
 from seqdni.feedforward.stage import Stage
 from seqdni.feedforward.synthetic_input import SyntheticInput
 from seqdni.guard import NonFinite
-from seqdni.learner import Learner, check_optimizer, clipped
+from seqdni.learner import Learner, check_optimizer, descend
 from seqdni.metrics import RunningSums
 from seqdni.synthetic_gradients import SyntheticGradients
 
@@ -247,10 +247,7 @@ class LayerTrainer:
         for index, (synthetic, optimizer) in enumerate(parts):
             loss = synthetic.loss(x, ends[index].detach())
             if optimizer is not None:
-                loss.backward()
-                if not clipped(list(synthetic.parameters()), self.clip):
-                    optimizer.step()
-                optimizer.zero_grad()
+                descend(loss, synthetic, optimizer, self.clip)
             self.meter.add(**{f"input_loss_{index}": loss, f"input_steps_{index}": 1})
 
     def _share_gradient_scale(self) -> None:

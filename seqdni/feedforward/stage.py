@@ -5,13 +5,11 @@ Shapes: B rows, S features of an activation, K features of a condition.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from seqdni.feedforward.checks import check_outputs
-from seqdni.learner import GO_ON, Learner
+from seqdni.learner import Learner
 from seqdni.metrics import RunningSums
 from seqdni.state import in_full_precision
 from seqdni.synthetic_gradients import SyntheticGradients
@@ -88,7 +86,7 @@ class Stage:
         """
         if self.synthetic is None:
             loss = self.learner.loss(end, targets)
-            if not self._is_finite(loss, step):
+            if not self.learner.accepts(loss, f"step {step}", self.meter):
                 return False
             loss.backward()
             self.meter.add(loss_sum=loss * len(targets), scored=len(targets))
@@ -134,14 +132,3 @@ class Stage:
         updated = self.learner.update(self.parameters, where)
         self.updates += updated
         self.meter.add(**{f"updates_{self.index}": int(updated)})
-
-    def _is_finite(self, loss: Tensor, step: int) -> bool:
-        """Whether the loss may be used; on a GPU always True, because to read it is to wait."""
-        if loss.device.type != "cpu" or math.isfinite(loss.item()):
-            return True
-        if self.learner.non_finite == "raise":
-            raise FloatingPointError(
-                f"the loss of step {step} is {loss.item()}, which is not finite; {GO_ON}"
-            )
-        self.meter.add(skipped=1)
-        return False

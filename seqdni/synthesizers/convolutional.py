@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from seqdni.synthesizers.mlp import MLPSynthesizer, check_width
+from seqdni.synthesizers.mlp import MLPSynthesizer, check_condition, check_width, refuse_aux
 
 
 class ConvSynthesizer(nn.Module):
@@ -119,8 +119,7 @@ class ConvSynthesizer(nn.Module):
         Raises:
             ValueError: ``next_predicted_BS`` was given.
         """
-        if next_predicted_BS is not None:
-            raise ValueError("this synthesizer has no Aux head")
+        refuse_aux(next_predicted_BS)
         channels, height, width = self.shape
         target_NC = target_BS.view(-1, channels, height * width).movedim(1, -1).flatten(0, 1)
         valid_N = None if valid_B is None else valid_B.repeat_interleave(height * width)
@@ -129,12 +128,7 @@ class ConvSynthesizer(nn.Module):
     def _features(self, state_BS: Tensor, condition_BK: Tensor | None) -> Tensor:
         """The output of the hidden layers, one row for each position: ``[B H W, F]``."""
         check_width(state_BS, self.state_size)
-        got = 0 if condition_BK is None else condition_BK.shape[1]
-        if got != self.condition_size:
-            raise ValueError(
-                f"the synthesizer was built with condition_size={self.condition_size}, got "
-                f"{got or 'no'} condition features"
-            )
+        check_condition(condition_BK, self.condition_size)
         dtype, size = self.head.head.weight.dtype, self.shape[1:]
         maps = [state_BS.unflatten(1, self.shape).to(dtype)]
         maps.append(self.position_2HW.to(dtype).expand(len(state_BS), -1, -1, -1))

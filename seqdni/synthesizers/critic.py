@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqdni.synthesizers.mlp import check_width
+from seqdni.synthesizers.mlp import check_width, refuse_aux
 
 
 class Critic(nn.Module):
@@ -211,8 +211,7 @@ class Critic(nn.Module):
         Raises:
             ValueError: an Aux target, or no condition.
         """
-        if next_predicted_BS is not None:
-            raise ValueError("this synthesizer has no Aux head")
+        refuse_aux(next_predicted_BS)
         predicted_BnC, answer_BnC, known_Bn, _ = self._read(state_BS.detach(), condition_BK)
         if valid_B is not None:
             known_Bn = known_Bn * valid_B[:, None]

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from seqdni.synthesizers.mlp import check_width, with_condition
+from seqdni.synthesizers.mlp import check_width, refuse_aux, with_condition
 
 ALIGN = 16  # features are filled with zeros up to a multiple of this, for faster matrix products
 BLOCK = 256  # features of a block of the moments
@@ -148,8 +148,7 @@ class LeastSquares(nn.Module):
         Raises:
             ValueError: ``next_predicted_BS`` was given.
         """
-        if next_predicted_BS is not None:
-            raise ValueError("this synthesizer has no Aux head")
+        refuse_aux(next_predicted_BS)
         check_width(state_BS, self.state_size)
         x_BD = with_condition(state_BS, condition_BK, self.condition_size)
         rows = torch.cat([target_BS, x_BD, self.constant.expand(len(x_BD), -1)], dim=1)

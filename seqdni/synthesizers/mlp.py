@@ -282,6 +282,37 @@ def _refuse_width(built_for: int, got: int) -> None:
         )
 
 
+def check_condition(condition_BK: Float[Tensor, "B K"] | None, condition_size: int) -> None:
+    """Refuse a condition of another width than a synthesizer was built for.
+
+    Args:
+        condition_BK: the condition, or None.
+        condition_size: K that the synthesizer was built with; 0 for none.
+
+    Raises:
+        ValueError: the widths differ; the message has both.
+    """
+    got = 0 if condition_BK is None else condition_BK.shape[1]
+    if got != condition_size:
+        raise ValueError(
+            f"the synthesizer was built with condition_size={condition_size}, got "
+            f"{got or 'no'} condition features"
+        )
+
+
+def refuse_aux(next_predicted_BS: Float[Tensor, "B S"] | None) -> None:
+    """Refuse the target of an Aux head, for a synthesizer that has none.
+
+    Args:
+        next_predicted_BS: the target, or None.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if next_predicted_BS is not None:
+        raise ValueError("this synthesizer has no Aux head")
+
+
 def with_condition(
     state_BS: Float[Tensor, "B S"], condition_BK: Float[Tensor, "B K"] | None, condition_size: int
 ) -> Float[Tensor, "B features"]:
@@ -302,12 +333,7 @@ def with_condition(
         >>> with_condition(torch.zeros(2, 3), torch.ones(2, 1), condition_size=1).shape
         torch.Size([2, 4])
     """
-    got = 0 if condition_BK is None else condition_BK.shape[1]
-    if got != condition_size:
-        raise ValueError(
-            f"the synthesizer was built with condition_size={condition_size}, got "
-            f"{got or 'no'} condition features"
-        )
+    check_condition(condition_BK, condition_size)
     return state_BS if condition_BK is None else torch.cat([state_BS, condition_BK], dim=1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import credit
 import pytest
+import render
 from study import ROOT, SEEDS, key, read_rows
 
 ROWS = read_rows(ROOT / "benchmarks" / "results" / "credit.jsonl")
@@ -51,7 +52,7 @@ def test_the_table_of_the_page_is_that_of_the_rows(tmp_path):
     bare = tmp_path / "page.md"
     bare.write_text("nothing")
     with pytest.raises(ValueError, match="lacks"):
-        credit.write_page(bare, "credit", table)
+        render.put_table(bare, "credit", table)
 
 
 def test_a_gap_within_the_noise_is_no_gap():
