@@ -5,7 +5,7 @@ from __future__ import annotations
 import credit
 import pytest
 import render
-from study import ROOT, SEEDS, key, read_rows
+from study import ROOT, SEEDS, Outcome, key, read_rows
 
 ROWS = read_rows(ROOT / "benchmarks" / "results" / "credit.jsonl")
 
@@ -64,7 +64,9 @@ def test_a_gap_within_the_noise_is_no_gap():
 
 def test_without_mnist_its_tasks_are_skipped(tmp_path, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr(credit, "carry_out", lambda runs, *_: asked.append(runs) or Nothing)
+    monkeypatch.setattr(
+        credit, "carry_out", lambda runs, *_: asked.append(runs) or Outcome([], False)
+    )
     page = tmp_path / "page.md"
     marks = (f"<!-- table {name} -->\n<!-- end -->\n" for name in ("credit", "audit"))
     page.write_text("".join(marks))
@@ -72,10 +74,3 @@ def test_without_mnist_its_tasks_are_skipped(tmp_path, capsys, monkeypatch):
     assert credit.main([*words, "--quick"]) == 0
     assert "no --mnist-dir: mnist-row" in capsys.readouterr().out
     assert [run.cell.recipe for run in asked[0]] == ["recall"] * 9
-
-
-class Nothing:
-    """How a study ends that did nothing."""
-
-    failures: tuple = ()
-    stopped = False
