@@ -157,7 +157,6 @@ class Boundary(nn.Module):
             return torch.zeros_like(packed_BS)
         return self.synthesizer(packed_BS, condition_BK)
 
-    @torch.no_grad()
     def applied(
         self, predicted_BS: Float[Tensor, "B S"], continues_B: Bool[Tensor, " B"] | None = None
     ) -> Float[Tensor, "B S"]:
@@ -172,7 +171,6 @@ class Boundary(nn.Module):
         """
         return self.masked(self.limited(predicted_BS), continues_B)
 
-    @torch.no_grad()
     def limited(self, predicted_BS: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
         """Limit a prediction to the bound, and multiply it by ``grad_scale``.
 
@@ -187,7 +185,6 @@ class Boundary(nn.Module):
             grad_BS = self.gradient_scale.bounded(grad_BS, self.bound)
         return grad_BS if self.grad_scale == 1 else grad_BS * self.grad_scale
 
-    @torch.no_grad()
     def masked(
         self, grad_BS: Float[Tensor, "B S"], continues_B: Bool[Tensor, " B"] | None = None
     ) -> Float[Tensor, "B S"]:
@@ -313,6 +310,7 @@ class Boundary(nn.Module):
         condition_BK: Float[Tensor, "B K"] | None = None,
         next_predicted_BS: Float[Tensor, "B S"] | None = None,
         next_valid_B: Bool[Tensor, " B"] | None = None,
+        run_backward: bool = False,
     ) -> Float[Tensor, ""]:
         """The regression loss of :meth:`loss`, for any pairs of a state and its gradient.
 
@@ -326,21 +324,25 @@ class Boundary(nn.Module):
             condition_BK: as in :meth:`loss`.
             next_predicted_BS: as in :meth:`loss`.
             next_valid_B: as in :meth:`loss`.
+            run_backward: also run the backward pass of the loss, in the fastest way that the
+                synthesizer has.
 
         Returns:
-            A scalar whose backward pass reaches only the synthesizer.
+            A scalar whose backward pass reaches only the synthesizer. If it was run already, the
+            scalar has no graph.
 
         Raises:
             ValueError: there is no synthesizer.
         """
+        synthesizer = self.synthesizer
         self._check_has_synthesizer()
-        target_BS = grad_BS / loss_scale
-        if self.training:
-            state_BS, target_BS, valid_B = self.guard.checked(state_BS, target_BS, valid_B)
-        if self.bound is not None and self.training:
-            self.gradient_scale.update(target_BS, valid_B, final_B)
-        assert self.synthesizer is not None
-        return self.synthesizer.loss(
+        assert synthesizer is not None
+        pairs = self._checked_pairs(state_BS, grad_BS / loss_scale, valid_B, final_B)
+        loss = synthesizer.loss
+        if run_backward:
+            loss = getattr(synthesizer, "loss_after_backward", loss)
+        state_BS, target_BS, valid_B = pairs
+        value = loss(
             state_BS,
             target_BS,
             valid_B=valid_B,
@@ -348,6 +350,21 @@ class Boundary(nn.Module):
             next_predicted_BS=next_predicted_BS,
             next_valid_B=next_valid_B,
         )
+        if run_backward and value.requires_grad:
+            value.backward()
+        return value.detach() if run_backward else value
+
+    @torch.no_grad()
+    def _checked_pairs(
+        self, state_BS: Tensor, target_BS: Tensor, valid_B: Tensor | None, final_B: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """States, targets and valid pairs as the synthesizer gets them; the level is updated."""
+        if not self.training:
+            return state_BS, target_BS, valid_B
+        state_BS, target_BS, valid_B = self.guard.checked(state_BS, target_BS, valid_B)
+        if self.bound is not None:
+            self.gradient_scale.update(target_BS, valid_B, final_B)
+        return state_BS, target_BS, valid_B
 
     def capture_key(self, learns: bool, final: bool) -> Hashable | None:
         """What a chunk's computation depends on here, besides tensors; None: it cannot be captured.

@@ -313,7 +313,7 @@ class ChunkUpdater:
         ):
             run.predicted_BS = synthetic.boundary.predict(run.end, condition_BK)
         if run.loss is not None and plan.has_gradient:
-            backward.add(run.loss * plan.factor)
+            backward.add(run.loss, run.loss.new_full((), plan.factor))
         if synthetic is not None and plan.gradient_at_end:
             end_tensors, continues_B = (
                 run.end_tensors or run.end,
@@ -386,9 +386,9 @@ class ChunkUpdater:
         Args:
             losses: from :meth:`teach`.
         """
-        counts = int(self.parallel is None or self.parallel.rank == 0)  # the same in each process
+        counts = self.parallel is None or self.parallel.rank == 0  # the losses of all are the same
         for loss in losses:
-            self.meter.add(synth_loss=counts * loss, synth_steps=counts)
+            self.meter.add(synth_loss=loss if counts else 0.0 * loss, synth_steps=int(counts))
 
     def next_carry(self, run: ForwardRun, initial_state: Callable[[int], State]) -> State:
         """The state that the next chunk starts from, without a graph.

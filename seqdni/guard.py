@@ -52,7 +52,6 @@ class TargetGuard(nn.Module):
         self.peak = max(norm, DECAY * self.peak) if admitted else 10 * self.peak
         return admitted
 
-    @torch.no_grad()
     def checked(
         self,
         state_BS: Float[Tensor, "B S"],

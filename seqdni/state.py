@@ -78,14 +78,13 @@ def map_state(fn: Callable[..., Tensor], state: State, *others: State) -> State:
     """
     if isinstance(state, Tensor):
         return fn(state, *others)
-    if isinstance(state, Mapping):
-        names = list(state)
-        return {
-            name: map_state(fn, state[name], *(other[name] for other in others))  # type: ignore
-            for name in names
-        }
-    parts = (map_state(fn, *branch) for branch in zip(state, *others, strict=True))
-    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    if isinstance(state, tuple):
+        parts = [map_state(fn, *branch) for branch in zip(state, *others, strict=True)]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return {
+        name: map_state(fn, state[name], *(other[name] for other in others))  # type: ignore
+        for name in list(state)
+    }
 
 
 def detach(state: State) -> State:
@@ -215,7 +214,14 @@ def pack(state: State) -> Float[Tensor, "B S"]:
             "[B, H] with one B: the rows are the second to last axis. Give an unbatched state an "
             "axis of one row, and flatten features of more axes: x.flatten(1) for [B, ...]"
         )
-    return torch.cat([leaf.movedim(-2, 0).flatten(1) for leaf in parts], dim=1)
+    return torch.cat([_rows_first(leaf) for leaf in parts], dim=1)
+
+
+def _rows_first(leaf: Tensor) -> Tensor:
+    """A leaf as ``[B, L * H]``; what a chunk does often is one operation here."""
+    if leaf.dim() == 2:
+        return leaf
+    return leaf.squeeze(0) if len(leaf) == 1 else leaf.movedim(-2, 0).flatten(1)
 
 
 def unpack(packed_BS: Float[Tensor, "B S"], like: State) -> State:
@@ -244,8 +250,11 @@ def unpack(packed_BS: Float[Tensor, "B S"], like: State) -> State:
     parts = iter(packed_BS.split(widths, dim=1))
 
     def restore(leaf: Tensor) -> Tensor:
-        rows_first = leaf.movedim(-2, 0)
-        return next(parts).reshape(rows_first.shape).movedim(0, -2).to(leaf.dtype)
+        part = next(parts)
+        if leaf.dim() == 3:
+            layers = len(leaf)
+            part = part.unsqueeze(0) if layers == 1 else part.unflatten(1, (layers, -1)).movedim(1, 0)
+        return part if part.dtype == leaf.dtype else part.to(leaf.dtype)
 
     return map_state(restore, like)
 

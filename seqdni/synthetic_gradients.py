@@ -89,6 +89,7 @@ class SyntheticGradients:
             )
         self._check_targets()
         self._check_optimizer()
+        self._parameters = list(self.boundary.parameters())
 
     @property
     def learns(self) -> bool:
@@ -165,9 +166,10 @@ class SyntheticGradients:
                 condition_BK=condition_BK,
                 next_predicted_BS=next_predicted_BS,
                 next_valid_B=next_valid_B,
+                run_backward=self.optimizer is not None,
             )
-            if self.optimizer is not None and loss.requires_grad:
-                descend(loss, self.boundary, self.optimizer, self.clip)
+            if self.optimizer is not None:
+                descend(self._parameters, self.optimizer, self.clip)
             losses.append(loss.detach())
         return losses
 

@@ -247,7 +247,8 @@ class LayerTrainer:
         for index, (synthetic, optimizer) in enumerate(parts):
             loss = synthetic.loss(x, ends[index].detach())
             if optimizer is not None:
-                descend(loss, synthetic, optimizer, self.clip)
+                loss.backward()
+                descend(list(synthetic.parameters()), optimizer, self.clip)
             self.meter.add(**{f"input_loss_{index}": loss, f"input_steps_{index}": 1})
 
     def _share_gradient_scale(self) -> None:

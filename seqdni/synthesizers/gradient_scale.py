@@ -35,7 +35,6 @@ class GradientScale(nn.Module):
         self.square: Tensor
         self.register_buffer("square", torch.zeros(()))
 
-    @torch.no_grad()
     def bounded(self, predicted_BS: Float[Tensor, "B S"], bound: float) -> Float[Tensor, "B S"]:
         r"""Scale rows down to at most ``bound`` times the level.
 
@@ -52,7 +51,6 @@ class GradientScale(nn.Module):
         largest = self.square.sqrt() * (bound * predicted_BS.shape[1] ** 0.5)
         return predicted_BS * (largest / norm_B1.clamp_min_(1e-30)).clamp_max_(1.0)
 
-    @torch.no_grad()
     def update(
         self,
         target_BS: Float[Tensor, "B S"],
@@ -71,11 +69,11 @@ class GradientScale(nn.Module):
             return
         self.seen[kind] += 1
         rate = max(SLOWEST, 1 / self.seen[kind])
-        square_B = torch.linalg.vector_norm(target_BS, dim=1).square() / target_BS.shape[1]
         given = [rows_B for rows_B in (valid_B, final_B) if rows_B is not None]
         if not given:
-            self.square += rate * (square_B.mean() - self.square)
+            self.square.lerp_(target_BS.square().mean().to(self.square.dtype), rate)
             return
+        square_B = torch.linalg.vector_norm(target_BS, dim=1).square() / target_BS.shape[1]
         rows_B = given[0] & given[-1]
         now = square_B.masked_fill(~rows_B, 0.0).sum() / rows_B.sum().clamp_min(1)
         self.square += rate * rows_B.any() * (now - self.square)

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqdni.synthesizers.by_hand import activations, add_gradients, is_plain
 from seqdni.synthesizers.whitening import Whitening
 
 _TINY = 1e-24  # least divisor, which keeps the division by a mean square of zero finite
@@ -97,6 +98,7 @@ class MLPSynthesizer(nn.Module):
             layers += [nn.Linear(width, hidden), *norm, activation()]
             width = hidden
         self.trunk = nn.Sequential(*layers)
+        self._is_plain = is_plain(self.trunk)
         self.head = _zero_linear(width, output_size)
         self.aux_head = _zero_linear(width, output_size) if aux else None
         self.targets_seen = 0
@@ -147,17 +149,21 @@ class MLPSynthesizer(nn.Module):
         Returns:
             The predicted gradient, per-example-sum units.
         """
-        return self.head(self.features(state_BS, condition_BK)) * self.scale
+        x, head = self._inputs(state_BS, condition_BK), self.head
+        if torch.is_grad_enabled() or not self._is_plain:
+            return head(self.trunk(x)) * self.scale
+        features = activations(self.trunk, x)[-1]
+        return functional.linear(features, head.weight, head.bias).mul_(self.scale)
 
-    def features(self, state_BS: Tensor, condition_BK: Tensor | None) -> Tensor:
-        """The outputs of the last hidden layer, which both heads read.
+    def _inputs(self, state_BS: Tensor, condition_BK: Tensor | None) -> Tensor:
+        """What the first layer reads.
 
         Args:
             state_BS: the packed state.
             condition_BK: the condition, ``[B, K]``, or None.
 
         Returns:
-            Features ``[B, F]``.
+            ``[B, S + K]``.
 
         Raises:
             ValueError: the state or the condition has another width than the synthesizer was built
@@ -167,7 +173,7 @@ class MLPSynthesizer(nn.Module):
         state_BS = state_BS.to(self.head.weight.dtype)
         state_BS = state_BS if self.whitening is None else self.whitening(state_BS)
         x = with_condition(state_BS, condition_BK, self.condition_size)
-        return self.trunk(x.to(self.head.weight.dtype))
+        return x.to(self.head.weight.dtype)
 
     def loss(
         self,
@@ -202,22 +208,97 @@ class MLPSynthesizer(nn.Module):
         Raises:
             ValueError: ``next_predicted_BS`` was given, and the synthesizer has no Aux head.
         """
-        if self.training:
-            self._update_whitening(state_BS, valid_B)
-        features = self.features(state_BS, condition_BK)
-        target_BS = target_BS.to(features.dtype)
-        if self.training:
-            self._update_scale(target_BS, valid_B)
-        inverse = self.mean_square.clamp_min(_TINY).rsqrt()
-        loss = _mean_square_error(self.head(features), target_BS * inverse, valid_B)
+        x, target_BS = self._pairs(state_BS, target_BS, valid_B, condition_BK)
+        features = self.trunk(x)
+        loss = _mean_square(self.head(features) - target_BS, valid_B)
         if next_predicted_BS is not None:
-            if self.aux_head is None:
-                raise ValueError("this synthesizer has no Aux head; build it with aux=True")
-            aux_BS = self.aux_head(features)
-            loss = loss + _mean_square_error(aux_BS, next_predicted_BS * inverse, next_valid_B)
+            aux_BS = self._existing_aux_head(features)
+            loss = loss + _mean_square(aux_BS - self._scaled(next_predicted_BS), next_valid_B)
         return loss
 
+    def loss_after_backward(
+        self,
+        state_BS: Float[Tensor, "B S"],
+        target_BS: Float[Tensor, "B O"],
+        *,
+        valid_B: Bool[Tensor, " B"] | None = None,
+        condition_BK: Float[Tensor, "B K"] | None = None,
+        next_predicted_BS: Float[Tensor, "B O"] | None = None,
+        next_valid_B: Bool[Tensor, " B"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """The loss of :meth:`loss`, after its backward pass; the usual layers need no autograd.
+
+        Args:
+            state_BS: as for :meth:`loss`.
+            target_BS: likewise.
+            valid_B: likewise.
+            condition_BK: likewise.
+            next_predicted_BS: likewise.
+            next_valid_B: likewise.
+
+        Returns:
+            A scalar without a graph. The gradients were added to ``.grad`` of the parameters.
+
+        Raises:
+            ValueError: as for :meth:`loss`.
+        """
+        heads = [self.head]
+        if next_predicted_BS is not None:
+            heads.append(self._existing_aux_head)
+        if not self._is_plain or torch.is_autocast_enabled(state_BS.device.type):
+            loss = self.loss(
+                state_BS,
+                target_BS,
+                valid_B=valid_B,
+                condition_BK=condition_BK,
+                next_predicted_BS=next_predicted_BS,
+                next_valid_B=next_valid_B,
+            )
+            if loss.requires_grad:
+                loss.backward()
+            return loss.detach()
+        with torch.no_grad():
+            x, target_BS = self._pairs(state_BS, target_BS, valid_B, condition_BK)
+            targets, masks = [target_BS], [valid_B]
+            if next_predicted_BS is not None:
+                targets.append(self._scaled(next_predicted_BS))
+                masks.append(next_valid_B)
+            activated = activations(self.trunk, x)
+            errors = [
+                functional.linear(activated[-1], head.weight, head.bias).sub_(target)
+                for head, target in zip(heads, targets, strict=True)
+            ]
+            losses = [_mean_square(*pair) for pair in zip(errors, masks, strict=True)]
+            grads = [_mean_square_grad(*pair) for pair in zip(errors, masks, strict=True)]
+            add_gradients(self.trunk, heads, activated, grads)
+            return losses[0] if len(losses) == 1 else losses[0] + losses[1]
+
+    @property
+    def _existing_aux_head(self) -> nn.Linear:
+        if self.aux_head is None:
+            raise ValueError("this synthesizer has no Aux head; build it with aux=True")
+        return self.aux_head
+
     @torch.no_grad()
+    def _pairs(
+        self,
+        state_BS: Tensor,
+        target_BS: Tensor,
+        valid_B: Tensor | None,
+        condition_BK: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The input and the target of the network; in training, after its running averages."""
+        if self.training:
+            self._update_whitening(state_BS, valid_B)
+        x = self._inputs(state_BS, condition_BK)
+        target_BS = target_BS.to(x.dtype)
+        if self.training:
+            self._update_scale(target_BS, valid_B)
+        return x, self._scaled(target_BS)
+
+    def _scaled(self, target_BS: Tensor) -> Tensor:
+        return target_BS * self.mean_square.clamp_min(_TINY).rsqrt_()
+
     def _update_whitening(self, state_BS: Tensor, valid_B: Tensor | None) -> None:
         """Update the whitening, and change the first layer so that it computes the same."""
         if self.whitening is None:
@@ -231,17 +312,15 @@ class MLPSynthesizer(nn.Module):
             first.bias.add_(reads_state @ shift)
             reads_state.copy_(reads_state @ turn)
 
-    @torch.no_grad()
     def _update_scale(self, target_BS: Tensor, valid_B: Tensor | None) -> None:
         """Update the running scale, and rescale the heads so that they predict the same."""
-        before = self.mean_square.clone()
+        mean_square, before = self.mean_square, self.mean_square.clone()
         self.targets_seen += 1
         rate: float | Tensor = max(1 - self.scale_decay, 1 / self.targets_seen)
         if valid_B is not None:
-            rate = rate * valid_B.any()  # without a valid row the scale stays
-        now = _mean_square_error(target_BS, torch.zeros_like(target_BS), valid_B)
-        self.mean_square += rate * (now - self.mean_square)
-        ratio = (before / self.mean_square.clamp_min(_TINY)).sqrt()
+            rate = (rate * valid_B.any()).to(mean_square.dtype)  # without a valid row it stays
+        mean_square.lerp_(_mean_square(target_BS, valid_B), rate)
+        ratio = before.div_(mean_square.clamp_min(_TINY)).sqrt_()
         for head in (self.head, self.aux_head):
             if head is not None:
                 head.weight.mul_(ratio)
@@ -344,9 +423,17 @@ def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
-def _mean_square_error(x_BS: Tensor, y_BS: Tensor, valid_B: Tensor | None) -> Tensor:
-    """The mean of ``(x - y)^2`` over the valid rows; 0 if there is none."""
+def _mean_square(x_BO: Tensor, valid_B: Tensor | None) -> Tensor:
+    """The mean of ``x^2`` over the valid rows; 0 if there is none."""
     if valid_B is None:
-        return functional.mse_loss(x_BS, y_BS)
-    rows_B = (x_BS - y_BS).square().mean(dim=1).masked_fill(~valid_B, 0.0)
+        return x_BO.square().mean()
+    rows_B = x_BO.square().mean(dim=1).masked_fill(~valid_B, 0.0)
     return rows_B.sum() / valid_B.sum().clamp_min(1)
+
+
+def _mean_square_grad(x_BO: Tensor, valid_B: Tensor | None) -> Tensor:
+    """The gradient of :func:`_mean_square`, in the place of its argument."""
+    if valid_B is None:
+        return x_BO.mul_(2 / x_BO.numel())
+    factor_B = valid_B * (2 / (valid_B.sum().clamp_min(1) * x_BO.shape[1]))
+    return x_BO.masked_fill_(~valid_B[:, None], 0.0).mul_(factor_B[:, None])

@@ -1,0 +1,107 @@
+r"""The gradients of a small network of linear layers, without autograd.
+
+For a synthesizer, autograd takes longer to prepare the operations than the processor to compute
+them. Its layers are few and of two kinds, so their gradients are written out here:
+
+.. math:: z_{i+1} = \sigma(W_i z_i + b_i), \quad
+          d_i = \sigma'(z_{i+1}) \odot \partial L / \partial z_{i+1}, \quad
+          \partial L / \partial W_i = d_i^T z_i, \quad \partial L / \partial z_i = d_i W_i
+
+Shapes: B rows, D inputs of a layer, F features after the last layer, O outputs of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_relu_backward = torch.ops.aten.threshold_backward
+_tanh_backward = torch.ops.aten.tanh_backward
+
+
+def is_plain(trunk: nn.Sequential) -> bool:
+    """Whether the functions of this file know a trunk's gradients.
+
+    Args:
+        trunk: the layers before the heads, which are linear.
+
+    Returns:
+        Whether it has only linear layers with ReLU or Tanh after each.
+    """
+    layers = list(trunk)
+    return all(type(each) is nn.Linear for each in layers[::2]) and all(
+        type(each) in (nn.ReLU, nn.Tanh) for each in layers[1::2]
+    )
+
+
+def activations(trunk: nn.Sequential, x_BD: Tensor) -> list[Tensor]:
+    """The input of a plain trunk, and what comes after each activation.
+
+    Args:
+        trunk: for which :func:`is_plain` is true.
+        x_BD: its input.
+
+    Returns:
+        The input, then the outputs of the activations; the last one is the trunk's output.
+    """
+    layers, found = list(trunk), [x_BD]
+    for linear, activation in zip(layers[::2], layers[1::2], strict=True):
+        y = functional.linear(found[-1], linear.weight, linear.bias)  # type: ignore[arg-type]
+        found.append(y.relu_() if type(activation) is nn.ReLU else y.tanh_())
+    return found
+
+
+def add_gradients(
+    trunk: nn.Sequential,
+    heads: Sequence[nn.Linear],
+    activated: Sequence[Tensor],
+    grads_of_heads: Sequence[Tensor],
+) -> None:
+    """Add the gradients of all weights and biases to what ``.grad`` has.
+
+    Args:
+        trunk: for which :func:`is_plain` is true.
+        heads: at least one.
+        activated: from :func:`activations`.
+        grads_of_heads: the gradient of the output of each head, ``[B, O]``.
+
+    Example:
+        >>> trunk, head = nn.Sequential(nn.Linear(2, 3), nn.ReLU()), nn.Linear(3, 1)
+        >>> x = torch.randn(5, 2)
+        >>> head(trunk(x)).sum().backward()
+        >>> expected, trunk[0].weight.grad = trunk[0].weight.grad, None
+        >>> with torch.no_grad():
+        ...     add_gradients(trunk, [head], activations(trunk, x), [torch.ones(5, 1)])
+        >>> torch.allclose(trunk[0].weight.grad, expected)
+        True
+    """
+    for head, grad_BO in zip(heads, grads_of_heads, strict=True):
+        _add(head, grad_BO, activated[-1])
+    layers = list(trunk)
+    if not layers:
+        return
+    first, *others = zip(heads, grads_of_heads, strict=True)
+    d = first[1] @ first[0].weight
+    for head, grad_BO in others:
+        d.addmm_(grad_BO, head.weight)
+    for i in reversed(range(len(layers) // 2)):
+        linear, activation, z = layers[2 * i], layers[2 * i + 1], activated[i + 1]
+        assert isinstance(linear, nn.Linear)
+        d = _relu_backward(d, z, 0) if type(activation) is nn.ReLU else _tanh_backward(d, z)
+        _add(linear, d, activated[i])
+        if i:
+            d = d @ linear.weight
+
+
+def _add(linear: nn.Linear, grad_BO: Tensor, x_BD: Tensor) -> None:
+    """Add the gradients of one layer's weight and bias, unless they are frozen."""
+    weight, bias = linear.weight, linear.bias
+    if weight.requires_grad:
+        grad = torch.mm(grad_BO.t(), x_BD)
+        weight.grad = grad if weight.grad is None else weight.grad.add_(grad)
+    if bias.requires_grad:
+        grad = grad_BO.sum(0)
+        bias.grad = grad if bias.grad is None else bias.grad.add_(grad)
