@@ -138,7 +138,7 @@ class Learner:
         if keep_grads:
             self.optimizer.zero_grad(set_to_none=False)
         else:
-            forget_gradients(self.optimizer)
+            self.optimizer.zero_grad()
         if dropped and self.non_finite == "raise":
             raise FloatingPointError(f"the gradient of {where} is not finite; {GO_ON}")
         return not dropped
@@ -157,10 +157,12 @@ def clipped(parameters: Sequence[nn.Parameter], clip: float | None) -> bool:
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not grads:
         return False
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+    norms = torch._foreach_norm(grads)  # pyright: ignore[reportPrivateImportUsage]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
     on_cpu = norm.device.type == "cpu"  # on a GPU to look at the norm would be to wait
     if clip is not None and not (on_cpu and norm.item() < 0.999 * clip):
-        torch._foreach_mul_(grads, (clip / (norm + 1e-6)).clamp_max_(1.0))
+        factor = (clip / (norm + 1e-6)).clamp_max_(1.0)
+        torch._foreach_mul_(grads, factor)  # pyright: ignore[reportPrivateImportUsage]
     return drop_if_not_finite(parameters, norm)
 
 
@@ -176,18 +178,7 @@ def descend(
     """
     if not clipped(parameters, clip):
         optimizer.step()
-    forget_gradients(optimizer)
-
-
-def forget_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """What ``optimizer.zero_grad()`` does, without the time that its profiling takes.
-
-    Args:
-        optimizer: of torch.optim.
-    """
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            parameter.grad = None
+    optimizer.zero_grad()
 
 
 # What is refused

@@ -253,7 +253,9 @@ def unpack(packed_BS: Float[Tensor, "B S"], like: State) -> State:
         part = next(parts)
         if leaf.dim() == 3:
             layers = len(leaf)
-            part = part.unsqueeze(0) if layers == 1 else part.unflatten(1, (layers, -1)).movedim(1, 0)
+            part = (
+                part.unsqueeze(0) if layers == 1 else part.unflatten(1, (layers, -1)).movedim(1, 0)
+            )
         return part if part.dtype == leaf.dtype else part.to(leaf.dtype)
 
     return map_state(restore, like)

@@ -27,7 +27,7 @@ from seqdni.losses import IGNORE
 from seqdni.metrics import RunningSums
 from seqdni.parallel import DataParallel
 from seqdni.state import State, cut, leaves, state_size
-from seqdni.synthesizers.mlp import check_state_size
+from seqdni.synthesizers.inputs import check_state_size
 from seqdni.synthetic_gradients import SyntheticGradients, check_dense
 from seqdni.trainer_parts import Model, check_model, check_parallel, check_parts
 from seqdni.truncation.influence import Influence, unitwise_core

@@ -19,7 +19,8 @@ class Synthesizer(Protocol):
     predicted gradient, in units of the loss summed over the steps of a row. ``loss`` returns the
     loss that an optimiser then minimises, as :meth:`seqdni.MLPSynthesizer.loss` does. A synthesizer
     without parameters learns inside ``loss``. One with the auxiliary task also has a module
-    ``aux_head``.
+    ``aux_head``. One that knows its gradients without autograd may have ``loss_after_backward``, as
+    :meth:`seqdni.MLPSynthesizer.loss_after_backward`; a trainer then calls that.
     """
 
     @property

@@ -22,17 +22,18 @@ _relu_backward = torch.ops.aten.threshold_backward
 _tanh_backward = torch.ops.aten.tanh_backward
 
 
-def is_plain(trunk: nn.Sequential) -> bool:
-    """Whether the functions of this file know a trunk's gradients.
+def is_plain(trunk: nn.Sequential, heads: Sequence[nn.Module]) -> bool:
+    """Whether the functions of this file know a network's gradients.
 
     Args:
-        trunk: the layers before the heads, which are linear.
+        trunk: the layers before the heads.
+        heads: read the trunk's features.
 
     Returns:
-        Whether it has only linear layers with ReLU or Tanh after each.
+        Whether all are linear layers, those of the trunk with ReLU or Tanh after each.
     """
     layers = list(trunk)
-    return all(type(each) is nn.Linear for each in layers[::2]) and all(
+    return all(type(each) is nn.Linear for each in (*layers[::2], *heads)) and all(
         type(each) in (nn.ReLU, nn.Tanh) for each in layers[1::2]
     )
 

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from seqdni.synthesizers.mlp import MLPSynthesizer, check_condition, check_width, refuse_aux
+from seqdni.synthesizers.inputs import check_condition, check_width, refuse_aux
+from seqdni.synthesizers.mlp import MLPSynthesizer
 
 
 class ConvSynthesizer(nn.Module):

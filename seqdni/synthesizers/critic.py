@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqdni.synthesizers.mlp import check_width, refuse_aux
+from seqdni.synthesizers.inputs import check_width, refuse_aux
 
 
 class Critic(nn.Module):

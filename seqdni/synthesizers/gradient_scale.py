@@ -71,7 +71,8 @@ class GradientScale(nn.Module):
         rate = max(SLOWEST, 1 / self.seen[kind])
         given = [rows_B for rows_B in (valid_B, final_B) if rows_B is not None]
         if not given:
-            self.square.lerp_(target_BS.square().mean().to(self.square.dtype), rate)
+            now = torch.linalg.vector_norm(target_BS).square_().div_(target_BS.numel())
+            self.square.lerp_(now.to(self.square.dtype), rate)
             return
         square_B = torch.linalg.vector_norm(target_BS, dim=1).square() / target_BS.shape[1]
         rows_B = given[0] & given[-1]

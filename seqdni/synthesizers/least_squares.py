@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from seqdni.synthesizers.mlp import check_width, refuse_aux, with_condition
+from seqdni.synthesizers.inputs import check_width, refuse_aux, with_condition
 
 ALIGN = 16  # features are filled with zeros up to a multiple of this, for faster matrix products
 BLOCK = 256  # features of a block of the moments

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seqdni.synthesizers.by_hand import activations, add_gradients, is_plain
+from seqdni.synthesizers.inputs import check_width, with_condition
 from seqdni.synthesizers.whitening import Whitening
 
 _TINY = 1e-24  # least divisor, which keeps the division by a mean square of zero finite
@@ -98,7 +99,6 @@ class MLPSynthesizer(nn.Module):
             layers += [nn.Linear(width, hidden), *norm, activation()]
             width = hidden
         self.trunk = nn.Sequential(*layers)
-        self._is_plain = is_plain(self.trunk)
         self.head = _zero_linear(width, output_size)
         self.aux_head = _zero_linear(width, output_size) if aux else None
         self.targets_seen = 0
@@ -150,7 +150,7 @@ class MLPSynthesizer(nn.Module):
             The predicted gradient, per-example-sum units.
         """
         x, head = self._inputs(state_BS, condition_BK), self.head
-        if torch.is_grad_enabled() or not self._is_plain:
+        if torch.is_grad_enabled() or not is_plain(self.trunk, [head]):
             return head(self.trunk(x)) * self.scale
         features = activations(self.trunk, x)[-1]
         return functional.linear(features, head.weight, head.bias).mul_(self.scale)
@@ -245,7 +245,9 @@ class MLPSynthesizer(nn.Module):
         heads = [self.head]
         if next_predicted_BS is not None:
             heads.append(self._existing_aux_head)
-        if not self._is_plain or torch.is_autocast_enabled(state_BS.device.type):
+        computes_loss = type(self).loss is MLPSynthesizer.loss  # a subclass may have its own
+        in_autocast = torch.is_autocast_enabled(state_BS.device.type)
+        if not (computes_loss and is_plain(self.trunk, heads)) or in_autocast:
             loss = self.loss(
                 state_BS,
                 target_BS,
@@ -288,7 +290,7 @@ class MLPSynthesizer(nn.Module):
         condition_BK: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """The input and the target of the network; in training, after its running averages."""
-        if self.training:
+        if self.training and self.whitening is not None:
             self._update_whitening(state_BS, valid_B)
         x = self._inputs(state_BS, condition_BK)
         target_BS = target_BS.to(x.dtype)
@@ -299,6 +301,7 @@ class MLPSynthesizer(nn.Module):
     def _scaled(self, target_BS: Tensor) -> Tensor:
         return target_BS * self.mean_square.clamp_min(_TINY).rsqrt_()
 
+    @torch.no_grad()
     def _update_whitening(self, state_BS: Tensor, valid_B: Tensor | None) -> None:
         """Update the whitening, and change the first layer so that it computes the same."""
         if self.whitening is None:
@@ -318,102 +321,13 @@ class MLPSynthesizer(nn.Module):
         self.targets_seen += 1
         rate: float | Tensor = max(1 - self.scale_decay, 1 / self.targets_seen)
         if valid_B is not None:
-            rate = (rate * valid_B.any()).to(mean_square.dtype)  # without a valid row it stays
+            rate = rate * valid_B.any().to(mean_square.dtype)  # without a valid row it stays
         mean_square.lerp_(_mean_square(target_BS, valid_B), rate)
         ratio = before.div_(mean_square.clamp_min(_TINY)).sqrt_()
         for head in (self.head, self.aux_head):
             if head is not None:
                 head.weight.mul_(ratio)
                 head.bias.mul_(ratio)
-
-
-def check_width(state_BS: Float[Tensor, "B S"], state_size: int) -> None:
-    """Refuse a state of another width than a synthesizer was built for.
-
-    Args:
-        state_BS: the packed state.
-        state_size: S that the synthesizer was built with.
-
-    Raises:
-        ValueError: the widths differ; the message has both.
-    """
-    _refuse_width(state_size, state_BS.shape[1])
-
-
-def check_state_size(synthesizer: object, size: int) -> None:
-    """Refuse a synthesizer that was built for states of another width.
-
-    Args:
-        synthesizer: one without an attribute ``state_size`` is accepted.
-        size: S of the states that it will read.
-
-    Raises:
-        ValueError: the widths differ; the message has both.
-    """
-    _refuse_width(getattr(synthesizer, "state_size", size), size)
-
-
-def _refuse_width(built_for: int, got: int) -> None:
-    if got != built_for:
-        raise ValueError(
-            f"the synthesizer was built with state_size={built_for}, and the state has {got} "
-            f"features a row; build it with state_size={got}, which is seqdni.state_size(state)"
-        )
-
-
-def check_condition(condition_BK: Float[Tensor, "B K"] | None, condition_size: int) -> None:
-    """Refuse a condition of another width than a synthesizer was built for.
-
-    Args:
-        condition_BK: the condition, or None.
-        condition_size: K that the synthesizer was built with; 0 for none.
-
-    Raises:
-        ValueError: the widths differ; the message has both.
-    """
-    got = 0 if condition_BK is None else condition_BK.shape[1]
-    if got != condition_size:
-        raise ValueError(
-            f"the synthesizer was built with condition_size={condition_size}, got "
-            f"{got or 'no'} condition features"
-        )
-
-
-def refuse_aux(next_predicted_BS: Float[Tensor, "B S"] | None) -> None:
-    """Refuse the target of an Aux head, for a synthesizer that has none.
-
-    Args:
-        next_predicted_BS: the target, or None.
-
-    Raises:
-        ValueError: there is one.
-    """
-    if next_predicted_BS is not None:
-        raise ValueError("this synthesizer has no Aux head")
-
-
-def with_condition(
-    state_BS: Float[Tensor, "B S"], condition_BK: Float[Tensor, "B K"] | None, condition_size: int
-) -> Float[Tensor, "B features"]:
-    """The input of a synthesizer: the state and, if it was built with one, the condition.
-
-    Args:
-        state_BS: the packed state.
-        condition_BK: the condition, or None.
-        condition_size: K that the synthesizer was built with; 0 for none.
-
-    Returns:
-        ``[B, S + K]``.
-
-    Raises:
-        ValueError: the condition has not the width ``condition_size``.
-
-    Example:
-        >>> with_condition(torch.zeros(2, 3), torch.ones(2, 1), condition_size=1).shape
-        torch.Size([2, 4])
-    """
-    check_condition(condition_BK, condition_size)
-    return state_BS if condition_BK is None else torch.cat([state_BS, condition_BK], dim=1)
 
 
 def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
@@ -426,7 +340,7 @@ def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
 def _mean_square(x_BO: Tensor, valid_B: Tensor | None) -> Tensor:
     """The mean of ``x^2`` over the valid rows; 0 if there is none."""
     if valid_B is None:
-        return x_BO.square().mean()
+        return torch.linalg.vector_norm(x_BO).square() / x_BO.numel()
     rows_B = x_BO.square().mean(dim=1).masked_fill(~valid_B, 0.0)
     return rows_B.sum() / valid_B.sum().clamp_min(1)
 
@@ -435,5 +349,5 @@ def _mean_square_grad(x_BO: Tensor, valid_B: Tensor | None) -> Tensor:
     """The gradient of :func:`_mean_square`, in the place of its argument."""
     if valid_B is None:
         return x_BO.mul_(2 / x_BO.numel())
-    factor_B = valid_B * (2 / (valid_B.sum().clamp_min(1) * x_BO.shape[1]))
-    return x_BO.masked_fill_(~valid_B[:, None], 0.0).mul_(factor_B[:, None])
+    count = (valid_B.sum().clamp_min(1) * x_BO.shape[1]).to(x_BO.dtype)
+    return x_BO.masked_fill_(~valid_B[:, None], 0.0).mul_(2 / count)
