@@ -9,6 +9,12 @@ chunk again. Full BPTT runs over episodes of 8 chunks; its time is per chunk, it
 episode. Memory is the peak allocated during one update, above what was allocated before; a graph
 has memory of its own besides (``graph_bytes``).
 
+``2017 scheme`` and ``ignite`` are other ways to do it, see ``peers.py``. The second is plain TBPTT,
+and its time includes the run of its engine over 8 chunks.
+
+On a CPU with one thread the times are those of the processor, which other programs on the machine
+disturb less; else they are those of the clock.
+
 ``captured`` after a name means that a CUDA graph computes each chunk (``Trainer(capture=True)``; by
 hand: the loop in one graph). With ``--kernels`` a row also has the number of kernels of a chunk on
 the GPU, and the share of the time in which it computes.
@@ -30,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peers import SPLITS, scheme_of_2017, with_ignite
 from torch import nn
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
@@ -67,7 +74,9 @@ SYNTHESIZERS = {
     "dni rls": lambda hidden: LeastSquares(2 * hidden),
     "critic": lambda hidden: Critic(2 * hidden, classes=SYMBOLS),
 }
-EAGER = ("by hand", "tbptt", "bptt", *SYNTHESIZERS, "look-ahead", "overlap")
+PEERS = {"2017 scheme": scheme_of_2017, "ignite": with_ignite}
+EAGER = ("by hand", *PEERS, "tbptt", "bptt", *SYNTHESIZERS, "look-ahead", "overlap")
+PARTS = {"bptt": EPISODE, "ignite": SPLITS}  # chunks in one call
 CAPTURABLE = ("by hand", "tbptt", *SYNTHESIZERS, "look-ahead")
 TRAINERS = (*EAGER, *(name + CAPTURED for name in CAPTURABLE))
 
@@ -213,15 +222,17 @@ def on_device(step: Callable[[], None], calls: int = 4) -> tuple[float, float]:
 
 
 def seconds(step: Callable[[], None], calls: int, device: str) -> float:
-    """Wall time of one call, mean over ``calls``."""
+    """Time of one call, mean over ``calls``."""
+    one_thread = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if one_thread else time.perf_counter
     if device != "cpu":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(calls):
         step()
     if device != "cpu":
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / calls
+    return (clock() - start) / calls
 
 
 def build(
@@ -234,6 +245,8 @@ def build(
         try:
             if name.removesuffix(CAPTURED) == "by hand":
                 step = by_hand(steps, hidden, rows, device, name.endswith(CAPTURED))
+            elif name in PEERS:
+                step = PEERS[name](SYMBOLS, steps, hidden, rows, device)
             else:
                 _, step = with_trainer(name, steps, hidden, rows, device)
             seconds(step, 3, device)
@@ -271,7 +284,7 @@ def measure(
             times[name].append(seconds(step, calls[name], device))
     rows_out = []
     for name, step in contenders.items():
-        per_chunk = [t / EPISODE if name == "bptt" else t for t in times[name]]
+        per_chunk = [t / PARTS.get(name, 1) for t in times[name]]
         ratios = [a / b for a, b in zip(per_chunk, times["by hand"], strict=True)]
         seconds_spent, ratio = statistics.median(per_chunk), statistics.median(ratios)
         if name.startswith("dni rls"):

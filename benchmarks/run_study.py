@@ -250,6 +250,18 @@ def text(ptb_tokens: int = 5_000_000) -> list[Experiment]:
             horizons(40),
             common,
         ),
+        Experiment(
+            "ptb-precision",
+            f"Penn Treebank, {ptb_tokens // 4:,} characters, 256 units",
+            "lm",
+            {
+                f"{arm}, {precision}": {**PTB_ARMS[arm], "precision": precision}
+                for arm in ("TBPTT", "DNI, look-ahead")
+                for precision in ("float32", "bfloat16")
+            },
+            horizons(8),
+            {**common, "max_tokens": ptb_tokens // 4, "hidden": 256},
+        ),
     ]
 
 
