@@ -31,14 +31,12 @@ from seqdni.recipes.layers.net import (
     rates_of,
     reads_label,
 )
-from seqdni.recipes.layers.options import WAYS as WAYS  # what a recipe has
 from seqdni.recipes.layers.options import Options
-from seqdni.recipes.layers.options import prepare as prepare
-from seqdni.recipes.recipe import Trained, check_no_text, check_same_images
-from seqdni.recipes.recipe import resumed as resumed
+from seqdni.recipes.layers.options import prepare as prepare  # what a recipe has
 from seqdni.recipes.session import Session
+from seqdni.recipes.trained import Trained, check_no_text, check_same_images
+from seqdni.recipes.trained import resumed as resumed
 
-SUMMARY = "name digits by a feed-forward net whose layers do not wait for each other"
 STEPS = (0.6, 0.8)  # parts of the run after which --schedule steps divides the rates by 10
 
 
