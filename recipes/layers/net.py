@@ -157,7 +157,7 @@ def _synthesizer(options: Options, shape: tuple[int, ...]) -> Synthesizer:
     hidden = [options.synth_hidden or WIDE] * options.synth_layers
     linear = options.synthesizer == "linear"
     return MLPSynthesizer(
-        size, () if linear else hidden, condition_size=told, batch_norm=not linear
+        size, () if linear else hidden, condition_size=told, scaled=False, batch_norm=not linear
     )
 
 

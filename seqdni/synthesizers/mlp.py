@@ -31,6 +31,11 @@ class MLPSynthesizer(nn.Module):
     layer is rescaled, so that the predictions stay the same. Weight and bias of the output layer
     start at zero, so that training starts exactly as plain TBPTT.
 
+    With ``scaled=False`` the network's output is the prediction: :math:`M(s) = net(s)`. A step of
+    Adam, which does not depend on the size of the gradients, then changes the predictions
+    :math:`1 / \sigma` times as much. So the output layer follows targets that change quickly, while
+    the hidden layers learn at the rate that suits them.
+
     Args:
         state_size: S, the width of a packed state.
         hidden_sizes: widths of the hidden layers. The paper has one layer as wide as the core;
@@ -42,6 +47,8 @@ class MLPSynthesizer(nn.Module):
         whitening: coordinates in which the state is read; None: it is read as it is. When the
             coordinates change, the first layer is changed so that the predictions stay the same.
         output_size: the width of a prediction; None: S, that of a gradient of the state.
+        scaled: whether the prediction is the network's output times the running scale; False: it is
+            that output itself.
         batch_norm: whether each hidden layer is normalised over the batch before its activation,
             as in the paper's feed-forward nets. It needs two rows or more in training.
         scale_decay: decay of that running mean at each regression step, after the first
@@ -67,6 +74,7 @@ class MLPSynthesizer(nn.Module):
         whitening: Whitening | None = None,
         scale_decay: float = 0.99,
         output_size: int | None = None,
+        scaled: bool = True,
         batch_norm: bool = False,
     ):
         super().__init__()
@@ -90,6 +98,7 @@ class MLPSynthesizer(nn.Module):
         self.condition_size = condition_size
         self.whitening = whitening
         self.scale_decay = scale_decay
+        self.scaled = scaled
         layers: list[nn.Module] = []
         width = state_size + condition_size
         for hidden in hidden_sizes:
@@ -147,7 +156,8 @@ class MLPSynthesizer(nn.Module):
         Returns:
             The predicted gradient, per-example-sum units.
         """
-        return self.head(self.features(state_BS, condition_BK)) * self.scale
+        predicted_BS = self.head(self.features(state_BS, condition_BK))
+        return predicted_BS * self.scale if self.scaled else predicted_BS
 
     def features(self, state_BS: Tensor, condition_BK: Tensor | None) -> Tensor:
         """The outputs of the last hidden layer, which both heads read.
@@ -184,8 +194,8 @@ class MLPSynthesizer(nn.Module):
         .. math:: \frac{1}{|valid|\,O} \sum_{b \in valid} \| M(s_b) - target_b \|^2 / \sigma^2
 
         A loss of about 1 is as good as predicting zero. With ``next_predicted_BS`` the same error
-        of the Aux head is added. In training mode the output layer is rescaled in place, so the
-        backward pass of a loss must run before the next loss is computed.
+        of the Aux head is added. In training mode a scaled output layer is rescaled in place, so
+        that the backward pass of a loss must run before the next loss is computed.
 
         Args:
             state_BS: packed state at the boundary, without a graph.
@@ -209,11 +219,12 @@ class MLPSynthesizer(nn.Module):
         if self.training:
             self._update_scale(target_BS, valid_B)
         inverse = self.mean_square.clamp_min(_TINY).rsqrt()
-        loss = _mean_square_error(self.head(features), target_BS * inverse, valid_B)
+        relative = 1 if self.scaled else inverse  # makes an output a multiple of the scale
+        loss = _mean_square_error(self.head(features) * relative, target_BS * inverse, valid_B)
         if next_predicted_BS is not None:
             if self.aux_head is None:
                 raise ValueError("this synthesizer has no Aux head; build it with aux=True")
-            aux_BS = self.aux_head(features)
+            aux_BS = self.aux_head(features) * relative
             loss = loss + _mean_square_error(aux_BS, next_predicted_BS * inverse, next_valid_B)
         return loss
 
@@ -233,7 +244,7 @@ class MLPSynthesizer(nn.Module):
 
     @torch.no_grad()
     def _update_scale(self, target_BS: Tensor, valid_B: Tensor | None) -> None:
-        """Update the running scale, and rescale the heads so that they predict the same."""
+        """Update the running scale, and keep the predictions the same."""
         before = self.mean_square.clone()
         self.targets_seen += 1
         rate: float | Tensor = max(1 - self.scale_decay, 1 / self.targets_seen)
@@ -243,7 +254,7 @@ class MLPSynthesizer(nn.Module):
         self.mean_square += rate * (now - self.mean_square)
         ratio = (before / self.mean_square.clamp_min(_TINY)).sqrt()
         for head in (self.head, self.aux_head):
-            if head is not None:
+            if head is not None and self.scaled:
                 head.weight.mul_(ratio)
                 head.bias.mul_(ratio)
 
