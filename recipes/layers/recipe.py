@@ -86,7 +86,9 @@ def run(session: Session) -> dict[str, Any]:
     def steps() -> int:
         return trainer.steps
 
+    in_a_pass = len(data.train.labels_n) // options.batch * options.batch
     for row in session.train(_scheduled(session), work=steps):
+        row["epoch"] = round(trainer.tokens / in_a_pass, 4)
         if trainer.steps - progress["evaluated_at"] >= options.evaluate_every:
             progress["evaluated_at"] = trainer.steps
             found = _measured(trainer.model, data, ("held_out",))
