@@ -108,7 +108,7 @@ def with_ends(text: str) -> str:
 
     Example:
         >>> with_ends("tick <eos>\\ntock\\n")
-        'tick <eos> tock <eos> '
+        'tick  <eos> tock <eos> '
     """
     text = newlines(text)
     if END in text:
