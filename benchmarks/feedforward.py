@@ -21,7 +21,8 @@ from render import Rows, mean_and_error, put_table, row_of
 from study import ROOT, Experiment, Place, carry_out, missing, read_rows
 
 COMMON = {"batch": 256, "epochs": 5, "log_every": 107, "evaluate_every": 107}
-BACKPROP, NONE, CDNI = {"trainer": "backprop"}, {"trainer": "none"}, {"trainer": "cdni"}
+BACKPROP, NONE, DNI = {"trainer": "backprop"}, {"trainer": "none"}, {"trainer": "dni"}
+CDNI, UNLOCK = {"trainer": "cdni"}, {"trainer": "unlock"}
 SHUFFLED = {**CDNI, "control": "shuffled"}
 
 
@@ -29,8 +30,15 @@ def _depth(hidden_layers: int, **options: Any) -> dict[str, dict[str, Any]]:
     return {f"{hidden_layers} hidden": {"hidden_layers": hidden_layers, **options}}
 
 
-def _experiment(name: str, title: str, arms: dict, columns: dict, **common: Any) -> Experiment:
-    return Experiment(name, title, "layers", arms, columns, {**COMMON, **common})
+def _experiment(
+    name: str,
+    title: str,
+    arms: dict,
+    columns: dict,
+    seeds: tuple[int, ...] | None = None,
+    **common: Any,
+) -> Experiment:
+    return Experiment(name, title, "layers", arms, columns, {**COMMON, **common}, "final", seeds)
 
 
 EXPERIMENTS = {
@@ -67,20 +75,27 @@ EXPERIMENTS = {
         _experiment(
             "no-label",
             "Without the label, 5 epochs",
-            {"no backprop": NONE, "DNI, MLP": {"trainer": "dni"}},
+            {"no backprop": NONE, "DNI, MLP": DNI},
             _depth(2),
+        ),
+        _experiment(
+            "no-label-longer",
+            "Without the label, 60 epochs",
+            {"DNI, MLP": {**DNI, "epochs": 60}},
+            _depth(2),
+            seeds=(21,),
         ),
         _experiment(
             "unlock",
             "Complete unlock with the critic, 5 epochs",
-            {"unlocked": {"trainer": "unlock"}},
-            _depth(2),
+            {"unlocked": UNLOCK},
+            _depth(2) | _depth(3) | _depth(4) | _depth(5),
         ),
         _experiment(
-            "unlock-deeper",
-            "Complete unlock with the critic, one layer more, 5 epochs",
-            {"unlocked": {"trainer": "unlock"}},
-            _depth(3),
+            "unlock-longer",
+            "Complete unlock with the critic, 10 epochs",
+            {"unlocked": {**UNLOCK, "epochs": 10}},
+            _depth(2),
         ),
         _experiment(
             "cnn",
@@ -88,6 +103,31 @@ EXPERIMENTS = {
             {"backprop": BACKPROP, "cDNI, critic": CDNI},
             {"8 and 16 channels": {"net": "cnn", "channels": 8}},
             epochs=2,
+        ),
+        _experiment(
+            "curves",
+            "All ways, 10 epochs",
+            {
+                "backprop": BACKPROP,
+                "no backprop": NONE,
+                "DNI, MLP": DNI,
+                "cDNI, least squares": CDNI,
+                "unlocked, critic": UNLOCK,
+            },
+            _depth(3),
+            seeds=(21,),
+            epochs=10,
+        ),
+        _experiment(
+            "curves-by-chance",
+            "cDNI, least squares, random order, 10 epochs",
+            {
+                f"p = {p}": {**CDNI, "order": "random", "update_probability": p}
+                for p in (1.0, 0.5, 0.2, 0.1)
+            },
+            _depth(3),
+            seeds=(21,),
+            epochs=10,
         ),
     )
 }
@@ -104,11 +144,14 @@ def table(experiment: Experiment, rows: Rows) -> str:
         Markdown; a cell without runs is empty.
     """
     found: dict[tuple[str, str], list[float]] = {}
-    for run in experiment.runs():
+    runs = experiment.runs()
+    for run in runs:
         row = row_of(run, rows)
         if row is not None:
             found.setdefault((run.arm, run.column), []).append(100 * row["test_error"])
-    lines = [f"{experiment.title}: test error in %, seeds 21, 22, 23.", ""]
+    seeds = sorted({run.seed for run in runs})
+    named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    lines = [f"{experiment.title}: test error in %, {named}.", ""]
     lines += ["| | " + " | ".join(experiment.columns) + " |"]
     lines += ["|---" * (1 + len(experiment.columns)) + "|"]
     for arm in experiment.arms:

@@ -217,7 +217,7 @@ def make_row(run: Run, result: Mapping[str, Any], place: Place) -> dict[str, Any
         "task": options.get("corpus", run.cell.recipe),
         **{name: options.get(name) for name in NAMED},
         **{name: result[name] for name in ("updates", "tokens", "wall_seconds")},
-        **{name: result[name] for name in MEASURED if name in result},
+        **{name: result[name] for name in (*MEASURED, "curve") if name in result},
         "device": torch.cuda.get_device_name() if on_gpu else result["device"],
         "torch": result["torch"],
         "threads": place.threads,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from seqdni.corpora import AddingTask
-from seqdni.recipes.long_dependency import LongDependency, LongOptions
+import seqdni.corpora as corpora
+from seqdni.recipes.episode_options import LongOptions
 from seqdni.recipes.option_field import option
-from seqdni.recipes.recipe import Recipe
+from seqdni.recipes.recipe import Recipe, RecipeFile
 
 
 @dataclass
@@ -21,8 +21,14 @@ class AddingOptions(LongOptions):
     )
 
 
+def _load() -> RecipeFile:
+    from seqdni.recipes.long_dependency import LongDependency  # not for the help of the options
+
+    return LongDependency(lambda _options: corpora.AddingTask())
+
+
 RECIPE = Recipe(
     "add the two marked values among many; answer at the end",
     AddingOptions,
-    LongDependency(lambda _options: AddingTask()),
+    _load,
 )

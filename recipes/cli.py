@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import argparse
 import io
-import math
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import shtab
 
 import seqdni
 from seqdni.corpora import CorpusError
-from seqdni.recipes.commands import curves, plot
-from seqdni.recipes.commands.export import WEIGHTS, export
-from seqdni.recipes.commands.horizon import report
-from seqdni.recipes.commands.run import run, short
-from seqdni.recipes.common_options import Sampling
+from seqdni.recipes.commands.plot import AXES
+from seqdni.recipes.commands.run import run
 from seqdni.recipes.completion import add_recipes
-from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.held_out import measure
+from seqdni.recipes.launched import launched
 from seqdni.recipes.memory import is_out_of_memory, too_large
-from seqdni.recipes.option_field import MOST
 from seqdni.recipes.parsing import CONFIGS, did_you_mean
-from seqdni.recipes.processes import launched
-from seqdni.recipes.recipe import Recipe, exported
-from seqdni.recipes.registry import RECIPES, saved_run
-from seqdni.recipes.session import table
+from seqdni.recipes.registry import RECIPES
 
 
 class Words(argparse.ArgumentParser):
@@ -111,81 +102,11 @@ def _run(options: argparse.Namespace) -> int:
     return run([options.recipe, *options.options])
 
 
-def _eval(given: argparse.Namespace) -> int:
-    directory, recipe, options = _existing(given)
-    names = ("text", "split", "unknown")
-    asked = {name: getattr(given, name) for name in names if getattr(given, name)}
-    if asked and not recipe.reads_text:
-        words = f"{given.dir} is a run of {options.recipe}"
-        raise RunError(f"--text, --split and --unknown are for runs of lm; {words}")
-    if not recipe.reads_text:
-        _refuse_export(directory, "eval")
-    print(table(short(recipe.file.evaluate(directory, options, **asked))))
-    return 0
+def _finished() -> ModuleType:
+    """The commands that read finished runs; they need torch, which help does not."""
+    from seqdni.recipes.commands import finished
 
-
-def _sample(given: argparse.Namespace) -> int:
-    directory, recipe, options = _existing(given)
-    if given.length is not None and given.length < 1:
-        raise RunError(f"--length is {given.length}, expected at least 1")
-    if not 0 <= given.seed <= MOST:
-        raise RunError(f"--seed is {given.seed}, expected 0 to {MOST}")
-    if not 0 <= given.temperature < math.inf:
-        raise RunError(f"--temperature is {given.temperature}, expected a number of at least 0")
-    if given.top_k is not None and given.top_k < 1:
-        raise RunError(f"--top-k is {given.top_k}, expected at least 1")
-    if not recipe.reads_text:
-        _refuse_export(directory, "sample")
-    asked = Sampling(given.length, given.seed, given.temperature, given.top_k, given.prompt)
-    recipe.file.sample(directory, options, asked)
-    return 0
-
-
-def _horizon(given: argparse.Namespace) -> int:
-    directory, recipe, options = _existing(given)
-    if given.length is not None and given.length < 1:
-        raise RunError(f"--length is {given.length}, expected at least 1")
-    _refuse_export(directory, "horizon")
-    found = measure(directory, options, recipe.file.held_out(directory, options, given.length))
-    print(report(directory, found))
-    return 0
-
-
-def _export(given: argparse.Namespace) -> int:
-    directory, recipe, options = _existing(given)
-    model, files = exported(recipe.file.trained(directory, options))
-    out = directory.path / "export" if given.out is None else Path(given.out)
-    if given.out is None and out.is_symlink():
-        raise RunError(f"{out} is a link; give a folder to write to with --out")
-    for path in export(model, files, directory.path / "config.yaml", out):
-        print(path)
-    return 0
-
-
-def _plot(given: argparse.Namespace) -> int:
-    runs = {}
-    for path in given.dirs:
-        directory, _, options = saved_run(path)
-        runs[directory.path.resolve()] = curves.read(directory.path, options)
-    print(plot.plot(list(runs.values()), given.metric, given.against, given.out))
-    return 0
-
-
-def _refuse_export(directory: RunDirectory, command: str) -> None:
-    """Refuse a command that needs more of a run than its model."""
-    if (directory.path / WEIGHTS).exists() and not (directory.path / "last.pt").exists():
-        raise RunError(f"{directory.path} is an export; seqdni {command} needs the run itself")
-
-
-def _existing(given: argparse.Namespace) -> tuple[RunDirectory, Recipe, Any]:
-    directory, recipe, options = saved_run(given.dir)
-    options.device = given.device
-    if getattr(given, "data_dir", None):
-        if not hasattr(options, "data_dir"):
-            raise RunError(f"--data-dir has no effect: {given.dir} is a run of {options.recipe}")
-        options.data_dir = given.data_dir
-    recipe.file.prepare(options)
-    return directory, recipe, options
+    return finished
 
 
 def _parser(completing: bool = False) -> argparse.ArgumentParser:
@@ -240,7 +161,7 @@ def _parser(completing: bool = False) -> argparse.ArgumentParser:
         help="mnist, count-digits, lm: folder of the data, if it has moved",
     )
     eval_.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
-    eval_.set_defaults(command=_eval)
+    eval_.set_defaults(command=lambda given: _finished().evaluate(given))
 
     export_ = commands.add_parser(
         "export", help="write a run's weights as safetensors, with its config and vocabulary"
@@ -251,7 +172,7 @@ def _parser(completing: bool = False) -> argparse.ArgumentParser:
     )
     export_.add_argument("--out", metavar="DIR", help="folder to write (default: DIR/export)")
     export_.add_argument("--device", default="cpu", help=argparse.SUPPRESS)
-    export_.set_defaults(command=_export)
+    export_.set_defaults(command=lambda given: _finished().export(given))
 
     horizon_ = commands.add_parser(
         "horizon", help="compare a run's synthetic gradients with the true ones"
@@ -266,7 +187,7 @@ def _parser(completing: bool = False) -> argparse.ArgumentParser:
         "--data-dir", metavar="DIR", help="mnist, lm: folder of the data, if it has moved"
     )
     horizon_.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
-    horizon_.set_defaults(command=_horizon)
+    horizon_.set_defaults(command=lambda given: _finished().horizon(given))
 
     plot_ = commands.add_parser(
         "plot",
@@ -280,7 +201,7 @@ def _parser(completing: bool = False) -> argparse.ArgumentParser:
     )
     plot_.add_argument(
         "--against",
-        choices=list(plot.AXES),
+        choices=list(AXES),
         default="updates",
         help="what the horizontal axis shows (default: updates)",
     )
@@ -289,7 +210,7 @@ def _parser(completing: bool = False) -> argparse.ArgumentParser:
         metavar="FILE",
         help="picture to write, .png or .svg (default: METRIC-by-AGAINST.png in this folder)",
     )
-    plot_.set_defaults(command=_plot)
+    plot_.set_defaults(command=lambda given: _finished().plot(given))
 
     sample = commands.add_parser("sample", help="print what a trained model generates")
     sample.add_argument("dir", metavar="DIR", help="folder of the run")
@@ -312,7 +233,7 @@ def _parser(completing: bool = False) -> argparse.ArgumentParser:
     )
     sample.add_argument("--prompt", default="", help="lm: text to continue")
     sample.add_argument("--device", default="auto", help="cpu, cuda ... (default: auto)")
-    sample.set_defaults(command=_sample)
+    sample.set_defaults(command=lambda given: _finished().sample(given))
     return parser
 
 

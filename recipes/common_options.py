@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError
@@ -21,6 +19,9 @@ from seqdni.recipes.synthesizers import (
     SynthesizerName,
 )
 from seqdni.recipes.trainers import SYNTHETIC, TRAINERS, FlatTrainer, only_with_own_trainer, way_of
+
+if TYPE_CHECKING:
+    import torch
 
 MOST_THREADS = 1024
 

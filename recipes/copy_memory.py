@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from seqdni.corpora import CopyMemoryTask
-from seqdni.recipes.long_dependency import LongDependency, LongOptions
+import seqdni.corpora as corpora
+from seqdni.recipes.episode_options import LongOptions
 from seqdni.recipes.option_field import option
-from seqdni.recipes.recipe import Recipe
+from seqdni.recipes.recipe import Recipe, RecipeFile
 
 
 @dataclass
@@ -21,8 +21,16 @@ class CopyMemoryOptions(LongOptions):
     count: int = option(10, "symbols to remember", at_least=1)
 
 
+def _load() -> RecipeFile:
+    from seqdni.recipes.long_dependency import LongDependency  # not for the help of the options
+
+    return LongDependency(
+        lambda options: corpora.CopyMemoryTask(options.symbols, options.count), tokens=True
+    )
+
+
 RECIPE = Recipe(
     "hold several symbols through a long blank, then emit them",
     CopyMemoryOptions,
-    LongDependency(lambda options: CopyMemoryTask(options.symbols, options.count), tokens=True),
+    _load,
 )

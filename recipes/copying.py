@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from seqdni.corpora import CopyTask, RepeatCopyTask
-from seqdni.recipes.curriculum import Curriculum, CurriculumOptions
+import seqdni.corpora as corpora
+from seqdni.recipes.episode_options import CurriculumOptions
 from seqdni.recipes.option_field import option
-from seqdni.recipes.recipe import Recipe
+from seqdni.recipes.recipe import Recipe, RecipeFile
 
 
 @dataclass
@@ -27,13 +27,27 @@ class RepeatCopyOptions(CopyOptions):
     max_repeats: int = option(32, "largest number of repetitions R", at_least=1)
 
 
+def _load_copy() -> RecipeFile:
+    from seqdni.recipes.curriculum import Curriculum  # not for the help of the options
+
+    return Curriculum(lambda options: corpora.CopyTask(options.symbols))
+
+
+def _load_repeat_copy() -> RecipeFile:
+    from seqdni.recipes.curriculum import Curriculum  # not for the help of the options
+
+    return Curriculum(
+        lambda options: corpora.RepeatCopyTask(options.symbols, options.max_repeats), repeats=True
+    )
+
+
 COPY = Recipe(
     "read N symbols, then emit them; the curriculum makes N grow",
     CopyOptions,
-    Curriculum(lambda options: CopyTask(options.symbols)),
+    _load_copy,
 )
 REPEAT_COPY = Recipe(
     "read N symbols and a number R, then emit them R times; N and R grow in turn",
     RepeatCopyOptions,
-    Curriculum(lambda options: RepeatCopyTask(options.symbols, options.max_repeats), repeats=True),
+    _load_repeat_copy,
 )

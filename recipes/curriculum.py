@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
@@ -31,37 +31,13 @@ from seqdni.corpora import (
 from seqdni.recipes.build import build_model, build_trainer
 from seqdni.recipes.common_options import Sampling, check
 from seqdni.recipes.directory import RunDirectory
-from seqdni.recipes.episode_options import EpisodicOptions
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.held_out import HeldOut, log_horizon
-from seqdni.recipes.option_field import option
-from seqdni.recipes.recipe import Trained, check_no_text, load_last
 from seqdni.recipes.session import Session
+from seqdni.recipes.trained import Trained, check_no_text, load_last
 from seqdni.recipes.trainers import chunks_of, way_of
 
 FRESH_EPISODES, FRESH_SEED = 256, 2**31 - 1
-
-
-@dataclass
-class CurriculumOptions(EpisodicOptions):
-    """Options of recipes with a curriculum."""
-
-    updates: int | None = option(4000, "stop after this many weight updates", at_least=1)
-    log_every: int = option(
-        10,
-        "episodes between two rows of metrics.jsonl; with each row the curriculum decides whether "
-        "to go on to the next level of difficulty",
-        at_least=1,
-    )
-    threshold: float = option(
-        0.15, "error in bits per symbol below which a level of difficulty is solved", above=0
-    )
-    episodes: Literal["lockstep", "back-to-back"] = option(
-        "lockstep",
-        "lockstep: all rows begin and end their episodes together, all of the current level; "
-        "back-to-back: each row has one episode after another, of any length up to that of the "
-        "level",
-    )
 
 
 class CurriculumTask(EpisodicTask, Protocol):

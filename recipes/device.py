@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.processes import launched
+from seqdni.recipes.launched import launched
+
+if TYPE_CHECKING:
+    import torch
 
 
 def device_of(options: Any) -> torch.device:
@@ -22,6 +23,8 @@ def device_of(options: Any) -> torch.device:
     Raises:
         RunError: there is no such device.
     """
+    import torch  # not for the help of the options
+
     name = options.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -20,9 +20,10 @@ from seqdni.recipes.commands.export import WEIGHTS, read_export
 from seqdni.recipes.config_file import parse_config
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.files import UNFINISHED, append, read_whole, remove_unfinished, write_whole
+from seqdni.recipes.launched import rank
 from seqdni.recipes.lock import NAME as LOCK
 from seqdni.recipes.lock import lock
-from seqdni.recipes.processes import rank, told_by_first
+from seqdni.recipes.processes import told_by_first
 
 MOST = 1 << 20  # largest size of a config.yaml in bytes
 

@@ -18,7 +18,7 @@ from seqdni.recipes.errors import RunError
 from seqdni.recipes.lm.data import prepared
 from seqdni.recipes.lm.model import score
 from seqdni.recipes.lm.sample import write
-from seqdni.recipes.registry import saved_run
+from seqdni.recipes.saved_run import saved_run
 
 
 class Loaded(NamedTuple):

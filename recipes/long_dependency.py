@@ -25,33 +25,15 @@ from seqdni.corpora import (
 from seqdni.recipes.build import build_model, build_trainer, loss_for
 from seqdni.recipes.common_options import Sampling, check
 from seqdni.recipes.directory import RunDirectory
-from seqdni.recipes.episode_options import EpisodicOptions
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.held_out import HeldOut, log_horizon
 from seqdni.recipes.known_answers import KnownAnswers
-from seqdni.recipes.option_field import option, same_option
-from seqdni.recipes.recipe import Trained, check_no_text, check_same_images, load_last, resumed
 from seqdni.recipes.session import Session
+from seqdni.recipes.trained import Trained, check_no_text, check_same_images, load_last, resumed
 from seqdni.recipes.trainers import chunks_of, way_of
 
 FRESH_EPISODES, FRESH_SEED = 1000, 2**31 - 1
 EVALUATION_ROWS, HORIZON_ROWS = 250, 256
-
-
-@dataclass
-class LongOptions(EpisodicOptions):
-    """Options that recipes of this kind have in common."""
-
-    chunk_len: int = same_option(EpisodicOptions, "chunk_len", 8)
-    # At 0 a new LSTM forgets within a few steps; at 2 it needs little credit to remember 20.
-    forget_bias: float = same_option(EpisodicOptions, "forget_bias", 1.0)
-    updates: int | None = option(3000, "stop after this many weight updates", at_least=1)
-    evaluate_every: int = option(
-        500,
-        "updates from one evaluation on held-out data to the next, rounded up to a multiple of "
-        "--log-every",
-        at_least=1,
-    )
 
 
 class LongTask(Protocol):

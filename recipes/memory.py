@@ -6,8 +6,6 @@ import os
 import re
 from typing import Any
 
-import torch
-
 from seqdni.recipes.errors import RunError
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1, "lru": 2}
@@ -39,14 +37,21 @@ def check_memory(options: Any) -> None:
     if options.trainer == "influence" and options.core in PARTS:
         needed += NUMBER * options.batch * PARTS[options.core] * gates * hidden * hidden
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if options.device.startswith("cuda") and torch.cuda.is_available():
-        there = max(there, torch.cuda.get_device_properties(0).total_memory)
+    if options.device.startswith("cuda"):
+        there = max(there, _of_gpu())
     if needed > there:
         count = f"--{layers.replace('_', '-')} {getattr(options, layers)}"
         raise RunError(
             f"--hidden {hidden}, {count} and --batch {options.batch} need "
             f"{needed / 1e9:,.0f} GB, and this machine has {there / 1e9:,.0f}; make them smaller"
         )
+
+
+def _of_gpu() -> int:
+    """Bytes of the first GPU; 0 where there is none."""
+    import torch  # not for the help of the options
+
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -62,7 +67,7 @@ def is_out_of_memory(error: Exception) -> bool:
         >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
         (True, False)
     """
-    if isinstance(error, (MemoryError, OverflowError, torch.OutOfMemoryError)):
+    if isinstance(error, (MemoryError, OverflowError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
 

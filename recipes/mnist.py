@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from seqdni.corpora import MnistTask, ShuffledImages, read_mnist
+import seqdni.corpora as corpora
 from seqdni.recipes.common_options import absolute
+from seqdni.recipes.episode_options import LongOptions
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.long_dependency import LongDependency, LongOptions, Problem
 from seqdni.recipes.option_field import option
-from seqdni.recipes.recipe import Recipe
+from seqdni.recipes.recipe import Recipe, RecipeFile
+
+if TYPE_CHECKING:
+    from seqdni.corpora import MnistTask
+    from seqdni.recipes.long_dependency import Problem
 
 
 @dataclass
@@ -46,7 +50,7 @@ def check_data(options: MnistOptions) -> None:
         RunError: no folder is given, or the pixels cannot be read so.
     """
     try:
-        MnistTask(options.by)
+        corpora.MnistTask(options.by)
     except ValueError as error:
         raise RunError(f"--{error}") from None
     if options.data_dir is None:
@@ -69,22 +73,30 @@ def problem_of(task: MnistTask, options: MnistOptions, length: int | None) -> Pr
         CorpusError: the data is missing or damaged.
         RunError: a length was given, or a batch is larger than the data.
     """
+    from seqdni.recipes.long_dependency import Problem  # not for the help of the options
+
     if length is not None:
         raise RunError("--length has no effect here: an image has the length that it has")
     assert options.data_dir is not None
-    data = read_mnist(options.data_dir)
+    data = corpora.read_mnist(options.data_dir)
     if options.batch > (images := len(data.train.labels_n)):
         raise RunError(f"--batch is {options.batch}, expected at most the {images} images")
-    stream = ShuffledImages(task, data.train, options.batch, options.chunk_len, options.seed)
+    stream = corpora.ShuffledImages(
+        task, data.train, options.batch, options.chunk_len, options.seed
+    )
     return Problem(task, stream, task.episode(data.valid), task.episode(data.test), data.digest)
 
 
+def _load() -> RecipeFile:
+    from seqdni.recipes.long_dependency import LongDependency  # not for the help of the options
+
+    return LongDependency(_task_of, problem_of, check_data=check_data)
+
+
+def _task_of(options: MnistOptions) -> MnistTask:
+    return corpora.MnistTask(options.by, options.permute_seed if options.permute else None)
+
+
 RECIPE = Recipe(
-    "read a digit pixel by pixel or row by row, and name it at the end",
-    MnistOptions,
-    LongDependency(
-        lambda options: MnistTask(options.by, options.permute_seed if options.permute else None),
-        problem_of,
-        check_data=check_data,
-    ),
+    "read a digit pixel by pixel or row by row, and name it at the end", MnistOptions, _load
 )

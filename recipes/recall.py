@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from seqdni.corpora import RecallTask
-from seqdni.recipes.long_dependency import LongDependency, LongOptions
+import seqdni.corpora as corpora
+from seqdni.recipes.episode_options import LongOptions
 from seqdni.recipes.option_field import option, same_option
-from seqdni.recipes.recipe import Recipe
+from seqdni.recipes.recipe import Recipe, RecipeFile
 
 
 @dataclass
@@ -24,8 +24,16 @@ class RecallOptions(LongOptions):
     distractors: int = option(4, "number of noise tokens; with 1 the noise is a blank", at_least=1)
 
 
+def _load() -> RecipeFile:
+    from seqdni.recipes.long_dependency import LongDependency  # not for the help of the options
+
+    return LongDependency(
+        lambda options: corpora.RecallTask(options.symbols, options.distractors), tokens=True
+    )
+
+
 RECIPE = Recipe(
     "remember one symbol during a delay in which noise is read",
     RecallOptions,
-    LongDependency(lambda options: RecallTask(options.symbols, options.distractors), tokens=True),
+    _load,
 )

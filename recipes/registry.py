@@ -1,20 +1,31 @@
-"""The recipes by name, and how the recipe and options of a saved run are found."""
+"""The recipes by name. Their options are here without torch; their functions are imported later."""
 
 from __future__ import annotations
 
-from dataclasses import fields
-from pathlib import Path
-from typing import Any
-
 from seqdni.recipes import adding, copy_memory, copying, mnist, recall
-from seqdni.recipes.count_digits import recipe as count_digits
-from seqdni.recipes.directory import RunDirectory
-from seqdni.recipes.errors import RunError
-from seqdni.recipes.layers import recipe as layers
-from seqdni.recipes.lm import recipe as lm
-from seqdni.recipes.option_field import check_kinds
-from seqdni.recipes.parsing import RENAMED, parse_saved, recipe_parser
-from seqdni.recipes.recipe import Recipe
+from seqdni.recipes.count_digits import options as count_digits
+from seqdni.recipes.layers import options as layers
+from seqdni.recipes.lm import options as lm
+from seqdni.recipes.recipe import Recipe, RecipeFile
+
+
+def _load_count_digits() -> RecipeFile:
+    from seqdni.recipes.count_digits import recipe
+
+    return recipe
+
+
+def _load_layers() -> RecipeFile:
+    from seqdni.recipes.layers import recipe
+
+    return recipe
+
+
+def _load_lm() -> RecipeFile:
+    from seqdni.recipes.lm import recipe
+
+    return recipe
+
 
 RECIPES = {
     "copy": copying.COPY,
@@ -24,63 +35,23 @@ RECIPES = {
     "copy-memory": copy_memory.RECIPE,
     "mnist": mnist.RECIPE,
     "count-digits": Recipe(
-        count_digits.SUMMARY,
+        "count odd digits in each T and 3s in each T * T: two networks at two rates",
         count_digits.Options,
-        count_digits,
+        _load_count_digits,
         compared=count_digits.WAYS,
         drawn="error_b",
     ),
     "layers": Recipe(
-        layers.SUMMARY, layers.Options, layers, compared=layers.WAYS, drawn="held_out_error"
+        "name digits by a feed-forward net whose layers do not wait for each other",
+        layers.Options,
+        _load_layers,
+        compared=layers.WAYS,
+        drawn="held_out_error",
     ),
-    "lm": Recipe(lm.SUMMARY, lm.Options, lm, reads_text=True),
+    "lm": Recipe(
+        "language model on Penn Treebank, WikiText, enwik8, text8, your text, or Python's manual",
+        lm.Options,
+        _load_lm,
+        reads_text=True,
+    ),
 }
-
-
-def saved_run(path: str | Path) -> tuple[RunDirectory, Recipe, Any]:
-    """Open the folder of a run, or of an export.
-
-    Args:
-        path: its folder.
-
-    Returns:
-        The folder, its recipe, and its options, checked.
-
-    Raises:
-        RunError: it is not the folder of a run, or its config.yaml is damaged.
-    """
-    directory, saved = RunDirectory.open(path)
-    if saved["recipe"] not in RECIPES:
-        raise RunError(
-            f"{path} is a run of {saved['recipe']!r}, which is no recipe here; "
-            f"the recipes are {', '.join(RECIPES)}"
-        )
-    recipe = RECIPES[saved["recipe"]]
-    return directory, recipe, saved_options(recipe, saved)
-
-
-def saved_options(recipe: Recipe, saved: dict[str, Any]) -> Any:
-    """The options in a config.yaml that a run has written, perhaps under an earlier version.
-
-    Args:
-        recipe: of the run.
-        saved: values by name; an option may have the name of an earlier version.
-
-    Returns:
-        The recipe's options.
-
-    Raises:
-        RunError: an option is unknown, or its value is of the wrong kind.
-    """
-    names = {each.name for each in fields(recipe.options)}
-    saved = dict(saved)
-    for old, new in RENAMED.items():
-        if old in saved and new in names - set(saved):
-            saved[new] = saved.pop(old)
-    if unknown := sorted(set(saved) - names):
-        raise RunError(f"config.yaml has options that this version does not know: {unknown}")
-    parser = recipe_parser(saved["recipe"], recipe.summary, recipe.options)
-    checked = parse_saved(parser, saved)
-    options = recipe.options(**{name: checked[name] for name in names})
-    check_kinds(options)
-    return options

@@ -22,8 +22,9 @@ from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError, RunStopped, one_line
 from seqdni.recipes.fit import check_fits, check_optimizer
 from seqdni.recipes.known_answers import WHOLE, KnownAnswers
+from seqdni.recipes.launched import launched, rank
 from seqdni.recipes.option_field import LIMITS, flag
-from seqdni.recipes.processes import as_first_sees, is_lost, launched, rank
+from seqdni.recipes.processes import as_first_sees, is_lost
 from seqdni.recipes.trainers import way_of
 
 FIRST_LINE, EVERY_LINE = 2.0, 30.0  # seconds of training between lines, where there is no terminal

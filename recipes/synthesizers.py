@@ -6,23 +6,17 @@ To add a synthesizer to the command line, add its name to :data:`SynthesizerName
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import torch
-from torch import nn
-
-from seqdni import (
-    Audit,
-    Boundary,
-    LeastSquares,
-    MLPSynthesizer,
-    Synthesizer,
-    SyntheticGradients,
-    Whitening,
-    controls,
-)
+import seqdni
 from seqdni.recipes.device import device_of
-from seqdni.recipes.known_answers import KnownAnswers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from seqdni import Boundary, Synthesizer, SyntheticGradients
+    from seqdni.recipes.known_answers import KnownAnswers
 
 SynthesizerName: TypeAlias = Literal["rls", "critic", "whitened", "mlp", "linear", "none"]
 KINDS = {  # what --help says of each
@@ -39,12 +33,20 @@ REGRESSING = ("rls", *MLPS)  # those that learn from gradients
 DESCENDED = (*MLPS, "critic")  # those that gradient descent trains
 LEARNING = ("rls", *DESCENDED)
 SYNTHESIZERS = tuple(KINDS)
-CONTROLS = {
-    None: None,
-    "shuffled": controls.shuffled,
-    "batch-mean": controls.batch_mean,
-    "zero": controls.zero,
-}
+
+
+def control_of(options: Any) -> Callable[[Tensor], Tensor] | None:
+    """The control that ``--control`` names.
+
+    Args:
+        options: of the run.
+
+    Returns:
+        What changes the predictions; None for no control.
+    """
+    controls = seqdni.controls
+    named = {"shuffled": controls.shuffled, "batch-mean": controls.batch_mean}
+    return {None: None, **named, "zero": controls.zero}[options.control]
 
 
 def build_synthesizer(
@@ -72,21 +74,23 @@ def build_synthesizer(
         assert known is not None
         return known.critic(size)
     if options.synthesizer == "rls":
-        return LeastSquares(
+        return seqdni.LeastSquares(
             size,
             condition_size=condition_size,
             forgetting=options.forgetting,
             ridge=options.ridge,
             solve_every=options.solve_every,
         )
+    from torch import nn  # not for the help of the options
+
     wide = options.synth_hidden or -(-options.hidden // 2)
-    return MLPSynthesizer(
+    return seqdni.MLPSynthesizer(
         size,
         condition_size=condition_size,
         hidden_sizes=() if options.synthesizer == "linear" else (wide,),
         aux=aux,
         activation=nn.Tanh if options.synthesizer == "whitened" else nn.ReLU,
-        whitening=Whitening(size) if options.synthesizer == "whitened" else None,
+        whitening=seqdni.Whitening(size) if options.synthesizer == "whitened" else None,
     )
 
 
@@ -114,7 +118,7 @@ def build_boundary(
     synthesizer = build_synthesizer(options, size, condition_size, aux, known)
     consumed: float = options.grad_scale if scale is None else scale
     bound = None if options.synthesizer == "critic" else options.bound
-    boundary = Boundary(synthesizer, consumed, bound, CONTROLS[options.control])
+    boundary = seqdni.Boundary(synthesizer, consumed, bound, control_of(options))
     return boundary.to(device_of(options))
 
 
@@ -125,18 +129,19 @@ def synthetic_gradients(options: Any, boundary: Boundary) -> SyntheticGradients:
         options: the synthesizer's settings.
         boundary: with its synthesizer.
     """
+    from torch.optim import Adam  # not for the help of the options
+
     targets, fraction = options.targets, options.train_fraction
     if boundary.synthesizer is None:
         targets, fraction = "boundary", 1.0
     descent = options.synthesizer in DESCENDED and boundary.synthesizer is not None
-    adam = torch.optim.Adam
-    return SyntheticGradients(
+    return seqdni.SyntheticGradients(
         boundary,
-        adam(boundary.parameters(), lr=options.synth_lr, fused=True) if descent else None,
+        Adam(boundary.parameters(), lr=options.synth_lr, fused=True) if descent else None,
         clip=options.synth_clip if descent else None,
         warmup_chunks=options.warmup_chunks,
         targets=targets,
         updates_per_chunk=options.updates_per_chunk if descent else 1,
         train_fraction=fraction,
-        audit=Audit(options.audit_every) if options.audit_every else None,
+        audit=seqdni.Audit(options.audit_every) if options.audit_every else None,
     )

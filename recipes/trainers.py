@@ -9,27 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from seqdni import (
-    Checkpointed,
-    Influence,
-    Model,
-    Overlap,
-    RandomTruncation,
-    Reweighted,
-    SequenceModel,
-    SyntheticGradients,
-    state_size,
-    whole_episodes,
-)
-from seqdni.recipes.known_answers import KnownAnswers
+import seqdni
 from seqdni.recipes.synthesizers import build_boundary, synthetic_gradients
+
+if TYPE_CHECKING:
+    from seqdni import (
+        Influence,
+        Model,
+        Overlap,
+        RandomTruncation,
+        Reweighted,
+        SequenceModel,
+        SyntheticGradients,
+    )
+    from seqdni.recipes.known_answers import KnownAnswers
 
 FlatTrainer: TypeAlias = Literal[
     "bptt", "tbptt", "random", "overlap", "influence", "dni", "dni-aux"
 ]
-Credit: TypeAlias = Influence | Overlap | SyntheticGradients | None
+Credit: TypeAlias = "Influence | Overlap | SyntheticGradients | None"
 
 
 def _unchanged(_options: Any, part: Any) -> Any:
@@ -37,15 +37,15 @@ def _unchanged(_options: Any, part: Any) -> Any:
 
 
 def _cut_at_random(options: Any, stream: Any) -> RandomTruncation:
-    return RandomTruncation(stream, options.cut_probability, options.seed)
+    return seqdni.RandomTruncation(stream, options.cut_probability, options.seed)
 
 
 def _reweighted(options: Any, model: SequenceModel) -> Reweighted:
-    return Reweighted(model, options.chunk_len, options.cut_probability)
+    return seqdni.Reweighted(model, options.chunk_len, options.cut_probability)
 
 
 def _recomputed(options: Any, model: SequenceModel) -> Model:
-    return Checkpointed(model, options.chunk_len) if options.recompute else model
+    return seqdni.Checkpointed(model, options.chunk_len) if options.recompute else model
 
 
 def _no_credit(_options: Any, _model: SequenceModel, _known: KnownAnswers | None = None) -> None:
@@ -53,19 +53,19 @@ def _no_credit(_options: Any, _model: SequenceModel, _known: KnownAnswers | None
 
 
 def _overlap(options: Any, _model: SequenceModel, _known: KnownAnswers | None = None) -> Overlap:
-    return Overlap(options.history)
+    return seqdni.Overlap(options.history)
 
 
 def _influence(
     _options: Any, _model: SequenceModel, _known: KnownAnswers | None = None
 ) -> Influence:
-    return Influence()
+    return seqdni.Influence()
 
 
 def _synthetic(
     options: Any, model: SequenceModel, known: KnownAnswers | None = None, aux: bool = False
 ) -> SyntheticGradients:
-    size = state_size(model.initial_state(1))
+    size = seqdni.state_size(model.initial_state(1))
     boundary = build_boundary(options, size, aux=aux, known=known)
     return synthetic_gradients(options, boundary)
 
@@ -173,7 +173,7 @@ def chunks_of(options: Any, stream: Any) -> Iterable[Any]:
     Returns:
         The stream itself, or its whole episodes where nothing is truncated.
     """
-    return whole_episodes(stream) if way_of(options).whole_episodes else stream
+    return seqdni.whole_episodes(stream) if way_of(options).whole_episodes else stream
 
 
 def only_with_own_trainer(option_name: str) -> dict[str, Any]:

@@ -25,6 +25,13 @@ def test_every_folder_with_code_is_installed():
     assert set(SETTINGS["packages"]) == expected
 
 
+def test_the_lists_of_public_names_are_installed():
+    """They are read when the package is imported."""
+    for top, name in (("seqdni", "seqdni"), ("corpora", "seqdni.corpora")):
+        assert (ROOT / top / "__init__.pyi").is_file()
+        assert "__init__.pyi" in SETTINGS["package-data"][name]
+
+
 def test_nothing_is_imported_from_the_top_level():
     """A package of the name ``corpora`` or ``recipes`` may be somebody else's."""
     for top in ("seqdni", "corpora", "recipes", "benchmarks", "docs", "tests"):

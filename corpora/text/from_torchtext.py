@@ -17,7 +17,8 @@ from seqdni.corpora.errors import CorpusError
 from seqdni.corpora.text.cache import Encoded
 from seqdni.corpora.text.characters import checked_ids
 from seqdni.corpora.text.size import size_of
-from seqdni.corpora.text.words import END, WordVocabulary
+from seqdni.corpora.text.word_numbers import END
+from seqdni.corpora.text.words import WordVocabulary
 
 
 def import_torchtext() -> ModuleType:

@@ -7,7 +7,7 @@ from seqdni.corpora.errors import CorpusError
 from seqdni.corpora.text.download import Remote, fetch
 from seqdni.corpora.text.source import blocks, newlines, whole_file
 from seqdni.corpora.text.text import Text
-from seqdni.corpora.text.words import ENDED
+from seqdni.corpora.text.word_numbers import ENDED
 
 LINES = {"train": 42_068, "valid": 3_370, "test": 3_761}
 CHARACTERS = {"train": 5_017_482, "valid": 393_042, "test": 442_423}

@@ -8,7 +8,8 @@ from seqdni.corpora.text.source import Source, blocks
 from seqdni.corpora.text.subwords import SPACE, Subwords
 from seqdni.corpora.text.text import Text
 from seqdni.corpora.text.vocabulary import Tokens
-from seqdni.corpora.text.words import END, ENDED, UNKNOWN
+from seqdni.corpora.text.word_numbers import END, ENDED
+from seqdni.corpora.text.words import UNKNOWN
 
 TAIL = 64  # characters at the end of a block that are searched again with the next
 NAMED = 3  # largest number of left-out files whose names are shown

@@ -7,7 +7,8 @@ import numpy as np
 from seqdni.corpora.text.characters import CharVocabulary
 from seqdni.corpora.text.source import Source, blocks, whole_lines
 from seqdni.corpora.text.vocabulary import Vocabulary
-from seqdni.corpora.text.words import UNKNOWN, WordVocabulary, words_of
+from seqdni.corpora.text.word_numbers import words_of
+from seqdni.corpora.text.words import UNKNOWN, WordVocabulary
 
 AROUND = 9  # tokens to decode for the text of the first: a character is up to four tokens (bytes)
 

@@ -1,7 +1,5 @@
 """Words as token ids, with `<eos>` at the end of each line and `<unk>` for unknown words."""
 
-import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from seqdni.corpora.text.characters import checked_ids
-from seqdni.corpora.text.source import Source, newlines, whole_lines
+from seqdni.corpora.text.source import Source, whole_lines
 from seqdni.corpora.text.text import Text
+from seqdni.corpora.text.word_numbers import END, WordNumbers
 
-END, UNKNOWN = "<eos>", "<unk>"
-ENDED = re.compile(rf"(?<!\S){END}[^\S\n]*\n")  # the end of a line, written out in the text as well
+UNKNOWN = "<unk>"
+PORTION = 1 << 17  # characters whose words are looked up at a time: they fit into a cache
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,14 @@ class Words:
         Returns:
             Its words, the most frequent first. `<unk>` is last if the text does not have it.
         """
-        counts: Counter[str] = Counter()
-        for part in whole_lines(text.train):
-            counts.update(words_of(part))
-        words = sorted(counts, key=lambda word: (-counts[word], word))
+        first_seen = _InOrder()
+        numbers, counts_N = WordNumbers(first_seen.__getitem__), np.zeros(0, np.int64)
+        for part in _portions(text.train):
+            now_N = np.bincount(numbers.of(part), minlength=len(counts_N))
+            now_N[: len(counts_N)] += counts_N
+            counts_N = now_N
+        counts = dict(zip(first_seen, counts_N.tolist(), strict=True))
+        words = sorted(sorted(counts), key=counts.__getitem__, reverse=True)  # ties stay sorted
         if self.most is not None:
             words = words[: self.most]
         if UNKNOWN not in words:
@@ -96,6 +99,10 @@ class WordVocabulary:
     def _ids(self) -> dict[str, int]:
         return {word: i for i, word in enumerate(self.words)}
 
+    @cached_property
+    def _numbers(self) -> WordNumbers:
+        return WordNumbers(_WithUnknown(self._ids).__getitem__)
+
     @property
     def unknown(self) -> int:
         """The id of `<unk>`."""
@@ -130,8 +137,8 @@ class WordVocabulary:
         Raises:
             CorpusError: the text cannot be read, or has no white space between words.
         """
-        for part in whole_lines(source):
-            yield self.encode_words(words_of(part))
+        for part in _portions(source):
+            yield self._numbers.of(part).astype(self.dtype)
 
     def encode_words(self, words: Iterable[str]) -> np.ndarray:
         """The ids of words.
@@ -166,20 +173,26 @@ class WordVocabulary:
         return {"tokens": "word", "words": list(self.words)}
 
 
-def words_of(text: str) -> list[str]:
-    """The words of a text, with `<eos>` for each line end; a line that ends in `<eos>` has one.
+class _InOrder(dict[str, int]):
+    """The number of each word, in the order in which the words are first asked for."""
 
-    Args:
-        text: any text; a line end is ``\\n``, ``\\r\\n`` or ``\\r``.
+    def __missing__(self, word: str) -> int:
+        number = self[word] = len(self)
+        return number
 
-    Returns:
-        The words.
 
-    Example:
-        >>> words_of("tick tock\\n\\ntick <eos>\\n")
-        ['tick', 'tock', '<eos>', '<eos>', 'tick', '<eos>']
-    """
-    text = newlines(text)
-    if END in text:
-        text = ENDED.sub("\n", text)
-    return text.replace("\n", f" {END} ").split()
+class _WithUnknown(dict[str, int]):
+    """The ids of a vocabulary; any other word has the id of `<unk>`."""
+
+    def __missing__(self, word: str) -> int:
+        return self[UNKNOWN]
+
+
+def _portions(source: Source) -> Iterator[str]:
+    """A text in portions of some thousand lines."""
+    for part in whole_lines(source):
+        begin = 0
+        while begin < len(part):
+            end = part.find("\n", begin + PORTION) + 1 or len(part)
+            yield part[begin:end]
+            begin = end

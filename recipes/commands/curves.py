@@ -14,7 +14,8 @@ import numpy as np
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.files import read_whole
 
-POSITION = {"update", "tokens", "seconds"}  # the time of a row; its other numbers are metrics
+POSITION = {"update", "tokens", "seconds"}  # the time of a row, which every row has
+TIMES = {*POSITION, "epoch"}  # the other numbers of a row are metrics
 DEFAULTS = (  # the first of these that all the runs have is drawn
     *("valid_bpc", "valid_ppl", "held_out_accuracy", "held_out_mse", "held_out_error", "length"),
     "train_bits",
@@ -97,7 +98,7 @@ def choose_metric(runs: Sequence[Run], metric: str | None) -> str:
     Raises:
         RunError: the runs have no metric in common, or not all of them have the user's choice.
     """
-    found = [{name for row in run.rows for name in row} - POSITION for run in runs]
+    found = [{name for row in run.rows for name in row} - TIMES for run in runs]
     common = sorted(set.intersection(*found))
     if metric is None:
         for name in (*DEFAULTS, *common):
@@ -133,8 +134,15 @@ def curves(runs: Sequence[Run], metric: str, axis: str) -> list[Curve]:
         Curves in the order of the runs.
 
     Raises:
-        RunError: one run of a group ends before another begins.
+        RunError: one run of a group ends before another begins, or a run does not count what the
+            horizontal axis shows.
     """
+    for run in runs:
+        if not all(axis in row for row in run.rows):
+            raise RunError(
+                f"{run.path} has no {axis} in its metrics; "
+                "draw it against updates, tokens or seconds"
+            )
     groups: list[list[Run]] = []
     for run in runs:
         alike = [group for group in groups if group[0].options == run.options]

@@ -16,6 +16,7 @@ from seqdni.recipes.files import write_whole
 AXES = {
     "updates": ("update", "weight updates"),
     "tokens": ("tokens", "training tokens"),
+    "epochs": ("epoch", "passes through the training data"),
     "seconds": ("seconds", "training time, seconds"),
 }
 NAMES = {
@@ -23,6 +24,7 @@ NAMES = {
     "valid_ppl": "validation, perplexity per word",
     "held_out_mse": "held-out squared error",
     "held_out_accuracy": "held-out accuracy",
+    "held_out_error": "held-out error, a share",
     "train_bits": "training, bits per symbol",
     "length": "curriculum level, N",
     "repeats": "curriculum level, R",
@@ -43,7 +45,7 @@ def plot(runs: Sequence[Run], metric: str | None, against: str, out: str | None)
     Args:
         runs: at least one.
         metric: a name in their metrics; None takes a common one that all have.
-        against: ``updates``, ``tokens`` or ``seconds``.
+        against: one of :data:`AXES`.
         out: path of the picture, a PNG or an SVG; None: METRIC-by-AGAINST.png in this folder.
 
     Returns:

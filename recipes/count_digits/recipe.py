@@ -38,19 +38,17 @@ from seqdni.corpora import (
 )
 from seqdni.recipes.build import build_core, load_weights
 from seqdni.recipes.common_options import Sampling
-from seqdni.recipes.count_digits.options import WAYS as WAYS  # what a recipe has
 from seqdni.recipes.count_digits.options import Options
-from seqdni.recipes.count_digits.options import prepare as prepare
+from seqdni.recipes.count_digits.options import prepare as prepare  # what a recipe has
 from seqdni.recipes.device import device_of
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.recipe import Trained, check_no_text, check_same_images
-from seqdni.recipes.recipe import resumed as resumed
 from seqdni.recipes.session import Session
 from seqdni.recipes.synthesizers import DESCENDED, build_boundary
+from seqdni.recipes.trained import Trained, check_no_text, check_same_images
+from seqdni.recipes.trained import resumed as resumed
 from seqdni.recipes.trainers import way_of
 
-SUMMARY = "count odd digits in each T and 3s in each T * T: two networks at two rates"
 HELD_OUT_ROWS, HELD_OUT_SEED = 250, 2**31 - 1
 CURVE, FINAL = 8, 40  # T * T digits each that a row is tested on: in the curve, and in the result
 

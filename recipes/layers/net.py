@@ -20,7 +20,7 @@ from seqdni import (
 )
 from seqdni.recipes.device import device_of
 from seqdni.recipes.layers.options import SYNTHETIC, Options
-from seqdni.recipes.synthesizers import CONTROLS
+from seqdni.recipes.synthesizers import control_of
 
 CLASSES = 10
 WIDE, MANY = 1024, 64  # units and channels of a synthesizer's hidden layer
@@ -135,7 +135,7 @@ def _shapes(net: nn.Sequential, pixels: int) -> list[tuple[int, ...]]:
 
 def _boundary(options: Options, shape: tuple[int, ...]) -> Boundary:
     synthesizer = _synthesizer(options, shape) if options.trainer in SYNTHETIC else None
-    boundary = Boundary(synthesizer, options.grad_scale, options.bound, CONTROLS[options.control])
+    boundary = Boundary(synthesizer, options.grad_scale, options.bound, control_of(options))
     return boundary.to(device_of(options))
 
 
@@ -157,7 +157,7 @@ def _synthesizer(options: Options, shape: tuple[int, ...]) -> Synthesizer:
     hidden = [options.synth_hidden or WIDE] * options.synth_layers
     linear = options.synthesizer == "linear"
     return MLPSynthesizer(
-        size, () if linear else hidden, condition_size=told, batch_norm=not linear
+        size, () if linear else hidden, condition_size=told, scaled=False, batch_norm=not linear
     )
 
 

@@ -13,8 +13,7 @@ from seqdni.recipes.option_field import check_values, option, same_option
 WAYS = ("backprop", "none", "dni", "cdni", "unlock")
 SYNTHETIC = ("dni", "cdni", "unlock")  # with a synthesizer at each cut
 ADAM = ("linear", "mlp", "conv", "critic")  # synthesizers that Adam trains
-# They predict gradients in units of their own size, which a small rate would reach too slowly.
-RATES = {"linear": 0.03, "mlp": 0.01, "conv": 0.01, "critic": 1e-3}
+RATES = {"linear": 1e-3, "mlp": 3e-3, "conv": 0.01, "critic": 1e-3}
 
 
 def kind_of(options: Options) -> str | None:
@@ -153,8 +152,8 @@ class Options:
     )
     synth_lr: float | None = for_synthetic(
         None,
-        "learning rate of Adam for the synthesizers; null: 0.03 for linear, 0.01 for mlp and "
-        "conv, 0.001 for the critic",
+        "learning rate of Adam for the synthesizers; null: 0.003 for mlp, 0.01 for conv, 0.001 for "
+        "linear and the critic",
         ADAM,
         above=0,
     )

@@ -31,14 +31,12 @@ from seqdni.recipes.layers.net import (
     rates_of,
     reads_label,
 )
-from seqdni.recipes.layers.options import WAYS as WAYS  # what a recipe has
 from seqdni.recipes.layers.options import Options
-from seqdni.recipes.layers.options import prepare as prepare
-from seqdni.recipes.recipe import Trained, check_no_text, check_same_images
-from seqdni.recipes.recipe import resumed as resumed
+from seqdni.recipes.layers.options import prepare as prepare  # what a recipe has
 from seqdni.recipes.session import Session
+from seqdni.recipes.trained import Trained, check_no_text, check_same_images
+from seqdni.recipes.trained import resumed as resumed
 
-SUMMARY = "name digits by a feed-forward net whose layers do not wait for each other"
 STEPS = (0.6, 0.8)  # parts of the run after which --schedule steps divides the rates by 10
 
 
@@ -88,7 +86,9 @@ def run(session: Session) -> dict[str, Any]:
     def steps() -> int:
         return trainer.steps
 
+    in_a_pass = len(data.train.labels_n) // options.batch * options.batch
     for row in session.train(_scheduled(session), work=steps):
+        row["epoch"] = round(trainer.tokens / in_a_pass, 4)
         if trainer.steps - progress["evaluated_at"] >= options.evaluate_every:
             progress["evaluated_at"] = trainer.steps
             found = _measured(trainer.model, data, ("held_out",))

@@ -21,9 +21,6 @@ from seqdni.corpora import (
     wikitext_text,
 )
 
-DOWNLOADED = ("ptb", "wikitext-2", "wikitext-103", "enwik8", "text8")
-NAMED = ("pydoc", *DOWNLOADED)
-
 
 def read_corpus(options: Any) -> Text:
     """The text that ``--corpus`` names.

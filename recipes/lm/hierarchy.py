@@ -28,6 +28,7 @@ from seqdni.corpora import Batch
 from seqdni.recipes.build import build_core, optimizer_of
 from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError
+from seqdni.recipes.lm.options import window
 from seqdni.recipes.synthesizers import build_boundary, synthetic_gradients
 from seqdni.recipes.trainers import way_of
 
@@ -150,18 +151,6 @@ def _message_credit(options: Any, size: int, k: int) -> SyntheticGradients:
         return SyntheticGradients(Boundary(None))
     messages = replace(options, targets="boundary")  # a message has one gradient
     return synthetic_gradients(messages, build_boundary(options, size))
-
-
-def window(options: Any) -> int:
-    """Steps of the text in a chunk of the slowest level.
-
-    Args:
-        options: of the run.
-
-    Returns:
-        A number of steps.
-    """
-    return options.period ** (options.hierarchy - 1) * options.slow_chunk_len
 
 
 def check_length(options: Any, steps: int) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from seqdni import to_bits
 from seqdni.corpora import Encoded, Size, Text, Words, blocks, remarks
-from seqdni.recipes.lm.data import NAMED, tokens_of
+from seqdni.recipes.lm.data import tokens_of
+from seqdni.recipes.lm.options import NAMED
 
 MOST_UNKNOWN = 0.05  # share of the words; with more unknown ones a perplexity means little
 

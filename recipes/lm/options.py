@@ -8,11 +8,11 @@ from typing import Any, Literal
 from seqdni.corpora import own_splits
 from seqdni.recipes.common_options import RunOptions, absolute, check
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.lm.data import DOWNLOADED, NAMED
-from seqdni.recipes.lm.hierarchy import window
 from seqdni.recipes.option_field import option, same_option
 from seqdni.recipes.trainers import FlatTrainer, way_of
 
+DOWNLOADED = ("ptb", "wikitext-2", "wikitext-103", "enwik8", "text8")
+NAMED = ("pydoc", *DOWNLOADED)
 UPDATES = 8000  # where no other limit is given
 
 
@@ -217,6 +217,18 @@ def prepare(options: Options) -> None:
         options.data_dir = absolute(options.data_dir)
     if _own(options):
         options.corpus = absolute(options.corpus)
+
+
+def window(options: Any) -> int:
+    """Steps of the text in a chunk of the slowest level.
+
+    Args:
+        options: of the run.
+
+    Returns:
+        A number of steps.
+    """
+    return options.period ** (options.hierarchy - 1) * options.slow_chunk_len
 
 
 def _check_levels(options: Options) -> None:

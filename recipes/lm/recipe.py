@@ -62,11 +62,10 @@ from seqdni.recipes.lm.notes import (
 from seqdni.recipes.lm.options import Options
 from seqdni.recipes.lm.options import prepare as prepare  # what a recipe has
 from seqdni.recipes.lm.sample import write
-from seqdni.recipes.recipe import Trained
 from seqdni.recipes.session import Session
+from seqdni.recipes.trained import Trained
 from seqdni.recipes.trainers import way_of
 
-SUMMARY = "language model on Penn Treebank, WikiText, enwik8, text8, your text, or Python's manual"
 SAMPLE_LENGTH = {"char": 300, "word": 80, "subword": 120}
 
 

@@ -33,6 +33,11 @@ class MLPSynthesizer(nn.Module):
     layer is rescaled, so that the predictions stay the same. Weight and bias of the output layer
     start at zero, so that training starts exactly as plain TBPTT.
 
+    With ``scaled=False`` the network's output is the prediction: :math:`M(s) = net(s)`. A step of
+    Adam, which does not depend on the size of the gradients, then changes the predictions
+    :math:`1 / \sigma` times as much. So the output layer follows targets that change quickly, while
+    the hidden layers learn at the rate that suits them.
+
     Args:
         state_size: S, the width of a packed state.
         hidden_sizes: widths of the hidden layers. The paper has one layer as wide as the core;
@@ -44,6 +49,8 @@ class MLPSynthesizer(nn.Module):
         whitening: coordinates in which the state is read; None: it is read as it is. When the
             coordinates change, the first layer is changed so that the predictions stay the same.
         output_size: the width of a prediction; None: S, that of a gradient of the state.
+        scaled: whether the prediction is the network's output times the running scale; False: it is
+            that output itself.
         batch_norm: whether each hidden layer is normalised over the batch before its activation,
             as in the paper's feed-forward nets. It needs two rows or more in training.
         scale_decay: decay of that running mean at each regression step, after the first
@@ -69,6 +76,7 @@ class MLPSynthesizer(nn.Module):
         whitening: Whitening | None = None,
         scale_decay: float = 0.99,
         output_size: int | None = None,
+        scaled: bool = True,
         batch_norm: bool = False,
     ):
         super().__init__()
@@ -92,6 +100,7 @@ class MLPSynthesizer(nn.Module):
         self.condition_size = condition_size
         self.whitening = whitening
         self.scale_decay = scale_decay
+        self.scaled = scaled
         layers: list[nn.Module] = []
         width = state_size + condition_size
         for hidden in hidden_sizes:
@@ -151,9 +160,11 @@ class MLPSynthesizer(nn.Module):
         """
         x, head = self._inputs(state_BS, condition_BK), self.head
         if torch.is_grad_enabled() or not is_plain(self.trunk, [head]):
-            return head(self.trunk(x)) * self.scale
-        features = activations(self.trunk, x)[-1]
-        return functional.linear(features, head.weight, head.bias).mul_(self.scale)
+            predicted_BS = head(self.trunk(x))
+        else:
+            features = activations(self.trunk, x)[-1]
+            predicted_BS = functional.linear(features, head.weight, head.bias)
+        return predicted_BS * self.scale if self.scaled else predicted_BS
 
     def _inputs(self, state_BS: Tensor, condition_BK: Tensor | None) -> Tensor:
         """What the first layer reads.
@@ -190,8 +201,8 @@ class MLPSynthesizer(nn.Module):
         .. math:: \frac{1}{|valid|\,O} \sum_{b \in valid} \| M(s_b) - target_b \|^2 / \sigma^2
 
         A loss of about 1 is as good as predicting zero. With ``next_predicted_BS`` the same error
-        of the Aux head is added. In training mode the output layer is rescaled in place, so the
-        backward pass of a loss must run before the next loss is computed.
+        of the Aux head is added. In training mode a scaled output layer is rescaled in place, so
+        that the backward pass of a loss must run before the next loss is computed.
 
         Args:
             state_BS: packed state at the boundary, without a graph.
@@ -210,10 +221,10 @@ class MLPSynthesizer(nn.Module):
         """
         x, target_BS = self._pairs(state_BS, target_BS, valid_B, condition_BK)
         features = self.trunk(x)
-        loss = _mean_square(self.head(features) - target_BS, valid_B)
+        loss = _mean_square(self._relative(self.head(features) - target_BS), valid_B)
         if next_predicted_BS is not None:
-            aux_BS = self._existing_aux_head(features)
-            loss = loss + _mean_square(aux_BS - self._scaled(next_predicted_BS), next_valid_B)
+            missed_BS = self._existing_aux_head(features) - self._as_output(next_predicted_BS)
+            loss = loss + _mean_square(self._relative(missed_BS), next_valid_B)
         return loss
 
     def loss_after_backward(
@@ -263,15 +274,16 @@ class MLPSynthesizer(nn.Module):
             x, target_BS = self._pairs(state_BS, target_BS, valid_B, condition_BK)
             targets, masks = [target_BS], [valid_B]
             if next_predicted_BS is not None:
-                targets.append(self._scaled(next_predicted_BS))
+                targets.append(self._as_output(next_predicted_BS))
                 masks.append(next_valid_B)
             activated = activations(self.trunk, x)
             errors = [
-                functional.linear(activated[-1], head.weight, head.bias).sub_(target)
+                self._relative(functional.linear(activated[-1], head.weight, head.bias) - target)
                 for head, target in zip(heads, targets, strict=True)
             ]
             losses = [_mean_square(*pair) for pair in zip(errors, masks, strict=True)]
-            grads = [_mean_square_grad(*pair) for pair in zip(errors, masks, strict=True)]
+            pairs = zip(errors, masks, strict=True)
+            grads = [self._relative(_mean_square_grad(*pair)) for pair in pairs]
             add_gradients(self.trunk, heads, activated, grads)
             return losses[0] if len(losses) == 1 else losses[0] + losses[1]
 
@@ -296,10 +308,18 @@ class MLPSynthesizer(nn.Module):
         target_BS = target_BS.to(x.dtype)
         if self.training:
             self._update_scale(target_BS, valid_B)
-        return x, self._scaled(target_BS)
+        return x, self._as_output(target_BS)
 
-    def _scaled(self, target_BS: Tensor) -> Tensor:
-        return target_BS * self.mean_square.clamp_min(_TINY).rsqrt_()
+    def _as_output(self, target_BS: Tensor) -> Tensor:
+        """A gradient as an output of the network."""
+        return target_BS * self._inverse_scale() if self.scaled else target_BS
+
+    def _relative(self, error_BS: Tensor) -> Tensor:
+        """An error of the network's output, as a multiple of the scale."""
+        return error_BS if self.scaled else error_BS * self._inverse_scale()
+
+    def _inverse_scale(self) -> Tensor:
+        return self.mean_square.clamp_min(_TINY).rsqrt_()
 
     @torch.no_grad()
     def _update_whitening(self, state_BS: Tensor, valid_B: Tensor | None) -> None:
@@ -316,13 +336,15 @@ class MLPSynthesizer(nn.Module):
             reads_state.copy_(reads_state @ turn)
 
     def _update_scale(self, target_BS: Tensor, valid_B: Tensor | None) -> None:
-        """Update the running scale, and rescale the heads so that they predict the same."""
+        """Update the running scale, and keep the predictions the same."""
         mean_square, before = self.mean_square, self.mean_square.clone()
         self.targets_seen += 1
         rate: float | Tensor = max(1 - self.scale_decay, 1 / self.targets_seen)
         if valid_B is not None:
             rate = rate * valid_B.any().to(mean_square.dtype)  # without a valid row it stays
         mean_square.lerp_(_mean_square(target_BS, valid_B), rate)
+        if not self.scaled:
+            return
         ratio = before.div_(mean_square.clamp_min(_TINY)).sqrt_()
         for head in (self.head, self.aux_head):
             if head is not None:

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,6 +7,9 @@ from hypothesis import strategies as st
 
 from seqdni.corpora import Text, Words, WordVocabulary, encode_splits, ptb_text, vocabulary_from
 from seqdni.corpora.text import source as source_module
+from seqdni.corpora.text import word_numbers
+from seqdni.corpora.text import words as words_module
+from seqdni.corpora.text.word_numbers import words_of
 
 lines = st.text("ab \n", max_size=40)
 
@@ -43,6 +48,45 @@ def test_a_token_a_word_and_a_line(text, block):
         ids = vocabulary.encode(text)
     assert ids.tolist() == expected
     assert vocabulary.encode(vocabulary.decode(ids)).tolist() == expected
+
+
+any_text = st.text(
+    st.sampled_from("ab \t\n\r\x1c\x85\u2028é\0") | st.characters(exclude_categories=()),
+    max_size=80,
+)
+
+
+@given(
+    text=any_text | st.just("a <eos>\nb <eos> a\n<unk> a\0 abcdefghijklmnopqr abcdefghijklmnop\n"),
+    most=st.none() | st.integers(2, 4),
+    portion=st.integers(1, 30),
+    slots=st.integers(1, 4),
+)
+def test_words_from_the_table_are_those_of_a_dictionary(text, most, portion, slots):
+    """Bytes, a table in which words share slots, and portions: none of them changes an id."""
+    found = words_of(text)
+    counts = Counter(found)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words_module, "PORTION", portion)
+        patch.setattr(word_numbers, "SMALL", 0)
+        patch.setattr(word_numbers, "SLOTS", slots)
+        vocabulary = learn(text, most)
+        ids = vocabulary.encode(text)
+    ordered = sorted(counts.keys() - {"<unk>"}, key=lambda word: (-counts[word], word))
+    known = [word for word in vocabulary.words if word != "<unk>"]
+    assert known == ordered[: len(known)]
+    place = {word: k for k, word in enumerate(vocabulary.words)}
+    assert ids.tolist() == [place.get(word, vocabulary.unknown) for word in found]
+    assert ids.dtype == np.uint16
+
+
+def test_every_white_space_of_python_is_white_space_of_the_table(monkeypatch):
+    monkeypatch.setattr(word_numbers, "SMALL", 0)
+    spaces = [chr(c) for c in range(0x110000) if chr(c).isspace()]
+    vocabulary = WordVocabulary(("<eos>", "a", "b", "<unk>"))
+    for space in spaces:
+        expected = [1, 0, 2] if space in "\n\r" else [1, 2]
+        assert vocabulary.encode(f"a{space}b").tolist() == expected, hex(ord(space))
 
 
 @given(text=st.lists(st.lists(st.sampled_from("abc"), max_size=4), max_size=5))

@@ -11,8 +11,9 @@ import pytest
 
 from seqdni.corpora import CopyTask, RecallTask
 from seqdni.recipes.cli import main
-from seqdni.recipes.curriculum import Curriculum, CurriculumOptions
-from seqdni.recipes.long_dependency import LongDependency, LongOptions
+from seqdni.recipes.curriculum import Curriculum
+from seqdni.recipes.episode_options import CurriculumOptions, LongOptions
+from seqdni.recipes.long_dependency import LongDependency
 from seqdni.recipes.option_field import option
 from seqdni.recipes.recipe import Recipe
 from seqdni.recipes.registry import RECIPES
@@ -35,10 +36,10 @@ NEW = {
     "silence": Recipe(
         "hold one of three symbols through silence",
         SilenceOptions,
-        LongDependency(lambda _options: RecallTask(3, 1), tokens=True),
+        lambda: LongDependency(lambda _options: RecallTask(3, 1), tokens=True),
     ),
     "letters": Recipe(
-        "copy letters", LettersOptions, Curriculum(lambda _options: CopyTask(symbols=3))
+        "copy letters", LettersOptions, lambda: Curriculum(lambda _options: CopyTask(symbols=3))
     ),
 }
 

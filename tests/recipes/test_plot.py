@@ -87,6 +87,17 @@ def test_only_the_seed_and_what_computes_nothing_may_differ(capsys):
     assert Path("length-by-updates.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_an_axis_that_a_run_does_not_count_is_refused(capsys):
+    write("a", COPY, [{**row, "epoch": row["update"] / 4} for row in rows([1, 2], [1, 2])])
+    assert main(["plot", "a", "--against", "epochs"]) == 0
+    assert "2 (2 to 2) at 0.5 epochs" in capsys.readouterr().out
+    assert "has no metric 'epoch'" in failed(capsys, "a", "--metric", "epoch")
+    write("b", COPY, rows([1, 2], [1, 2]))
+    assert "b has no epoch in its metrics; draw it" in failed(
+        capsys, "a", "b", "--against", "epochs"
+    )
+
+
 def test_labels_leave_out_options_without_effect(capsys):
     write("dni", COPY, rows([1, 2], [1, 2]))
     write("loose", replace(COPY, bound=None), rows([1, 2], [1, 2]))

@@ -9,7 +9,7 @@ import yaml
 from runs import TINY
 
 from seqdni.recipes.cli import main
-from seqdni.recipes.registry import saved_run
+from seqdni.recipes.saved_run import saved_run
 
 WORDS = {
     "": "the following arguments are required: COMMAND",

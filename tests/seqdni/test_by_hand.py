@@ -18,6 +18,7 @@ SHAPES = {
     "tanh": {"hidden_sizes": (6, 4), "activation": nn.Tanh},
     "condition": {"hidden_sizes": (6,), "condition_size": CONDITION},
     "aux": {"hidden_sizes": (6,), "aux": True},
+    "not scaled": {"hidden_sizes": (6,), "scaled": False, "aux": True},
     "whitened": {"hidden_sizes": (6,), "whitening": Whitening(SIZE)},
     "by autograd": {"hidden_sizes": (6,), "activation": nn.GELU},
     "batch norm": {"hidden_sizes": (6,), "batch_norm": True},
@@ -40,7 +41,7 @@ def draw(shape, masked, step):
     options = {"valid_B": valid_B}
     if shape == "condition":
         options["condition_BK"] = wide(CONDITION)
-    if shape == "aux":
+    if shape in ("aux", "not scaled"):
         options["next_predicted_BS"] = wide(SIZE)
         options["next_valid_B"] = None if valid_B is None else valid_B.flip(0)
     return wide(SIZE), wide(SIZE), options

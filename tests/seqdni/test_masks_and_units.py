@@ -178,12 +178,30 @@ def test_an_ignored_target_is_left_out_beside_a_mask_that_was_given():
 # --- Units of a synthesizer's loss
 
 
-def test_the_aux_target_is_in_units_of_the_scale():
-    synthesizer = MLPSynthesizer(2, (3,), aux=True).eval()
+@pytest.mark.parametrize("scaled", [True, False])
+def test_the_aux_target_is_in_units_of_the_scale(scaled):
+    synthesizer = MLPSynthesizer(2, (3,), aux=True, scaled=scaled).eval()
     synthesizer.mean_square.fill_(4.0)
     target, following = torch.full((5, 2), 6.0), torch.full((5, 2), 10.0)
     loss = synthesizer.loss(torch.randn(5, 2), target, next_predicted_BS=following)
     assert loss.item() == pytest.approx((6.0 / 2) ** 2 + (10.0 / 2) ** 2)
+
+
+@pytest.mark.parametrize("units", [1e-3, 1e3])
+def test_without_scale_a_prediction_is_the_output_and_its_error_still_relative(units):
+    """The first step of Adam is of one size in any units; the loss does not depend on them."""
+    torch.manual_seed(0)
+    plain = MLPSynthesizer(2, (3,), scaled=False)
+    adam = torch.optim.Adam(plain.parameters(), lr=0.01)
+    state, target = torch.randn(50, 2), units * torch.randn(50, 2)
+    loss = plain.loss(state, target)
+    assert loss.item() == pytest.approx(1.0)  # as good as predicting zero
+    loss.backward()
+    adam.step()
+    torch.testing.assert_close(plain.head.bias.abs(), torch.full((2,), 0.01))
+    torch.testing.assert_close(plain(state), plain.head(plain.trunk(state)))
+    expected = (plain(state) - target).square().mean() / plain.scale**2
+    torch.testing.assert_close(plain.eval().loss(state, target), expected)
 
 
 def test_the_mean_is_over_the_valid_rows():

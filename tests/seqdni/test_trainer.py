@@ -302,8 +302,9 @@ def test_aux_head_learns_what_the_next_boundary_says():
     assert synthesizer.aux_head.weight.abs().sum() > 0
 
 
-def test_moving_the_scale_does_not_change_what_is_predicted():
-    synthesizer = MLPSynthesizer(3, (5,), aux=True).double()
+@pytest.mark.parametrize("scaled", [True, False])
+def test_moving_the_scale_does_not_change_what_is_predicted(scaled):
+    synthesizer = MLPSynthesizer(3, (5,), aux=True, scaled=scaled).double()
     for parameter in synthesizer.parameters():
         nn.init.normal_(parameter)
     synthesizer.mean_square.fill_(0.5)
