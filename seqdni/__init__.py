@@ -12,7 +12,8 @@ from seqdni.cores.stack import LockedDropout, Stack, without_dropout
 from seqdni.cores.state_gradients import Trace
 from seqdni.cores.unit_steps import Source, UnitSteps
 from seqdni.feedforward.layer_trainer import LayerTrainer
-from seqdni.feedforward.stage_threads import Span, train_in_threads
+from seqdni.feedforward.stage_threads import train_in_threads
+from seqdni.feedforward.stage_worker import Span
 from seqdni.feedforward.synthetic_input import SyntheticInput
 from seqdni.hierarchy.chunk import HierarchyChunk
 from seqdni.hierarchy.level import Level
