@@ -12,6 +12,7 @@ from seqdni.cores.stack import LockedDropout, Stack, without_dropout
 from seqdni.cores.state_gradients import Trace
 from seqdni.cores.unit_steps import Source, UnitSteps
 from seqdni.feedforward.layer_trainer import LayerTrainer
+from seqdni.feedforward.stage_processes import train_in_processes
 from seqdni.feedforward.stage_threads import train_in_threads
 from seqdni.feedforward.stage_worker import Span
 from seqdni.feedforward.synthetic_input import SyntheticInput
@@ -124,6 +125,7 @@ __all__ = [
     "target_grad",
     "to_bits",
     "to_perplexity",
+    "train_in_processes",
     "train_in_threads",
     "unpack",
     "unroll",

@@ -31,7 +31,7 @@ GROUPS = {
         "Losses": "cross_entropy squared_error masked_sum to_bits to_perplexity",
         "Measuring the horizon": "measure_horizon Horizon Agreement Lag",
         "Hierarchies": "Hierarchy Level HierarchyTrainer LevelTraining HierarchyChunk",
-        "Feed-forward nets": "LayerTrainer SyntheticInput train_in_threads Span",
+        "Feed-forward nets": "LayerTrainer SyntheticInput train_in_threads train_in_processes Span",
         "Finished runs": "load",
     },
     "seqdni.corpora": {
