@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch.distributed as dist
-from torch import Tensor
 
 from seqdni.channel import Channel
 from seqdni.checkpoint import load_optimizer
