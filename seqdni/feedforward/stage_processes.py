@@ -7,14 +7,11 @@ end each process gets what the others have trained.
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import torch.distributed as dist
 
 from seqdni.channel import Channel
-from seqdni.checkpoint import load_optimizer
 from seqdni.feedforward.layer_trainer import LayerTrainer
 from seqdni.feedforward.stage_worker import (
     GivenBatch,
@@ -26,7 +23,7 @@ from seqdni.feedforward.stage_worker import (
 )
 from seqdni.learner import check_count
 from seqdni.parallel import DataParallel
-from seqdni.state_bytes import to_bytes
+from seqdni.shared_training import Trained, check_processes, share
 
 
 def train_in_processes(
@@ -82,7 +79,8 @@ def train_in_processes(
     check_count("queue_size", queue_size, least=1)
     check_apart(trainer)
     processes = DataParallel(group)
-    _check_processes(trainer, processes)
+    state = trainer.state_dict()
+    check_processes(processes, len(trainer.stages), "stage", trainer.device, state)
     own, last = processes.rank, processes.size - 1
     before = trainer.meter.state_dict()
     ahead = activations_ahead(trainer, staleness, queue_size)
@@ -97,75 +95,17 @@ def train_in_processes(
     worker.run(drawn_batches(trainer, batches))
     for channel in channels.values():
         channel.flush()
-    _share(trainer, processes, before)
+    parts = [_trained(trainer, k) for k in range(processes.size)]
+    updates = share(processes, parts, trainer.meter, before, trainer.stages[own].updates)
+    for stage, count in zip(trainer.stages, updates, strict=True):
+        stage.updates = count
     return worker.spans
 
 
-def _check_processes(trainer: LayerTrainer, processes: DataParallel) -> None:
-    """Refuse another number of processes, and trainers that differ."""
-    stages = len(trainer.stages)
-    if processes.size != stages:
-        raise ValueError(
-            f"got {processes.size} processes for {stages} stages, expected one for each stage: "
-            f"torchrun --nproc-per-node {stages} ..."
-        )
-    if trainer.device.type != "cpu":
-        raise ValueError(
-            f"the net is on {trainer.device}, expected the CPU: stages in processes of their own "
-            "do not run on GPUs yet"
-        )
-    checksum = zlib.crc32(to_bytes(trainer.state_dict()).numpy())
-    processes.check_same("trainers (checksums of their states)", checksum)
-
-
-def _share(trainer: LayerTrainer, processes: DataParallel, before: Mapping[str, Any]) -> None:
-    """Give each process what the others have trained.
-
-    Args:
-        trainer: has trained the stage of this process.
-        processes: all of them.
-        before: the sums of the meter when they began.
-    """
-    sums = dict(before)
-    for k, part in enumerate(processes.of_all(_part(trainer, processes.rank, before))):
-        sums.update(part.pop("sums"))
-        if k != processes.rank:
-            _load_part(trainer, k, part)
-    trainer.meter.load_state_dict(sums)  # in the same order in all processes
-
-
-def _part(trainer: LayerTrainer, k: int, before: Mapping[str, Any]) -> dict[str, Any]:
-    """What the process of stage k has changed. No other stage adds to the same sums."""
-    stage, parts = trainer.stages[k], _trained(trainer, k)
-    return {
-        "updates": stage.updates,
-        "modules": [module.state_dict() for module, _ in parts],
-        "optimizers": [optimizer and optimizer.state_dict() for _, optimizer in parts],
-        "sums": {
-            name: value
-            for name, value in trainer.meter.state_dict().items()
-            if name not in before or bool(value != before[name])
-        },
-    }
-
-
-def _load_part(trainer: LayerTrainer, k: int, saved: Mapping[str, Any]) -> None:
-    """Take over what another process has changed."""
-    trainer.stages[k].updates = saved["updates"]
-    of_each = zip(_trained(trainer, k), saved["modules"], saved["optimizers"], strict=True)
-    for (module, optimizer), state, optimizer_state in of_each:
-        module.load_state_dict(state)
-        if optimizer is not None:
-            load_optimizer(optimizer, optimizer_state)
-
-
-def _trained(trainer: LayerTrainer, k: int) -> list[tuple[Any, Any]]:
-    """The modules that the process of stage k trains, each with its optimiser, or None.
-
-    They are the stage, the boundary after it, and the synthetic input before it.
-    """
+def _trained(trainer: LayerTrainer, k: int) -> Trained:
+    """What the process of stage k trains: the stage, the cut after it, the input before it."""
     stage = trainer.stages[k]
-    parts: list[tuple[Any, Any]] = [(stage.module, stage.learner.optimizer)]
+    parts: Trained = [(stage.module, stage.learner.optimizer)]
     if stage.synthetic is not None:
         parts.append((stage.synthetic.boundary, stage.synthetic.optimizer))
     if trainer.inputs is not None and k > 0:

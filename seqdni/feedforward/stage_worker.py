@@ -21,10 +21,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqdni.feedforward.layer_trainer import LayerTrainer
-from seqdni.synthesizers import controls
+from seqdni.shared_training import check_no_draws
 
 GivenBatch: TypeAlias = tuple[Tensor, Tensor, Tensor | None]
 """Inputs, targets and condition of a step, as for ``LayerTrainer.step``."""
@@ -250,24 +250,13 @@ def check_apart(trainer: LayerTrainer) -> None:
             f"the trainer has order={trainer.order!r}, expected 'forward': stages that work apart "
             "are updated as soon as their output exists"
         )
-    dropout = nn.modules.dropout._DropoutNd
     for stage in trainer.stages:
-        if any(isinstance(m, dropout) and m.p and m.training for m in stage.module.modules()):
-            raise ValueError(
-                f"stage {stage.index} has dropout, and stages that work apart would draw from one "
-                "generator, in an order that depends on their speed; leave dropout out, or use step"
-            )
+        credit = [] if stage.synthetic is None else [stage.synthetic]
+        check_no_draws(stage.module, credit, f"stage {stage.index}")
     for index, synthetic in enumerate(trainer.credit):
-        boundary = synthetic.boundary
-        if boundary.bound is not None:
+        if synthetic.boundary.bound is not None:
             raise ValueError(
                 f"the boundary at cut {index} has a bound, whose level comes from the last stage "
                 "at each step, so that no stage could go ahead of it; leave the bound out, or use "
                 "step"
-            )
-        if boundary.control not in (None, controls.batch_mean, controls.zero):
-            raise ValueError(
-                f"the boundary at cut {index} has a control that may draw random numbers, in an "
-                "order that depends on the speed of the stages; expected controls.batch_mean, "
-                "controls.zero or None; or use step"
             )

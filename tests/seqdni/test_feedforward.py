@@ -687,7 +687,7 @@ def test_an_error_of_the_data_ends_the_threads():
         ({}, {"staleness": -1}, "staleness is -1, expected a whole number >= 0"),
         ({}, {"queue_size": 0}, "queue_size is 0, expected a whole number >= 1"),
         ({"bound": 1.0}, {}, "the boundary at cut 0 has a bound, whose level comes from"),
-        ({"control": controls.shuffled}, {}, "cut 0 has a control that may draw random numbers"),
+        ({"control": controls.shuffled}, {}, "boundary of stage 0 has a control that may draw"),
     ],
 )
 def test_what_threads_cannot_run_is_refused(change, settings, message):
