@@ -18,6 +18,7 @@ from seqdni.feedforward.stage_worker import Span
 from seqdni.feedforward.synthetic_input import SyntheticInput
 from seqdni.hierarchy.chunk import HierarchyChunk
 from seqdni.hierarchy.level import Level
+from seqdni.hierarchy.level_processes import Waited, train_levels_in_processes
 from seqdni.hierarchy.level_trainer import LevelTraining
 from seqdni.hierarchy.model import Hierarchy
 from seqdni.hierarchy.trainer import HierarchyTrainer
@@ -107,6 +108,7 @@ __all__ = [
     "Trainer",
     "UnitSteps",
     "UnitwiseCore",
+    "Waited",
     "Whitening",
     "bootstrap_term",
     "controls",
@@ -127,6 +129,7 @@ __all__ = [
     "to_perplexity",
     "train_in_processes",
     "train_in_threads",
+    "train_levels_in_processes",
     "unpack",
     "unroll",
     "unroll_traced",

@@ -10,9 +10,11 @@ The processes talk by ``torch.distributed``, point to point, with the backend Gl
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from enum import IntEnum
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -25,11 +27,25 @@ TYPES = (
 MOST_TENSORS, MOST_AXES, NO_TENSOR = 6, 8, -1
 FIRST = 4  # numbers of a header before those of the tensors: kind, version, tensors, bytes
 ENTRY = 2 + MOST_AXES  # numbers of a tensor: type, number of axes, and the size of each
+Kind = TypeVar("Kind", bound=IntEnum)
 ALIGNED = 8  # each tensor begins at a multiple of so many bytes
 
 
 class ProcessEnded(RuntimeError):
     """Another process of a run has ended, or does not answer."""
+
+
+@runtime_checkable
+class Link(Protocol):
+    """What two workers that follow each other talk by; each of them has an end of it."""
+
+    def send(self, kind: IntEnum, version: int, tensors: Sequence[Tensor | None]) -> None:
+        """Send a message of a step, and go on before it has arrived."""
+        ...
+
+    def receive(self, kind: IntEnum, version: int) -> list[Tensor | None]:
+        """Wait for the next message, which must be of this kind and step."""
+        ...
 
 
 class Channel:
@@ -49,7 +65,7 @@ class Channel:
         >>> class Sent(IntEnum):
         ...     ACTIVATION = 1
         >>> message = pack_message(Sent.ACTIVATION, 7, [torch.ones(2), None])
-        >>> unpack_message(*message, Sent.ACTIVATION, 7)
+        >>> unpack_message(*message)
         [tensor([1., 1.]), None]
     """
 
@@ -66,6 +82,7 @@ class Channel:
         self.in_flight = in_flight
         self.group = group
         self._rank = peer if group is None else dist.get_global_rank(group, peer)
+        self.waits: list[tuple[float, float]] = []  # for messages; begin and end, in seconds
         # The transfers of each message, with what is sent: it must stay until they are done.
         self._sending: deque[list[tuple[dist.Work, Tensor]]] = deque()
 
@@ -104,15 +121,37 @@ class Channel:
             ProcessEnded: the other process has ended.
             ValueError: the next message is another one.
         """
+        found, tensors = self.receive_any(type(kind), version)
+        if found != kind:
+            raise self._unexpected(found.name, version, kind.name, version)
+        return tensors
+
+    def receive_any(self, kinds: type[Kind], version: int) -> tuple[Kind, list[Tensor | None]]:
+        """Wait for the next message, of any kind.
+
+        Args:
+            kinds: that there are.
+            version: that the message must have.
+
+        Returns:
+            Its kind and its tensors, on the CPU.
+
+        Raises:
+            ProcessEnded: the other process has ended.
+            ValueError: the next message has another version, or a kind that is none of these.
+        """
+        began = time.perf_counter()
         header = torch.empty(FIRST + MOST_TENSORS * ENTRY, dtype=torch.int64)
         self._fill(header)
-        data = torch.empty(int(header[3]), dtype=torch.uint8)
-        if data.numel():
+        kind, found_version, _, size, *_ = header.tolist()
+        if found_version != version or kind not in set(kinds):
+            name = kinds(kind).name if kind in set(kinds) else str(kind)
+            raise self._unexpected(name, found_version, "one", version)
+        data = torch.empty(size, dtype=torch.uint8)
+        if size:
             self._fill(data)
-        try:
-            return unpack_message(header, data, kind, version)
-        except ValueError as error:
-            raise ValueError(f"process {self.peer}, which {self.role}, sent {error}") from None
+        self.waits.append((began, time.perf_counter()))
+        return kinds(kind), unpack_message(header, data)
 
     def flush(self) -> None:
         """Wait until the other process has received all messages.
@@ -140,6 +179,13 @@ class Channel:
                 work.wait()
         except RuntimeError as error:
             raise self._ended(error) from error
+
+    def _unexpected(self, kind: str, version: int, expected: str, at: int) -> ValueError:
+        return ValueError(
+            f"process {self.peer}, which {self.role}, sent a message {kind} of step {version}, "
+            f"expected {expected} of step {at}; all processes must be given the same data, and "
+            "have the same settings"
+        )
 
     def _ended(self, error: RuntimeError) -> ProcessEnded:
         what = "does not answer" if "imed out" in str(error) else "has ended"
@@ -185,31 +231,17 @@ def pack_message(
     return torch.tensor([int(kind), version, len(tensors), data.numel(), *numbers]), data
 
 
-def unpack_message(
-    header: Tensor, data: Tensor, kind: IntEnum, version: int
-) -> list[Tensor | None]:
+def unpack_message(header: Tensor, data: Tensor) -> list[Tensor | None]:
     """The tensors of a message.
 
     Args:
         header: from :func:`pack_message`.
         data: likewise.
-        kind: that the message must have.
-        version: likewise.
 
     Returns:
         The tensors, which lie in the bytes.
-
-    Raises:
-        ValueError: the message has another kind or version; the error begins with what it is.
     """
-    got_kind, got_version, count, _, *numbers = header.tolist()
-    if (got_kind, got_version) != (int(kind), version):
-        names = {int(each): each.name for each in type(kind)}
-        raise ValueError(
-            f"a message {names.get(got_kind, got_kind)} of step {got_version}, expected "
-            f"{kind.name} of step {version}; all processes must be given the same batches, and "
-            "have the same settings"
-        )
+    _, _, count, _, *numbers = header.tolist()
     tensors: list[Tensor | None] = []
     begin = 0
     for i in range(count):

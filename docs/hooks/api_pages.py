@@ -30,7 +30,8 @@ GROUPS = {
         "State": "State LSTMState state_size pack unpack detach leaves map_state reset_rows",
         "Losses": "cross_entropy squared_error masked_sum to_bits to_perplexity",
         "Measuring the horizon": "measure_horizon Horizon Agreement Lag",
-        "Hierarchies": "Hierarchy Level HierarchyTrainer LevelTraining HierarchyChunk",
+        "Hierarchies": "Hierarchy Level HierarchyTrainer LevelTraining HierarchyChunk "
+        "train_levels_in_processes Waited",
         "Feed-forward nets": "LayerTrainer SyntheticInput train_in_threads train_in_processes Span",
         "Finished runs": "load",
     },

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
 
+from seqdni.channel import Link
 from seqdni.feedforward.layer_trainer import LayerTrainer
 from seqdni.shared_training import check_no_draws
 
@@ -54,19 +55,6 @@ class Sent(IntEnum):
     ACTIVATION = 1  # the output of a stage, to the stage above
     GRADIENT = 2  # the input of a stage if it was predicted, and its gradient, to the stage below
     END = 3  # there are no more batches, to the stage above
-
-
-@runtime_checkable
-class Link(Protocol):
-    """What two stages that follow each other talk by; each of them has an end of it."""
-
-    def send(self, kind: IntEnum, version: int, tensors: Sequence[Tensor | None]) -> None:
-        """Send a message of a step, and go on before it has arrived."""
-        ...
-
-    def receive(self, kind: IntEnum, version: int) -> list[Tensor | None]:
-        """Wait for the next message, which must be of this kind and step."""
-        ...
 
 
 class Batch(NamedTuple):

@@ -43,3 +43,26 @@ def wait_for(path: Path, limit=100):
     deadline = time.monotonic() + limit
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
+
+
+def run_program(path, processes, out):
+    """Run a program of several processes, and return their exit statuses and their errors.
+
+    Args:
+        path: of the program, which takes RANK SIZE STORE OUT.
+        processes: how many.
+        out: the folder for what they write.
+    """
+    paths = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    words = [sys.executable, "-W", "error", str(path)]
+    started = [
+        subprocess.Popen(
+            [*words, str(rank), str(processes), str(out / "store"), str(out)],
+            env=environment,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(processes)
+    ]
+    errors = [process.communicate(timeout=120)[1].decode() for process in started]
+    return [process.returncode for process in started], errors
