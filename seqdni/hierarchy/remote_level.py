@@ -59,15 +59,21 @@ class RemoteLevel:
         self.learned = self.first - len(self.level.messages)  # ticks that it has learned from
         self.expired = self.level.expired_contexts
         self._context = self.level.context
+        self._restarts: dict[int, Tensor] = {}  # [B] bool, rows that restart before a tick
         self._pairs: deque[Pairs] = deque()
         # Answers that have not arrived yet, with the number of messages when they were asked for:
         self._awaited: deque[tuple[Said, int]] = deque()
 
     @property
     def context(self) -> Tensor | None:
-        """The context that the level below gets now, ``[B, C]``: that of tick n - s."""
+        """The context that the level below gets now, ``[B, C]``: that of tick n - s.
+
+        It is 0 in rows that have restarted since.
+        """
         self._take_answers(self.sent - self.staleness)
-        return self._context
+        if self._context is None:
+            return None
+        return self._of_this_episode(self._context, self.sent)
 
     def receive(self, messages_mBM: Tensor) -> None:
         """Send messages; see :meth:`LevelTrainer.receive`.
@@ -75,8 +81,11 @@ class RemoteLevel:
         Args:
             messages_mBM: one for each tick of the level above.
         """
+        ticks = self.level.pending_ticks[self.sent - self.level.ticks :]
         self.link.send(Said.MESSAGES, self.sent, [messages_mBM])
-        self.sent += len(messages_mBM)
+        for each in ticks[: len(messages_mBM)]:
+            self.sent += 1
+            self._restarts[self.sent] = each.should_reset[0]
         if self.level.level.context_size:
             self._awaited.append((Said.CONTEXT, self.sent))
 
@@ -90,8 +99,10 @@ class RemoteLevel:
         summed: dict[int, Tensor] = {}
         for tick, grad_BC in grads.items():
             if (used := self._used(tick)) > 0:  # 0: the zeros before the first tick
+                grad_BC = self._of_this_episode(grad_BC, tick)
                 summed[used] = summed[used] + grad_BC if used in summed else grad_BC
         self.expired = self._used(expired + 1) - 1
+        self._restarts = {t: rows for t, rows in self._restarts.items() if t > self.expired}
         ticks = torch.tensor([self.expired, *summed])
         grads_nBC = torch.stack(list(summed.values())) if summed else None
         self.link.send(Said.CONTEXT_GRADIENTS, self.sent, [ticks, grads_nBC])
@@ -119,6 +130,11 @@ class RemoteLevel:
     def _used(self, tick: int) -> int:
         """The tick whose context is used instead of that of a tick, because of the staleness."""
         return max(tick - self.staleness, min(tick, self.first))
+
+    def _of_this_episode(self, x_BC: Tensor, tick: int) -> Tensor:
+        """Set what belongs to the used context to 0 in rows that restarted before a tick."""
+        rows = [self._restarts[t] for t in range(self._used(tick) + 1, tick + 1)]
+        return x_BC.masked_fill(torch.stack(rows).any(0)[:, None], 0.0) if rows else x_BC
 
     def _complete(self, all_of_it: bool) -> int:
         """How many chunks the level above can learn from now; they are counted as learned."""

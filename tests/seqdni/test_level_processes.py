@@ -6,7 +6,7 @@ import level_cases
 import pytest
 import torch
 import torch.distributed as dist
-from hierarchies import learning, make_hierarchy
+from hierarchies import CONTEXT, learning, make_hierarchy, make_stream
 from launched import run_program
 from runs import assert_same
 from torch import nn
@@ -55,6 +55,52 @@ def test_staleness_changes_what_is_learned():
         for staleness in (0, 2)
     ]
     assert not all(map(torch.equal, *(state["model"].values() for state in states)))
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 3])
+def test_a_stale_context_is_that_of_so_many_ticks_before_and_its_gradient_goes_there(staleness):
+    """Tick by tick, from what the levels say to each other; nothing is learned meanwhile."""
+    model = make_hierarchy((1, 2), contexts=True)
+    stream = make_stream(model, 20, level_cases.ROWS, resets=True)
+    stream.should_reset[3, 0] = True
+    trainer = HierarchyTrainer(model, learning(model))
+    for each in trainer.optimizers():
+        each.step = lambda *_: None
+    lowest, slow = trainer.levels
+    trainer.work = level_cases.Delayed(trainer.levels, staleness)
+    given, used, sent, arrived = [torch.zeros(3, CONTEXT).double()], [], {}, {}
+
+    def receive(messages, inner=slow.receive):
+        inner(messages)
+        given.append(slow.context)
+
+    def learn(x, chunk, seen, *rest, inner=lowest._learn):
+        used.append(seen[0])
+        inner(x, chunk, seen, *rest)
+
+    def take(grads, expired, inner=slow.receive_context_gradients):
+        inner(grads, expired)
+        arrived.update({tick: arrived.get(tick, 0) + grad for tick, grad in grads.items()})
+
+    def send(grads, expired, inner=lowest.above.receive_context_gradients):
+        sent.update(grads)
+        inner(grads, expired)
+
+    slow.receive, lowest._learn, slow.receive_context_gradients = receive, learn, take
+    lowest.above.receive_context_gradients = send
+    for chunk in stream.chunks([2] * 10):
+        trainer.step(chunk)
+    restarts = stream.should_reset
+    expected = {}
+    for n, seen in enumerate(used):
+        tick = max(n - staleness, 0)
+        old = restarts[2 * tick : 2 * n].any(0)[:, None]
+        assert torch.equal(seen, given[tick].masked_fill(old, 0.0)), n
+        if tick:
+            expected[tick] = expected.get(tick, 0) + sent[n].masked_fill(old, 0.0)
+    assert expected.keys() == arrived.keys()
+    for tick, grad in expected.items():
+        assert torch.equal(grad, arrived[tick])
 
 
 def test_a_process_that_ends_is_named(found):
