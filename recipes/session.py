@@ -290,11 +290,12 @@ class Session:
             **by_graphs,
         }
 
-    def fraction(self, further: int = 0) -> float:
+    def fraction(self, updates: int = 0, tokens: int = 0) -> float:
         """How much of the run is done.
 
         Args:
-            further: steps of one update and ``batch`` tokens that are assumed to be done as well.
+            updates: that are assumed to be made as well.
+            tokens: that are assumed to be trained on as well.
 
         Returns:
             0 at the start, 1 or more when the first of its limits is reached.
@@ -302,12 +303,11 @@ class Session:
         options = self.options
         parts = [0.0]
         if options.updates is not None:
-            parts.append((self.trainer.updates + further) / options.updates)
+            parts.append((self.trainer.updates + updates) / options.updates)
         if options.max_seconds is not None:
             parts.append(self.seconds / options.max_seconds)
         if self.most_tokens is not None:
-            tokens = self.trainer.tokens + further * options.batch
-            parts.append(tokens / self.most_tokens)
+            parts.append((self.trainer.tokens + tokens) / self.most_tokens)
         return max(parts)
 
     def limits_reached(self) -> list[str]:

@@ -1,13 +1,9 @@
-"""Layers that work apart, in threads or processes of their own (``--apart``).
-
-A run is then cut into sections of several batches. Inside of a section the layers go ahead of each
-other. After it all of them have learned from the same batches, so that the net can be evaluated and
-saved; with processes, each has the whole net then.
-"""
+"""Layers of a net in threads or processes of their own (``--apart``)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -16,33 +12,9 @@ from torch.nn import functional
 
 from seqdni import LayerTrainer, train_in_processes, train_in_threads
 from seqdni.corpora import Batch
-from seqdni.recipes.errors import RunError
-from seqdni.recipes.layers.options import CLASSES, Options, reads_label, stages_of
-from seqdni.recipes.processes import launched
+from seqdni.recipes.apart import section_length
+from seqdni.recipes.layers.options import CLASSES, Options, reads_label
 from seqdni.recipes.session import Session
-
-
-def check_processes(options: Options) -> None:
-    """Refuse a number of processes that does not fit the layers.
-
-    Args:
-        options: of the run.
-
-    Raises:
-        RunError: it does not fit; the message has the command that does.
-    """
-    processes, stages = launched(), stages_of(options)
-    if options.apart == "processes" and processes != stages:
-        raise RunError(
-            f"--apart processes runs each layer in a process of its own, so it needs {stages} for "
-            f"this net, got {processes}; start it with: torchrun --nproc-per-node {stages} "
-            "$(which seqdni) run layers --apart processes ..."
-        )
-    if options.apart != "processes" and processes > 1:
-        raise RunError(
-            f"{processes} processes were started; give --apart processes, which needs {stages} of "
-            "them for this net, or start the run without torchrun"
-        )
 
 
 def step_of(options: Options, trainer: LayerTrainer) -> Callable[[Iterator[Batch]], None]:
@@ -89,12 +61,11 @@ def sections(session: Session, rates: list[float], factor: Callable[[float], flo
         for optimizer, rate in zip(trainer.optimizers(), rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * now
-        count = 1
+        due = 1
         if session.options.apart is not None:
             due = session.options.log_every - (trainer.steps - session.reported)
-            while count < due and (done := session.fraction(count)) < 1 and factor(done) == now:
-                count += 1
-        yield islice(stream, count)
+        same = partial(lambda now, done: factor(done) == now, now)
+        yield islice(stream, section_length(session, int(due), session.options.batch, same))
 
 
 def _in_threads(trainer: LayerTrainer, batches: Iterator[Any], staleness: int) -> None:

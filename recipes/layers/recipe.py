@@ -16,14 +16,15 @@ from seqdni.corpora import (
     read_mnist,
     read_small_digits,
 )
+from seqdni.recipes.apart import check_number
 from seqdni.recipes.build import load_weights
 from seqdni.recipes.common_options import Sampling
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.layers.apart import check_processes, sections, step_of
+from seqdni.recipes.layers.apart import sections, step_of
 from seqdni.recipes.layers.net import build_net, build_trainer, errors, rates_of
 from seqdni.recipes.layers.options import WAYS as WAYS  # what a recipe has
-from seqdni.recipes.layers.options import Options
+from seqdni.recipes.layers.options import Options, stages_of
 from seqdni.recipes.layers.options import prepare as prepare
 from seqdni.recipes.recipe import Trained, check_no_text, check_same_images
 from seqdni.recipes.recipe import resumed as resumed
@@ -47,7 +48,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
         CorpusError: the images are missing or damaged.
         RunError: a batch is larger than the data.
     """
-    check_processes(options)
+    check_number(options.apart, stages_of(options), "layer", "layers")
     data = _read(options)
     count, pixels = data.train.pixels_nP.shape
     if options.batch > count:

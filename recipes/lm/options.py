@@ -8,6 +8,7 @@ from typing import Any, Literal
 from seqdni.corpora import own_splits
 from seqdni.recipes.common_options import RunOptions, absolute, check
 from seqdni.recipes.errors import RunError
+from seqdni.recipes.levels_apart import Apart, apart_option, check_apart, staleness_option
 from seqdni.recipes.lm.data import DOWNLOADED, NAMED
 from seqdni.recipes.lm.hierarchy import window
 from seqdni.recipes.option_field import option, same_option
@@ -64,6 +65,11 @@ class Options(RunOptions):
     slow_chunk_len: int = _for_levels(
         8, "ticks in a chunk of each level above the lowest", at_least=1
     )
+    apart: Apart = apart_option(
+        lambda options: options.hierarchy > 1 and options.trainer != "joint",
+        "--hierarchy 2 and a --trainer other than joint",
+    )
+    staleness: int = staleness_option()
     corpus: str = option(
         "pydoc",
         "text to train on: pydoc (comes with Python); ptb, wikitext-2, wikitext-103, enwik8 or "
@@ -193,6 +199,7 @@ def prepare(options: Options) -> None:
         raise RunError("--trainer joint is for several levels; add --hierarchy 2")
     if options.hierarchy > 1:
         _check_levels(options)
+        check_apart(options)
     if options.update_every == "episode":
         raise RunError("--update-every episode: a text has no episodes; give a number of chunks")
     if options.tie and options.embedding not in (None, options.hidden):

@@ -1,0 +1,121 @@
+"""Levels of a hierarchy in processes of their own (``--apart processes``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, Literal, TypeAlias
+
+from seqdni import HierarchyChunk, HierarchyTrainer, train_levels_in_processes
+from seqdni.recipes.apart import section_length
+from seqdni.recipes.device import device_of
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.option_field import option
+from seqdni.recipes.session import Session
+
+Apart: TypeAlias = Literal["processes"] | None
+"""The type of the option ``--apart``."""
+
+
+def apart_option(only: Callable[[Any], bool], when: str) -> Any:
+    """The option ``--apart``.
+
+    Args:
+        only: takes all options, and returns whether this one has an effect.
+        when: the condition in words.
+    """
+    return option(
+        None,
+        "how the levels train at the same time. processes: each in a process of its own, which "
+        "torchrun starts; null: one after another",
+        only=only,
+        when=when,
+    )
+
+
+def staleness_option() -> Any:
+    """The option ``--staleness``."""
+    return option(
+        0,
+        "ticks by which a level lags behind the level above: so old are the contexts that it uses, "
+        "and what its synthesizer of messages has learned. 0: the result is that of levels one "
+        "after another, bit for bit",
+        at_least=0,
+        only=lambda options: options.apart is not None,
+        when="--apart processes",
+    )
+
+
+def check_apart(options: Any) -> None:
+    """Refuse what levels that train apart cannot do.
+
+    Args:
+        options: of the run.
+
+    Raises:
+        RunError: an option does not go with ``--apart``; the message names it.
+    """
+    if options.apart is None:
+        return
+    why = {
+        "--control shuffled": (options.control == "shuffled", "all levels draw from one generator"),
+        "--dropout": (getattr(options, "dropout", 0.0) > 0, "all levels draw from one generator"),
+        "--look-ahead": (
+            options.trainer == "dni" and getattr(options, "look_ahead", 0) > 0,
+            "it runs all levels on over the known steps; give --look-ahead 0 and a --synthesizer",
+        ),
+        "--schedule cosine": (
+            getattr(options, "schedule", "constant") == "cosine",
+            "the rates would change inside of a section",
+        ),
+        "--warmup-updates": (
+            getattr(options, "warmup_updates", 0) > 0,
+            "the rates would change inside of a section",
+        ),
+        "--update-every": (
+            getattr(options, "update_every", 1) != 1,
+            "a section ends with an update of the lowest level",
+        ),
+    }
+    for name, (given, reason) in why.items():
+        if given:
+            raise RunError(f"{name} does not go with --apart: {reason}; leave one of them out")
+    if device_of(options).type != "cpu":
+        raise RunError("--apart processes is for the CPU so far; give --device cpu")
+
+
+def step_of(options: Any, trainer: HierarchyTrainer) -> Callable[..., None] | None:
+    """What trains on a section; None: the levels train one after another.
+
+    Args:
+        options: of the run.
+        trainer: built from them.
+    """
+    if options.apart is None:
+        return None
+
+    def step(section: Iterable[HierarchyChunk]) -> None:
+        train_levels_in_processes(trainer, section, staleness=options.staleness)
+
+    return step
+
+
+def sections(
+    session: Session, chunks: Iterable[HierarchyChunk], due: Callable[[], int]
+) -> Iterator[Any]:
+    """The chunks of a run, in sections where the levels train apart.
+
+    Args:
+        session: of the run.
+        chunks: of its stream.
+        due: how many chunks there are until the next row of metrics.
+
+    Yields:
+        Chunks, or an iterator over the chunks of a section.
+    """
+    if session.options.apart is None:
+        yield from chunks
+        return
+    stream, tokens = iter(chunks), session.options.batch * session.options.chunk_len
+    while True:
+        yield islice(stream, section_length(session, due(), tokens))
