@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from seqdni import HierarchyChunk, HierarchyTrainer, train_levels_in_processes
 from seqdni.recipes.apart import section_length
@@ -12,9 +12,6 @@ from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.option_field import option
 from seqdni.recipes.session import Session
-
-Apart: TypeAlias = Literal["processes"] | None
-"""The type of the option ``--apart``."""
 
 
 def apart_option(only: Callable[[Any], bool], when: str) -> Any:

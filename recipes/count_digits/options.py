@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from seqdni.recipes.common_options import RunOptions, absolute
 from seqdni.recipes.device import device_of
-from seqdni.recipes.levels_apart import Apart, apart_option, check_apart, staleness_option
+from seqdni.recipes.levels_apart import apart_option, check_apart, staleness_option
 from seqdni.recipes.option_field import check_values, option, same_option
 from seqdni.recipes.synthesizers import DESCENDED
 
@@ -95,7 +95,7 @@ class Options:
     synth_clip: float = for_decoupled(
         1.0, "largest norm of the synthesizers' gradient", DESCENDED, above=0
     )
-    apart: Apart = apart_option(
+    apart: Literal["processes"] | None = apart_option(
         lambda options: options.trainer in ("dni", "no-feedback"), "--trainer dni or no-feedback"
     )
     staleness: int = staleness_option()

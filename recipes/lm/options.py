@@ -8,7 +8,7 @@ from typing import Any, Literal
 from seqdni.corpora import own_splits
 from seqdni.recipes.common_options import RunOptions, absolute, check
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.levels_apart import Apart, apart_option, check_apart, staleness_option
+from seqdni.recipes.levels_apart import apart_option, check_apart, staleness_option
 from seqdni.recipes.lm.data import DOWNLOADED, NAMED
 from seqdni.recipes.lm.hierarchy import window
 from seqdni.recipes.option_field import option, same_option
@@ -65,7 +65,7 @@ class Options(RunOptions):
     slow_chunk_len: int = _for_levels(
         8, "ticks in a chunk of each level above the lowest", at_least=1
     )
-    apart: Apart = apart_option(
+    apart: Literal["processes"] | None = apart_option(
         lambda options: options.hierarchy > 1 and options.trainer != "joint",
         "--hierarchy 2 and a --trainer other than joint",
     )
