@@ -57,7 +57,7 @@ def measure(given: argparse.Namespace, problem: Problem, seed: int, staleness: i
     milliseconds, idle = [], []  # of each section: idle shares of A, of B, and of either
     for first in range(0, given.windows, SECTION):
         chunks = list(islice(stream, min(SECTION, given.windows - first)))
-        began = time.perf_counter()
+        began, own = time.perf_counter(), []
         if staleness is None:
             for chunk in chunks:
                 trainer.step(chunk)

@@ -4,8 +4,9 @@ A net of four hidden layers of 256 units with batch norm learns MNIST with synth
 (least squares with the label), in batches of 256: by ``LayerTrainer.step``, with a thread for each
 stage, and with a process for each stage, with staleness 0, 1 and 4. Each way makes the same updates
 on the same batches, with one thread of torch in each process. The script prints the milliseconds
-of a step, the median of several parts of all runs, the test error at the end of the run of each
-seed, and a checksum of the weights of the first one.
+of a step (the median of several parts of all runs), the milliseconds that processors work for a
+step (all processes together, the mean), the test error at the end of the run of each seed, and a
+checksum of the weights of the first one.
 
     python benchmarks/stages_apart.py --mnist-dir DIR
 
@@ -68,9 +69,9 @@ def batches(train: Images, steps: int, seed: int) -> list[tuple[Tensor, Tensor, 
 
 def trained(
     data: Mnist, seed: int, given: argparse.Namespace, way: str, staleness: int
-) -> tuple[list[float], float, int]:
-    """The milliseconds of a step in each part of a run, its error in %, a checksum of the net."""
-    trainer, times = make_trainer(seed), []
+) -> tuple[list[float], float, float, int]:
+    """Milliseconds of a step in each part of a run, and of processors; error in %; a checksum."""
+    trainer, times, worked = make_trainer(seed), [], time.process_time()
     rest, each = iter(batches(data.train, given.steps, seed)), given.steps // given.parts
     while part := list(islice(rest, each)):
         begin = time.perf_counter()
@@ -80,21 +81,25 @@ def trained(
         else:
             WAYS[way](trainer, part, staleness=staleness)
         times.append(1e3 * (time.perf_counter() - begin) / len(part))
+    processors = torch.tensor(1e3 * (time.process_time() - worked) / given.steps)
+    if way == "processes":
+        dist.all_reduce(processors)
     net = trainer.model.eval()
     wrong = net(data.test.pixels_nP.float() / 255).argmax(1) != data.test.labels_n
     checksum = zlib.crc32(to_bytes(net.state_dict()).numpy().tobytes())
-    return times, 100 * wrong.double().mean().item(), checksum
+    return times, processors.item(), 100 * wrong.double().mean().item(), checksum
 
 
 def measure(data: Mnist, given: argparse.Namespace, way: str, staleness: int) -> None:
     """Train in one way from each seed, and print a row."""
     found = [trained(data, seed, given, way, staleness) for seed in given.seeds]
     middle = statistics.median(ms for times, *_ in found for ms in times)
-    errors = " / ".join(f"{error:.2f}" for _, error, _ in found)
+    processors = statistics.mean(ms for _, ms, *_ in found)
+    errors = " / ".join(f"{error:.2f}" for *_, error, _ in found)
     name = way if way == "step" else f"{way}, staleness {staleness}"
     if not dist.is_initialized() or dist.get_rank() == 0:
-        row = f"{name:23}  {middle:6.1f} ms a step  test error {errors} %"
-        print(f"{row}  weights {found[0][2]:08x}", flush=True)
+        row = f"{name:23} {middle:6.1f} ms a step, {processors:5.1f} ms of processors"
+        print(f"{row}  test error {errors} %  weights {found[0][3]:08x}", flush=True)
 
 
 def main() -> None:

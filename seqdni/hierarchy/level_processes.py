@@ -101,8 +101,9 @@ def train_levels_in_processes(
         for k in (own - 1, own + 1)
         if 0 <= k < len(levels)
     }
-    above = levels[own].above
-    remote = RemoteLevel(channels[own + 1], above, staleness) if own + 1 in channels else None
+    above, remote = levels[own].above, None
+    if own + 1 in channels:
+        remote = RemoteLevel(channels[own + 1], levels[own + 1], staleness)
     work = OneLevel(levels[own], channels.get(own - 1), remote)
     trainer.work = work
     try:
