@@ -8,36 +8,56 @@ same data. So the model can be evaluated and saved there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.processes import launched
 from seqdni.recipes.session import Session
 
+DRAWS = "the parts would draw from one generator, in an order that depends on their speed"
 
-def check_number(apart: str | None, parts: int, what: str, recipe: str) -> None:
-    """Refuse a number of processes that is not that of the parts.
+
+def refuse(given: bool, name: str, reason: str) -> None:
+    """Refuse an option that does not go with ``--apart``.
 
     Args:
-        apart: the option of that name.
-        parts: how many there are.
-        what: the name of a part.
-        recipe: its name.
+        given: whether it was given.
+        name: of the option.
+        reason: why it does not go.
 
     Raises:
-        RunError: the number does not fit; the message has the command that does.
+        RunError: it was given.
     """
-    processes = launched()
-    if apart == "processes" and processes != parts:
+    if given:
+        raise RunError(f"{name} does not go with --apart: {reason}; leave one of them out")
+
+
+def check_processes(options: Any, parts: int, what: str) -> None:
+    """Refuse a number of processes that is not that of the parts, and a GPU.
+
+    Args:
+        options: of a run that begins or goes on.
+        parts: of its model.
+        what: the name of a part.
+
+    Raises:
+        RunError: something does not fit; the message says what to give.
+    """
+    processes, apart = launched(), options.apart == "processes"
+    if apart and processes != parts:
         raise RunError(
             f"--apart processes runs each {what} in a process of its own, so it needs {parts} for "
             f"this model, got {processes}; start it with: torchrun --nproc-per-node {parts} "
-            f"$(which seqdni) run {recipe} --apart processes ..."
+            f"$(which seqdni) run {options.recipe} --apart processes ..."
         )
-    if apart != "processes" and processes > 1:
+    if processes > 1 and not apart:
         raise RunError(
             f"{processes} processes were started; give --apart processes, which needs {parts} of "
             "them for this model, or start the run without torchrun"
         )
+    if apart and device_of(options).type != "cpu":
+        raise RunError("--apart processes is for the CPU so far; give --device cpu")
 
 
 def section_length(

@@ -8,8 +8,6 @@ from typing import Any
 
 from seqdni import HierarchyChunk, HierarchyTrainer, train_levels_in_processes
 from seqdni.recipes.apart import section_length
-from seqdni.recipes.device import device_of
-from seqdni.recipes.errors import RunError
 from seqdni.recipes.option_field import option
 from seqdni.recipes.session import Session
 
@@ -41,44 +39,6 @@ def staleness_option() -> Any:
         only=lambda options: options.apart is not None,
         when="--apart processes",
     )
-
-
-def check_apart(options: Any) -> None:
-    """Refuse what levels that train apart cannot do.
-
-    Args:
-        options: of the run.
-
-    Raises:
-        RunError: an option does not go with ``--apart``; the message names it.
-    """
-    if options.apart is None:
-        return
-    why = {
-        "--control shuffled": (options.control == "shuffled", "all levels draw from one generator"),
-        "--dropout": (getattr(options, "dropout", 0.0) > 0, "all levels draw from one generator"),
-        "--look-ahead": (
-            options.trainer == "dni" and getattr(options, "look_ahead", 0) > 0,
-            "it runs all levels on over the known steps; give --look-ahead 0 and a --synthesizer",
-        ),
-        "--schedule cosine": (
-            getattr(options, "schedule", "constant") == "cosine",
-            "the rates would change inside of a section",
-        ),
-        "--warmup-updates": (
-            getattr(options, "warmup_updates", 0) > 0,
-            "the rates would change inside of a section",
-        ),
-        "--update-every": (
-            getattr(options, "update_every", 1) != 1,
-            "a section ends with an update of the lowest level",
-        ),
-    }
-    for name, (given, reason) in why.items():
-        if given:
-            raise RunError(f"{name} does not go with --apart: {reason}; leave one of them out")
-    if device_of(options).type != "cpu":
-        raise RunError("--apart processes is for the CPU so far; give --device cpu")
 
 
 def step_of(options: Any, trainer: HierarchyTrainer) -> Callable[..., None] | None:

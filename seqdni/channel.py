@@ -27,8 +27,9 @@ TYPES = (
 MOST_TENSORS, MOST_AXES, NO_TENSOR = 6, 8, -1
 FIRST = 4  # numbers of a header before those of the tensors: kind, version, tensors, bytes
 ENTRY = 2 + MOST_AXES  # numbers of a tensor: type, number of axes, and the size of each
-Kind = TypeVar("Kind", bound=IntEnum)
 ALIGNED = 8  # each tensor begins at a multiple of so many bytes
+
+Kind = TypeVar("Kind", bound=IntEnum)
 
 
 class ProcessEnded(RuntimeError):
@@ -82,7 +83,7 @@ class Channel:
         self.in_flight = in_flight
         self.group = group
         self._rank = peer if group is None else dist.get_global_rank(group, peer)
-        self.waits: list[tuple[float, float]] = []  # for messages; begin and end, in seconds
+        self.waits: list[tuple[float, float]] = []  # for the other process; begin and end, in s
         # The transfers of each message, with what is sent: it must stay until they are done.
         self._sending: deque[list[tuple[dist.Work, Tensor]]] = deque()
 
@@ -99,8 +100,10 @@ class Channel:
             ProcessEnded: the other process has ended.
             ValueError: the tensors cannot be sent in one message.
         """
-        while len(self._sending) >= self.in_flight:
+        if len(self._sending) >= self.in_flight:
+            began = time.perf_counter()
             self._wait_for_first()
+            self.waits.append((began, time.perf_counter()))
         parts = [part for part in pack_message(kind, version, tensors) if part.numel()]
         try:
             self._sending.append([(self._sent(part), part) for part in parts])

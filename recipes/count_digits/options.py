@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from seqdni.recipes.apart import DRAWS, refuse
 from seqdni.recipes.common_options import RunOptions, absolute
 from seqdni.recipes.device import device_of
-from seqdni.recipes.levels_apart import apart_option, check_apart, staleness_option
+from seqdni.recipes.levels_apart import apart_option, staleness_option
 from seqdni.recipes.option_field import check_values, option, same_option
 from seqdni.recipes.synthesizers import DESCENDED
 
@@ -161,7 +162,7 @@ def prepare(options: Options) -> None:
         RunError: an option cannot be used; the message names it.
     """
     check_values(options)
-    check_apart(options)
+    refuse(options.apart is not None and options.control == "shuffled", "--control shuffled", DRAWS)
     device_of(options)
     if options.data_dir is not None:
         options.data_dir = absolute(options.data_dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from seqdni.recipes.apart import DRAWS, refuse
 from seqdni.recipes.common_options import RunOptions, absolute
 from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError
@@ -255,7 +256,8 @@ def prepare(options: Options) -> None:
         raise RunError("--synthesizer critic reads the label; use it with --trainer cdni")
     if options.net == "mlp" and kind == "conv":
         raise RunError("--synthesizer conv is for the maps of --net cnn; use mlp, or --net cnn")
-    _check_apart(options)
+    if options.apart is not None:
+        _check_apart(options)
     options.synthesizer = kind  # type: ignore[assignment]
     if options.synth_lr is None and kind in RATES:
         options.synth_lr = RATES[kind]
@@ -266,17 +268,6 @@ def prepare(options: Options) -> None:
 
 def _check_apart(options: Options) -> None:
     """Refuse what layers that work apart cannot do."""
-    if options.apart is None:
-        return
-    why = None
-    if options.order != "forward":
-        why = f"--order {options.order}", "each layer is updated as soon as its output exists"
-    elif options.bound is not None:
-        why = "--bound", "its level comes from the last layer at each step"
-    elif options.control == "shuffled":
-        why = "--control shuffled", "all layers would draw from one generator"
-    if why is not None:
-        raise RunError(f"{why[0]} does not go with --apart: {why[1]}; leave one of them out")
-    device = device_of(options)
-    if options.apart == "processes" and device.type != "cpu":
-        raise RunError("--apart processes is for the CPU so far; give --device cpu")
+    refuse(options.order != "forward", "--order", "each layer is updated when its output exists")
+    refuse(options.bound is not None, "--bound", "its level comes from the last layer at each step")
+    refuse(options.control == "shuffled", "--control shuffled", DRAWS)

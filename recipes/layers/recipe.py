@@ -16,7 +16,7 @@ from seqdni.corpora import (
     read_mnist,
     read_small_digits,
 )
-from seqdni.recipes.apart import check_number
+from seqdni.recipes.apart import check_processes
 from seqdni.recipes.build import load_weights
 from seqdni.recipes.common_options import Sampling
 from seqdni.recipes.directory import RunDirectory
@@ -48,7 +48,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
         CorpusError: the images are missing or damaged.
         RunError: a batch is larger than the data.
     """
-    check_number(options.apart, stages_of(options), "layer", "layers")
+    check_processes(options, stages_of(options), "layer")
     data = _read(options)
     count, pixels = data.train.pixels_nP.shape
     if options.batch > count:

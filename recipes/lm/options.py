@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from seqdni.corpora import own_splits
+from seqdni.recipes.apart import DRAWS, refuse
 from seqdni.recipes.common_options import RunOptions, absolute, check
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.levels_apart import apart_option, check_apart, staleness_option
+from seqdni.recipes.levels_apart import apart_option, staleness_option
 from seqdni.recipes.lm.data import DOWNLOADED, NAMED
 from seqdni.recipes.lm.hierarchy import window
 from seqdni.recipes.option_field import option, same_option
@@ -199,7 +200,8 @@ def prepare(options: Options) -> None:
         raise RunError("--trainer joint is for several levels; add --hierarchy 2")
     if options.hierarchy > 1:
         _check_levels(options)
-        check_apart(options)
+    if options.apart is not None:
+        _check_apart(options)
     if options.update_every == "episode":
         raise RunError("--update-every episode: a text has no episodes; give a number of chunks")
     if options.tie and options.embedding not in (None, options.hidden):
@@ -224,6 +226,17 @@ def prepare(options: Options) -> None:
         options.data_dir = absolute(options.data_dir)
     if _own(options):
         options.corpus = absolute(options.corpus)
+
+
+def _check_apart(options: Options) -> None:
+    refuse(options.control == "shuffled", "--control shuffled", DRAWS)
+    refuse(options.dropout > 0, "--dropout", DRAWS)
+    all_at_once = "it runs all levels over the known steps; give --look-ahead 0 and a --synthesizer"
+    refuse(options.trainer == "dni" and options.look_ahead > 0, "--look-ahead", all_at_once)
+    changes = "the rates would change while the levels are at different steps"
+    refuse(options.schedule == "cosine", "--schedule cosine", changes)
+    refuse(options.warmup_updates > 0, "--warmup-updates", changes)
+    refuse(options.update_every != 1, "--update-every", "each chunk must be an update")
 
 
 def _check_levels(options: Options) -> None:

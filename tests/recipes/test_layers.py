@@ -149,7 +149,7 @@ def test_a_gradient_that_is_not_finite_is_one_line_in_threads_too(capsys):
         ("--trainer backprop --order random", "--order has no effect here"),
         ("--trainer dni --synthesizer critic", "reads the label; use it with --trainer cdni"),
         ("--synthesizer conv", "is for the maps of --net cnn"),
-        ("--apart threads --order random", "--order random does not go with --apart: each layer"),
+        ("--apart threads --order random", "--order does not go with --apart: each layer"),
         ("--apart threads --bound 2", "--bound does not go with --apart"),
         ("--apart threads --control shuffled", "--control shuffled does not go with --apart"),
         ("--apart threads --trainer backprop", "--apart has no effect here; it needs a --trainer"),
