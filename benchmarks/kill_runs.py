@@ -50,7 +50,7 @@ def killed(command: list[str], processes: int, out: Path, chance: random.Random)
     """Start a run, and kill one of its processes; what happened, in words."""
     agent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     begun, checkpoint = time.monotonic(), out / "last.pt"
-    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    before, workers = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0, []
     while agent.poll() is None and time.monotonic() - begun < 120:
         workers = children(agent.pid)
         going_on = checkpoint.exists() and checkpoint.stat().st_mtime_ns != before
