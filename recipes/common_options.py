@@ -292,7 +292,7 @@ def absolute(path: str) -> str:
 # What may differ when a run is resumed: where it stops and how it is watched, not what it computes.
 RESUMABLE = {
     *LIMITS,
-    *("patience", "threads", "checkpoint_seconds", "data_dir"),
+    *("patience", "threads", "checkpoint_seconds", "data_dir", "apart"),
 }
 
 

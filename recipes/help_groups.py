@@ -68,7 +68,7 @@ GROUPS = (
         ),
         (
             *("lr_b", "weight_decay", "momentum", "update_every", "warmup_updates", "decay"),
-            *("recompute", "cut_probability", "history"),
+            *("recompute", "cut_probability", "history", "apart", "staleness"),
         ),
     ),
     Group(

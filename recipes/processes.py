@@ -9,6 +9,7 @@ the folder of the run and prints. All of them read that folder.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -17,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from seqdni import DataParallel
+from seqdni.channel import ProcessEnded
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.launched import launched, rank
 
@@ -48,6 +50,7 @@ def joined(device: str) -> Iterator[None]:
                 "start fewer processes on this machine, or give --device cpu"
             )
         torch.cuda.set_device(local)
+    _stay_on_loopback()
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     except (RuntimeError, ValueError) as error:
@@ -55,6 +58,8 @@ def joined(device: str) -> Iterator[None]:
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if rank() else sys.stdout):
             yield
+    except ProcessEnded as error:
+        raise RunError(f"process {rank()} stops: {error}, with --resume") from None
     except RuntimeError as error:
         if is_lost(error):
             raise RunError(
@@ -66,13 +71,20 @@ def joined(device: str) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def _stay_on_loopback() -> None:
+    """Keep what the processes say to each other on this machine, where all of them are here."""
+    if os.environ.get("MASTER_ADDR") in ("localhost", "127.0.0.1"):
+        own = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", ",".join(own[:1]))
+
+
 def is_lost(error: Exception) -> bool:
     """Whether an error says that another process has ended.
 
     Args:
         error: that was raised.
     """
-    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+    return isinstance(error, (dist.DistError, ProcessEnded)) or "gloo/transport" in str(error)
 
 
 def told_by_first(text: str) -> str:

@@ -24,7 +24,7 @@ from seqdni.recipes.fit import check_fits, check_optimizer
 from seqdni.recipes.known_answers import WHOLE, KnownAnswers
 from seqdni.recipes.launched import launched, rank
 from seqdni.recipes.option_field import LIMITS, flag
-from seqdni.recipes.processes import as_first_sees, is_lost
+from seqdni.recipes.processes import as_first_sees, is_lost, together
 from seqdni.recipes.trainers import way_of
 
 FIRST_LINE, EVERY_LINE = 2.0, 30.0  # seconds of training between lines, where there is no terminal
@@ -48,6 +48,8 @@ class Session:
         unit: unit of the training error in the log: ``bits``, or a name for the loss itself.
         known_answers: what a critic predicts; None: the run has no critic.
         step: trains on what the stream yields; None: the method of the trainer.
+        apart: whether each process of this run trains a part of the model. Each must have the whole
+            of it after every step.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Session:
         unit: str = "bits",
         known_answers: KnownAnswers | None = None,
         step: Callable[..., None] | None = None,
+        apart: bool = False,
     ):
         self.directory = directory
         self.options = options
@@ -70,6 +73,9 @@ class Session:
         self.data = data
         self.unit = unit
         self.known_answers = known_answers
+        self.apart = apart
+        self.processes = together()  # of this run; None: only one
+        # The same where each of them has rows of its own:
         self.parallel: DataParallel | None = getattr(trainer, "parallel", None)
         self.step = trainer.step if step is None else step
         self.most_tokens: int | None = getattr(options, "max_tokens", None)  # to train on
@@ -177,8 +183,8 @@ class Session:
                 **self._random_states(),
             },
         )
-        if self.parallel is not None:
-            self.parallel.wait()
+        if self.processes is not None:
+            self.processes.wait()
 
     def restore(self) -> None:
         """Continue from the last checkpoint.
@@ -214,7 +220,7 @@ class Session:
     def _set_random_states(self, cpu: Tensor, cuda: list[Tensor]) -> None:
         """Restore them; another number of processes than before draws other numbers."""
         saved_by = len(cpu) if cpu.dim() > 1 else 1
-        now = launched()
+        now = 1 if self.parallel is None else launched()
         if saved_by != now:
             torch.manual_seed(self.options.seed + self.trainer.updates + rank())
             return
@@ -232,10 +238,10 @@ class Session:
 
     def _agreed(self, stopping: bool) -> bool:
         """Whether any process was asked to stop. All take the time of the first for their own."""
-        if self.parallel is None:
+        if self.processes is None:
             return stopping
-        seconds = 0.0 if self.parallel.rank else self.seconds
-        told = self.parallel.sum({"seconds": seconds, "stopping": float(stopping)})
+        seconds = 0.0 if self.processes.rank else self.seconds
+        told = self.processes.sum({"seconds": seconds, "stopping": float(stopping)})
         self.seconds = told["seconds"]
         return told["stopping"] > 0
 
@@ -285,8 +291,12 @@ class Session:
             **by_graphs,
         }
 
-    def fraction(self) -> float:
+    def fraction(self, updates: int = 0, tokens: int = 0) -> float:
         """How much of the run is done.
+
+        Args:
+            updates: that are assumed to be made as well.
+            tokens: that are assumed to be trained on as well.
 
         Returns:
             0 at the start, 1 or more when the first of its limits is reached.
@@ -294,11 +304,11 @@ class Session:
         options = self.options
         parts = [0.0]
         if options.updates is not None:
-            parts.append(self.trainer.updates / options.updates)
+            parts.append((self.trainer.updates + updates) / options.updates)
         if options.max_seconds is not None:
             parts.append(self.seconds / options.max_seconds)
         if self.most_tokens is not None:
-            parts.append(self.trainer.tokens / self.most_tokens)
+            parts.append((self.trainer.tokens + tokens) / self.most_tokens)
         return max(parts)
 
     def limits_reached(self) -> list[str]:

@@ -12,11 +12,14 @@ from .cores.stack import LockedDropout, Stack, without_dropout
 from .cores.state_gradients import Trace
 from .cores.unit_steps import Source, UnitSteps
 from .feedforward.layer_trainer import LayerTrainer
-from .feedforward.stage_threads import Span, train_in_threads
+from .feedforward.stage_processes import train_in_processes
+from .feedforward.stage_threads import train_in_threads
+from .feedforward.stage_worker import Span
 from .feedforward.synthetic_input import SyntheticInput
 from .finished_run import load
 from .hierarchy.chunk import HierarchyChunk
 from .hierarchy.level import Level
+from .hierarchy.level_processes import Waited, train_levels_in_processes
 from .hierarchy.level_trainer import LevelTraining
 from .hierarchy.model import Hierarchy
 from .hierarchy.trainer import HierarchyTrainer
@@ -105,6 +108,7 @@ __all__ = [
     "Trainer",
     "UnitSteps",
     "UnitwiseCore",
+    "Waited",
     "Whitening",
     "bootstrap_term",
     "controls",
@@ -123,7 +127,9 @@ __all__ = [
     "target_grad",
     "to_bits",
     "to_perplexity",
+    "train_in_processes",
     "train_in_threads",
+    "train_levels_in_processes",
     "unpack",
     "unroll",
     "unroll_traced",

@@ -14,12 +14,14 @@ Source: Li et al., PyTorch Distributed, arXiv 2006.15704, for averaging gradient
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from seqdni.state import State, map_state
+from seqdni.state_bytes import from_bytes, to_bytes
 from seqdni.targets import Pairs
 
 
@@ -127,8 +129,25 @@ class DataParallel:
             Those of the first process.
         """
         told = torch.tensor(values, dtype=torch.float64)
-        dist.broadcast(told, self._first, group=self.group)
+        dist.broadcast(told, self._global(0), group=self.group)
         return told.tolist()
+
+    def of_all(self, state: Any) -> list[Any]:
+        """What each process has, in all of them.
+
+        Args:
+            state: of this process: tensors, numbers and strings, in any structure.
+
+        Returns:
+            Those of the first process, of the second, and so on, with tensors on the CPU.
+        """
+        own = to_bytes(state)
+        found = []
+        for rank, size in enumerate(self._all(torch.tensor([len(own)])).tolist()):
+            data = own if rank == self.rank else torch.empty(size, dtype=torch.uint8)
+            dist.broadcast(data, self._global(rank), group=self.group)
+            found.append(from_bytes(data))
+        return found
 
     def wait(self) -> None:
         """Wait until all processes have come here."""
@@ -141,7 +160,7 @@ class DataParallel:
             module: the same in all processes, but for the values.
         """
         for tensor in (*module.parameters(), *module.buffers()):
-            dist.broadcast(tensor.data, self._first, group=self.group)
+            dist.broadcast(tensor.data, self._global(0), group=self.group)
 
     @torch.no_grad()
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -239,9 +258,8 @@ class DataParallel:
         """
         return map_state(lambda leaf: leaf[..., self.rows(leaf.shape[-2]), :].contiguous(), state)
 
-    @property
-    def _first(self) -> int:
-        return 0 if self.group is None else dist.get_global_rank(self.group, 0)
+    def _global(self, rank: int) -> int:
+        return rank if self.group is None else dist.get_global_rank(self.group, rank)
 
     def _all(self, x: Tensor) -> Tensor:
         """The tensors of all processes, joined along the first axis."""

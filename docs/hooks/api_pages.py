@@ -30,8 +30,9 @@ GROUPS = {
         "State": "State LSTMState state_size pack unpack detach leaves map_state reset_rows",
         "Losses": "cross_entropy squared_error masked_sum to_bits to_perplexity",
         "Measuring the horizon": "measure_horizon Horizon Agreement Lag",
-        "Hierarchies": "Hierarchy Level HierarchyTrainer LevelTraining HierarchyChunk",
-        "Feed-forward nets": "LayerTrainer SyntheticInput train_in_threads Span",
+        "Hierarchies": "Hierarchy Level HierarchyTrainer LevelTraining HierarchyChunk "
+        "train_levels_in_processes Waited",
+        "Feed-forward nets": "LayerTrainer SyntheticInput train_in_threads train_in_processes Span",
         "Finished runs": "load",
     },
     "seqdni.corpora": {

@@ -16,7 +16,7 @@ from seqdni.recipes.common_options import RESUMABLE, Sampling, absolute
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError, RunStopped
 from seqdni.recipes.fine_tune import start_from
-from seqdni.recipes.launched import launched, rank
+from seqdni.recipes.launched import rank
 from seqdni.recipes.option_field import LIMITS, check_effect, flag
 from seqdni.recipes.parsing import given_flags, parse
 from seqdni.recipes.processes import as_first_sees, joined
@@ -199,30 +199,29 @@ def _change(options: Any, given: dict[str, Any]) -> None:
 
 def _check_processes(session: Session) -> None:
     """Refuse what several processes cannot train together; let each draw numbers of its own."""
-    options, processes = session.options, launched()
-    if processes == 1:
+    options, processes = session.options, session.processes
+    if processes is None:
         return
-    if session.parallel is None:
+    if session.parallel is None and not session.apart:
         raise RunError(
             f"several processes cannot train this kind of run of {options.recipe}; "
             "start it without torchrun"
         )
-    try:
-        session.parallel.rows(options.batch)
-    except ValueError:
+    if session.parallel is not None and options.batch % processes.size:
         raise RunError(
-            f"--batch {options.batch} cannot be dealt equally to {processes} processes; "
-            f"use a --batch that {processes} divides"
-        ) from None
+            f"--batch {options.batch} cannot be dealt equally to {processes.size} processes; "
+            f"use a --batch that {processes.size} divides"
+        )
     what = repr([seqdni.__version__, {**asdict(options), "out": None}, session.progress])
     try:
-        session.parallel.check_same("options, data or versions", zlib.crc32(what.encode()))
+        processes.check_same("options, data or versions", zlib.crc32(what.encode()))
     except ValueError:
         raise RunError(
             "the processes have different options, data or versions of seqdni; start all of them "
             "with the same command"
         ) from None
-    torch.manual_seed(options.seed + rank())
+    if session.parallel is not None:
+        torch.manual_seed(options.seed + rank())
 
 
 def _use_threads(options: Any) -> None:

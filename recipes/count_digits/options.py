@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from seqdni.recipes.apart import DRAWS, apart_option, refuse, staleness_option
 from seqdni.recipes.common_options import RunOptions, absolute
 from seqdni.recipes.device import device_of
 from seqdni.recipes.option_field import check_values, option, same_option
@@ -94,6 +95,10 @@ class Options:
     synth_clip: float = for_decoupled(
         1.0, "largest norm of the synthesizers' gradient", DESCENDED, above=0
     )
+    apart: Literal["processes"] | None = apart_option(
+        lambda options: options.trainer in ("dni", "no-feedback"), "--trainer dni or no-feedback"
+    )
+    staleness: int = staleness_option()
     grad_scale: float = option(
         0.0,
         "factor on the synthetic gradients at the ends of a network's own chunks. It is 0, since "
@@ -156,6 +161,7 @@ def prepare(options: Options) -> None:
         RunError: an option cannot be used; the message names it.
     """
     check_values(options)
+    refuse(options.apart is not None and options.control == "shuffled", "--control shuffled", DRAWS)
     device_of(options)
     if options.data_dir is not None:
         options.data_dir = absolute(options.data_dir)

@@ -9,6 +9,7 @@ gradient from B can teach A this.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +37,7 @@ from seqdni.corpora import (
     read_small_digits,
     render_digits,
 )
+from seqdni.recipes.apart import check_processes
 from seqdni.recipes.build import build_core, load_weights
 from seqdni.recipes.common_options import Sampling
 from seqdni.recipes.count_digits.options import Options
@@ -43,6 +45,7 @@ from seqdni.recipes.count_digits.options import prepare as prepare  # what a rec
 from seqdni.recipes.device import device_of
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
+from seqdni.recipes.levels_apart import sections, step_of
 from seqdni.recipes.session import Session
 from seqdni.recipes.synthesizers import DESCENDED, build_boundary
 from seqdni.recipes.trained import Trained, check_no_text, check_same_images
@@ -199,12 +202,17 @@ def start(options: Options, directory: RunDirectory) -> Session:
     Raises:
         CorpusError: the images are missing or damaged.
     """
+    check_processes(options, 2, "network")
     problem = problem_of(options)
     model = build_model(options, problem.train.pixels_nP.shape[1])
     trainer = build_trainer(options, model)
     stream = Chunks(CountDigits(problem.train, options.chunk_len, options.batch, options.seed))
     progress = {"data": problem.digest, "evaluated_at": 0, "curve": []}
-    return Session(directory, options, trainer, stream, progress, data=problem)
+    return Session(
+        *(directory, options, trainer, stream, progress, problem),
+        step=step_of(options, trainer),
+        apart=options.apart is not None,
+    )
 
 
 def run(session: Session) -> dict[str, Any]:
@@ -222,7 +230,10 @@ def run(session: Session) -> dict[str, Any]:
     def steps() -> int:
         return trainer.tokens // options.batch
 
-    for row in session.train(session.stream, work=steps):
+    def due() -> int:
+        return ceil((options.log_every - (steps() - session.reported)) / options.chunk_len)
+
+    for row in session.train(sections(session, session.stream, due), work=steps):
         if steps() - progress["evaluated_at"] >= options.evaluate_every:
             progress["evaluated_at"] = steps()
             found = errors(trainer.model, problem.valid, options.chunk_len, CURVE)

@@ -19,10 +19,9 @@ from seqdni import (
     SyntheticInput,
 )
 from seqdni.recipes.device import device_of
-from seqdni.recipes.layers.options import SYNTHETIC, Options
+from seqdni.recipes.layers.options import CLASSES, SYNTHETIC, Options, reads_label
 from seqdni.recipes.synthesizers import control_of
 
-CLASSES = 10
 WIDE, MANY = 1024, 64  # units and channels of a synthesizer's hidden layer
 
 
@@ -110,15 +109,6 @@ def rates_of(options: Options, trainer: LayerTrainer) -> list[float]:
         *[synth_lr] * descended,
         *[options.input_lr] * inputs,
     ]
-
-
-def reads_label(options: Options) -> bool:
-    """Whether the synthesizers read the label as their condition.
-
-    Args:
-        options: of the run.
-    """
-    return options.trainer in ("cdni", "unlock")
 
 
 @torch.no_grad()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from seqdni.recipes.apart import DRAWS, refuse
 from seqdni.recipes.common_options import RunOptions, absolute
 from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.option_field import check_values, option, same_option
 
+CLASSES = 10
 WAYS = ("backprop", "none", "dni", "cdni", "unlock")
 SYNTHETIC = ("dni", "cdni", "unlock")  # with a synthesizer at each cut
 ADAM = ("linear", "mlp", "conv", "critic")  # synthesizers that Adam trains
@@ -30,6 +32,24 @@ def kind_of(options: Options) -> str | None:
     if options.trainer == "dni":  # without the label
         return "conv" if options.net == "cnn" else "mlp"
     return "critic" if options.trainer == "unlock" or options.net == "cnn" else "rls"
+
+
+def stages_of(options: Options) -> int:
+    """How many parts of the net have an update of their own.
+
+    Args:
+        options: of the run.
+    """
+    return 3 if options.net == "cnn" else options.hidden_layers + 1
+
+
+def reads_label(options: Options) -> bool:
+    """Whether the synthesizers read the label as their condition.
+
+    Args:
+        options: of the run.
+    """
+    return options.trainer in ("cdni", "unlock")
 
 
 def for_synthetic(default: Any, help: str, kinds: tuple[str, ...] = (), **limits: Any) -> Any:
@@ -111,6 +131,21 @@ class Options:
         at_most=1,
         only=lambda options: options.trainer != "backprop",
         when="a --trainer other than backprop",
+    )
+    apart: Literal["threads", "processes"] | None = option(
+        None,
+        "how the layers work at the same time. threads: each in a thread of its own; processes: "
+        "each in a process of its own, which torchrun starts; null: one after another",
+        only=lambda options: options.trainer not in ("backprop", "all"),
+        when="a --trainer other than backprop and all",
+    )
+    staleness: int = option(
+        0,
+        "steps by which a synthesizer lags behind when it predicts, so that layers wait less for "
+        "each other. 0: the result is that of layers one after another, bit for bit",
+        at_least=0,
+        only=lambda options: options.apart is not None,
+        when="--apart threads or processes",
     )
     synthesizer: Literal["rls", "linear", "mlp", "conv", "critic"] | None = for_synthetic(
         None,
@@ -220,9 +255,18 @@ def prepare(options: Options) -> None:
         raise RunError("--synthesizer critic reads the label; use it with --trainer cdni")
     if options.net == "mlp" and kind == "conv":
         raise RunError("--synthesizer conv is for the maps of --net cnn; use mlp, or --net cnn")
+    if options.apart is not None:
+        _check_apart(options)
     options.synthesizer = kind  # type: ignore[assignment]
     if options.synth_lr is None and kind in RATES:
         options.synth_lr = RATES[kind]
     device_of(options)
     if options.data_dir is not None:
         options.data_dir = absolute(options.data_dir)
+
+
+def _check_apart(options: Options) -> None:
+    """Refuse what layers that work apart cannot do."""
+    refuse(options.order != "forward", "--order", "each layer is updated when its output exists")
+    refuse(options.bound is not None, "--bound", "its level comes from the last layer at each step")
+    refuse(options.control == "shuffled", "--control shuffled", DRAWS)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.nn import functional
 from tqdm import tqdm
 
-from seqdni import LayerTrainer, to_bits
+from seqdni import to_bits
 from seqdni.corpora import (
-    Batch,
     Images,
     Mnist,
     ShuffledImages,
@@ -19,19 +16,14 @@ from seqdni.corpora import (
     read_mnist,
     read_small_digits,
 )
+from seqdni.recipes.apart import check_processes
 from seqdni.recipes.build import load_weights
 from seqdni.recipes.common_options import Sampling
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
-from seqdni.recipes.layers.net import (
-    CLASSES,
-    build_net,
-    build_trainer,
-    errors,
-    rates_of,
-    reads_label,
-)
-from seqdni.recipes.layers.options import Options
+from seqdni.recipes.layers.apart import sections, step_of
+from seqdni.recipes.layers.net import build_net, build_trainer, errors, rates_of
+from seqdni.recipes.layers.options import Options, stages_of
 from seqdni.recipes.layers.options import prepare as prepare  # what a recipe has
 from seqdni.recipes.session import Session
 from seqdni.recipes.trained import Trained, check_no_text, check_same_images
@@ -54,6 +46,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
         CorpusError: the images are missing or damaged.
         RunError: a batch is larger than the data.
     """
+    check_processes(options, stages_of(options), "layer")
     data = _read(options)
     count, pixels = data.train.pixels_nP.shape
     if options.batch > count:
@@ -62,7 +55,9 @@ def start(options: Options, directory: RunDirectory) -> Session:
     stream = ShuffledImages(WholeImage(), data.train, options.batch, 1, options.seed)
     progress = {"data": data.digest, "pixels": pixels, "evaluated_at": 0, "curve": []}
     session = Session(
-        directory, options, trainer, stream, progress, data=data, step=_step_of(options, trainer)
+        *(directory, options, trainer, stream, progress, data),
+        step=step_of(options, trainer),
+        apart=options.apart == "processes",
     )
     if options.epochs is not None:
         session.most_tokens = (
@@ -86,8 +81,12 @@ def run(session: Session) -> dict[str, Any]:
     def steps() -> int:
         return trainer.steps
 
+    def factor(done: float) -> float:
+        return 0.1 ** sum(done >= part for part in STEPS) if options.schedule == "steps" else 1.0
+
     in_a_pass = len(data.train.labels_n) // options.batch * options.batch
-    for row in session.train(_scheduled(session), work=steps):
+    batches = sections(session, rates_of(options, trainer), factor)
+    for row in session.train(batches, work=steps):
         row["epoch"] = round(trainer.tokens / in_a_pass, 4)
         if trainer.steps - progress["evaluated_at"] >= options.evaluate_every:
             progress["evaluated_at"] = trainer.steps
@@ -174,31 +173,6 @@ def _read(options: Options) -> Mnist:
     if options.data_dir is not None:
         return read_mnist(options.data_dir)
     return read_small_digits()
-
-
-def _step_of(options: Options, trainer: LayerTrainer) -> Any:
-    """Trains on a batch of the stream; the labels are the condition where synthesizers see them."""
-
-    def step(batch: Batch) -> None:
-        labels_B = batch.targets[0]
-        told = functional.one_hot(labels_B, CLASSES).float() if reads_label(options) else None
-        trainer.step(batch.inputs[0], labels_B, condition=told)
-
-    return step
-
-
-def _scheduled(session: Session) -> Iterator[Batch]:
-    """The batches; before each one the learning rates are set."""
-    options, trainer = session.options, session.trainer
-    rates = rates_of(options, trainer)
-    for batch in session.stream:
-        factor = 1.0
-        if options.schedule == "steps":
-            factor = 0.1 ** sum(session.fraction() >= part for part in STEPS)
-        for optimizer, rate in zip(trainer.optimizers(), rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-        yield batch
 
 
 def _measured(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from seqdni.corpora import own_splits
+from seqdni.recipes.apart import DRAWS, apart_option, refuse, staleness_option
 from seqdni.recipes.common_options import RunOptions, absolute, check
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.option_field import option, same_option
@@ -64,6 +65,11 @@ class Options(RunOptions):
     slow_chunk_len: int = _for_levels(
         8, "ticks in a chunk of each level above the lowest", at_least=1
     )
+    apart: Literal["processes"] | None = apart_option(
+        lambda options: options.hierarchy > 1 and options.trainer != "joint",
+        "--hierarchy 2 and a --trainer other than joint",
+    )
+    staleness: int = staleness_option()
     corpus: str = option(
         "pydoc",
         "text to train on: pydoc (comes with Python); ptb, wikitext-2, wikitext-103, enwik8 or "
@@ -193,6 +199,8 @@ def prepare(options: Options) -> None:
         raise RunError("--trainer joint is for several levels; add --hierarchy 2")
     if options.hierarchy > 1:
         _check_levels(options)
+    if options.apart is not None:
+        _check_apart(options)
     if options.update_every == "episode":
         raise RunError("--update-every episode: a text has no episodes; give a number of chunks")
     if options.tie and options.embedding not in (None, options.hidden):
@@ -229,6 +237,17 @@ def window(options: Any) -> int:
         A number of steps.
     """
     return options.period ** (options.hierarchy - 1) * options.slow_chunk_len
+
+
+def _check_apart(options: Options) -> None:
+    refuse(options.control == "shuffled", "--control shuffled", DRAWS)
+    refuse(options.dropout > 0, "--dropout", DRAWS)
+    all_at_once = "it runs all levels over the known steps; give --look-ahead 0 and a --synthesizer"
+    refuse(options.trainer == "dni" and options.look_ahead > 0, "--look-ahead", all_at_once)
+    changes = "the rates would change while the levels are at different steps"
+    refuse(options.schedule == "cosine", "--schedule cosine", changes)
+    refuse(options.warmup_updates > 0, "--warmup-updates", changes)
+    refuse(options.update_every != 1, "--update-every", "each chunk must be an update")
 
 
 def _check_levels(options: Options) -> None:

@@ -28,12 +28,14 @@ from seqdni.corpora import (
     size_of,
     vocabulary_from,
 )
+from seqdni.recipes.apart import check_processes
 from seqdni.recipes.build import build_trainer, load_weights
 from seqdni.recipes.common_options import Sampling
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.fine_tune import known_tokens
 from seqdni.recipes.held_out import HeldOut, log_horizon
+from seqdni.recipes.levels_apart import sections, step_of
 from seqdni.recipes.lm import hierarchy
 from seqdni.recipes.lm.data import (
     figures,
@@ -95,6 +97,8 @@ def start(options: Options, directory: RunDirectory) -> Session:
         CorpusError: the corpus is missing or damaged.
         RunError: the options do not fit the corpus.
     """
+    if options.hierarchy > 1:
+        check_processes(options, options.hierarchy, "level")
     text = read_corpus(options)
     corpus = encode_splits(text, _tokens(options))
     for split, size in corpus.sizes.items():
@@ -112,10 +116,11 @@ def start(options: Options, directory: RunDirectory) -> Session:
     except CorpusError as error:
         raise RunError(f"--batch {options.batch}: {error}") from None
     note_corpus(options, text, corpus)
-    model = build(options, len(corpus.vocabulary))
+    model, step = build(options, len(corpus.vocabulary)), None
     if isinstance(model, Reader):
         hierarchy.check_length(options, stream.tokens_per_epoch // options.batch)
         trainer = hierarchy.build_trainer(options, model, loss_of(model))
+        step = step_of(options, trainer)
     else:
         chunks = float(options.update_every) / way_of(options).cuts_per_chunk(options)
         scale = 1 / (options.chunk_len * chunks)
@@ -131,7 +136,11 @@ def start(options: Options, directory: RunDirectory) -> Session:
     }
     data = Material(corpus, model)
     wrapped = way_of(options).wrap_stream(options, stream)
-    session = Session(directory, options, trainer, wrapped, progress, data)
+    session = Session(
+        *(directory, options, trainer, wrapped, progress, data),
+        step=step,
+        apart=options.apart is not None,
+    )
     if options.epochs is not None:
         limit = max(1, round(options.epochs * stream.tokens_per_epoch))
         session.most_tokens = min(limit, options.max_tokens or limit)
@@ -173,6 +182,8 @@ def run(session: Session) -> dict[str, Any]:
     chunks: Iterator[Any] = _scheduled(session)
     if isinstance(trainer, HierarchyTrainer):
         chunks = hierarchy.as_hierarchy_chunks(chunks, trainer)
+        due = lambda: int(options.log_every - (trainer.updates - session.reported))  # noqa: E731
+        chunks = sections(session, chunks, due)
     for row in session.train(chunks, lambda: trainer.updates, finished):
         log_horizon(session, held_out_text, row)
         train = figures(options, row["train_bits"] * math.log(2), trained_on)[name]

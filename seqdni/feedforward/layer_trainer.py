@@ -186,10 +186,11 @@ class LayerTrainer:
             stage = self.stages[index]
             if drawn[index] and stage.backward(self.steps, ends[index], y, told):
                 if index:
-                    self.stages[index - 1].teach(self.steps, starts[index], told)
+                    start = starts[index]
+                    self.stages[index - 1].teach(self.steps, start, start.grad, told)
                 stage.update(self.steps)
-        if self.inputs is not None:
-            self._teach_inputs(x, ends)
+        for index in range(len(self.inputs or [])):
+            self.teach_input(index, x, ends[index].detach())
         self.steps += 1
         self.tokens += len(x)
 
@@ -241,15 +242,21 @@ class LayerTrainer:
             arriving = ends[-1] if self.inputs is None else self.inputs[index].predict(x)
             starts.append(arriving.detach().requires_grad_())  # a cut
 
-    def _teach_inputs(self, x: Tensor, ends: Sequence[Tensor]) -> None:
-        """Teach the synthetic inputs what really arrived."""
-        parts = zip(self.inputs or [], self.input_optimizers, strict=True)
-        for index, (synthetic, optimizer) in enumerate(parts):
-            loss = synthetic.loss(x, ends[index].detach())
-            if optimizer is not None:
-                loss.backward()
-                descend(list(synthetic.parameters()), optimizer, self.clip)
-            self.meter.add(**{f"input_loss_{index}": loss, f"input_steps_{index}": 1})
+    def teach_input(self, index: int, inputs: Tensor, arrived: Tensor) -> None:
+        """Teach a synthetic input what really arrived.
+
+        Args:
+            index: its number.
+            inputs: of the net, ``[B, ...]``.
+            arrived: the output of the stage before, without a graph.
+        """
+        assert self.inputs is not None
+        synthetic, optimizer = self.inputs[index], self.input_optimizers[index]
+        loss = synthetic.loss(inputs, arrived)
+        if optimizer is not None:
+            loss.backward()
+            descend(list(synthetic.parameters()), optimizer, self.clip)
+        self.meter.add(**{f"input_loss_{index}": loss, f"input_steps_{index}": 1})
 
     def _share_gradient_scale(self) -> None:
         """Let the bounds of all cuts refer to one level, that of the gradient at the last cut."""

@@ -99,22 +99,25 @@ class Stage:
         end.backward(grad_BS.to(end.dtype).view_as(end) / len(targets))
         return True
 
-    def teach(self, step: int, start: Tensor, condition_BK: Tensor | None) -> None:
+    def teach(
+        self, step: int, start: Tensor, grad: Tensor | None, condition_BK: Tensor | None
+    ) -> None:
         """Teach the boundary after this stage what arrived there.
 
         Args:
             step: its number.
-            start: the start of the next stage, after its backward pass.
-            condition_BK: what the synthesizer reads besides it.
+            start: the input of the next stage.
+            grad: the gradient that arrived at it; None: there was none.
+            condition_BK: what the synthesizer reads besides the input.
         """
         synthetic, rows = self.synthetic, len(start)
         assert synthetic is not None
-        if start.grad is None or not synthetic.trains_on(step):
+        if grad is None or not synthetic.trains_on(step):
             return
         # Only the target before the last stage contains no prediction. It alone sets the level.
         sets_level = self.before_last and synthetic.boundary.bound is not None
         final_B = torch.ones(rows, dtype=torch.bool) if sets_level else None
-        pairs = Pairs(start.detach().flatten(1), start.grad.flatten(1), None, final_B)
+        pairs = Pairs(start.detach().flatten(1), grad.flatten(1), None, final_B)
         told = condition_BK if synthetic.condition_size else None
         for loss in synthetic.teach(pairs, 1 / rows, condition_BK=told):
             self.meter.add(**{f"synth_loss_{self.index}": loss, f"synth_steps_{self.index}": 1})

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -103,6 +103,19 @@ class LevelTraining:
         yield from (each.boundary for each in (self.credit, self.message_credit) if each)
 
 
+class LevelAbove(Protocol):
+    """What a level needs of the level above it. The methods of :class:`LevelTrainer` say more."""
+
+    @property
+    def context(self) -> Tensor | None: ...
+
+    def receive(self, messages_mBM: Tensor) -> None: ...
+
+    def receive_context_gradients(self, grads: dict[int, Tensor], expired: int) -> None: ...
+
+    def learn_complete_chunks(self, all_of_it: bool = False) -> Iterator[Pairs]: ...
+
+
 class LevelTrainer:
     """Trains one level, and keeps what its next chunk needs. No graph is kept between two calls.
 
@@ -133,7 +146,7 @@ class LevelTrainer:
     ):
         self.level = level
         self.training = training
-        self.above = above
+        self.above: LevelAbove | None = above
         self.above_level = above_level
         self.message_gradients = Messages(training.message_credit if feedback else None)
         self.meter = meter
@@ -170,8 +183,7 @@ class LevelTrainer:
     @property
     def context(self) -> Tensor | None:
         """The context that the level below gets now, ``[B, C]``, without a graph."""
-        assert self.running_carry is not None
-        return self.running_carry.context_BC
+        return None if self.running_carry is None else self.running_carry.context_BC
 
     def receive(self, messages_mBM: Tensor) -> None:
         """Take messages from the level below, one for each tick of this level.
@@ -511,6 +523,17 @@ class LevelTrainer:
             A function: see ``FutureGrad`` in chunk_step.py.
         """
         return self._updater.future_grad(model, ahead, rows_of(ahead.should_reset).continues)
+
+    @property
+    def received(self) -> int:
+        """Messages that the level has received since the stream began."""
+        return (self.trained_carry.ticks if self.trained_carry else 0) + len(self.messages)
+
+    @property
+    def synthetic(self) -> list[SyntheticGradients]:
+        """Those at the level's state and at its messages, where there are any."""
+        training = self.training
+        return [each for each in (training.credit, training.message_credit) if each is not None]
 
     @property
     def ticks(self) -> int:

@@ -37,6 +37,7 @@ from seqdni.hierarchy.level_trainer import (
 )
 from seqdni.hierarchy.look_ahead import HierarchyFromState
 from seqdni.hierarchy.model import Hierarchy, LevelCarry
+from seqdni.hierarchy.work import EveryLevel, Work
 from seqdni.learner import Learner
 from seqdni.losses import scored_loss
 from seqdni.metrics import RunningSums
@@ -107,6 +108,7 @@ class HierarchyTrainer:
             )
             settings = (trainings[k], above, above_level, mode == "dni", self.meter, k)
             self.levels.insert(0, LevelTrainer(model.levels[k], *settings))
+        self.work: Work = EveryLevel(self.levels)
         self._begin(None)
 
     @property
@@ -181,8 +183,7 @@ class HierarchyTrainer:
                 if condition is not None and level.message_gradients.condition_size:
                     here = condition.to(self.device, non_blocking=True)
                     level.message_gradients.conditions += here.unbind(0)
-            self.levels[0].step(inputs, lowest, None if ahead is None else self._ahead(ahead))
-            self.levels[0].let_level_above_learn()
+            self.work.step(inputs, lowest, None if ahead is None else self._ahead(ahead))
         self.stream_steps += steps
         self.tokens += steps * rows
 
@@ -192,8 +193,7 @@ class HierarchyTrainer:
             if self.waiting:
                 self._joint()
         elif self.carry is not None:
-            for level in self.levels:
-                level.let_level_above_learn(all_of_it=True)
+            self.work.finish()
         self._begin(None)
 
     @property
@@ -274,6 +274,7 @@ class HierarchyTrainer:
         self.stream_steps = 0
         for level, carry in zip(self.levels, self.carry or [None] * len(self.levels), strict=True):
             level.begin(carry)
+        self.work.begin()
 
     def _ticks(self, answers: Sequence[Answers | None], should_reset: Tensor) -> list[Ticks]:
         """The targets, masks and restarts of each level, for its ticks in these steps."""

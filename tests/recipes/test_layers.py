@@ -110,6 +110,40 @@ def test_the_small_digits_are_learned_without_back_propagation_through_the_net()
     assert result["updates_of_layers"] == [180] * 4
 
 
+@pytest.mark.parametrize("way", ["cdni", "dni", "unlock"])
+def test_layers_in_threads_train_as_one_after_another_bit_for_bit(way):
+    words = ["--trainer", way, "--updates", 23, "--log-every", 3, "--evaluate-every", 6]
+    words += ["--synth-hidden", 8] if way == "dni" else []
+    words += ["--input-hidden", 8] if way == "unlock" else []
+    layers(*words, "--out", "one")
+    layers(*words, "--apart", "threads", "--out", "apart")
+    saved = [torch.load(f"{each}/last.pt", weights_only=True) for each in ("one", "apart")]
+    assert_same(*(without_times(each) for each in saved))
+    rows = [[{**row, "seconds": 0} for row in rows_of(each)] for each in ("one", "apart")]
+    assert rows[0] == rows[1]
+
+
+def test_a_run_goes_on_apart_and_staleness_changes_it():
+    words = ["--schedule", "constant", "--updates"]
+    layers(*words, 20, "--out", "whole")
+    layers(*words, 8, "--apart", "threads", "--out", "parts")
+    run("--resume", "parts", "--updates", 20, "--apart", "null")
+    layers(*words, 20, "--apart", "threads", "--staleness", 3, "--out", "stale")
+    whole, parts, stale = (
+        torch.load(f"{each}/last.pt", weights_only=True)["trainer"]
+        for each in ("whole", "parts", "stale")
+    )
+    assert_same(whole, parts)
+    assert not torch.equal(whole["model"]["0.0.weight"], stale["model"]["0.0.weight"])
+
+
+@pytest.mark.filterwarnings("ignore:a gradient that arrived at a boundary was not finite")
+def test_a_gradient_that_is_not_finite_is_one_line_in_threads_too(capsys):
+    words = ["--apart", "threads", "--lr", "1e30", "--synthesizer", "linear"]
+    assert main(["run", "layers", "--data-dir", "mnist", *TINY, *words]) == 1
+    assert "is no longer finite" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -118,6 +152,12 @@ def test_the_small_digits_are_learned_without_back_propagation_through_the_net()
         ("--trainer backprop --order random", "--order has no effect here"),
         ("--trainer dni --synthesizer critic", "reads the label; use it with --trainer cdni"),
         ("--synthesizer conv", "is for the maps of --net cnn"),
+        ("--apart threads --order random", "--order does not go with --apart: each layer"),
+        ("--apart threads --bound 2", "--bound does not go with --apart"),
+        ("--apart threads --control shuffled", "--control shuffled does not go with --apart"),
+        ("--apart threads --trainer backprop", "--apart has no effect here; it needs a --trainer"),
+        ("--staleness 0", "--staleness has no effect here; it needs --apart threads"),
+        ("--apart processes", "torchrun --nproc-per-node 4 $(which seqdni) run layers --apart"),
         ("--net cnn --hidden 3", "--hidden has no effect here"),
         ("--update-probability 0", "--update-probability is 0.0, expected more than 0"),
         ("--batch 1", "--batch is 1, expected at least 2"),

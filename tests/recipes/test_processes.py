@@ -3,48 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
+from launched import launch, outcome, wait_for
 
 from seqdni.recipes.cli import main
 from seqdni.recipes.directory import RunDirectory
 
 COPY = ("run", "copy", "--hidden", "16", "--batch", "8", "--seed", "3", "--threads", "1")
-
-
-def launch(*words, processes=2, each=None):
-    """Start the processes of a run; ``each`` has more words for each of them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {**os.environ, "WORLD_SIZE": str(processes), "MASTER_PORT": port}
-    common |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-    started = []
-    for rank in range(processes):
-        own = [] if each is None else each[rank]
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "seqdni", *map(str, words), *own],
-                env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    return started
-
-
-def outcome(started, limit=150):
-    """Exit status, output and errors of each process."""
-    found = [process.communicate(timeout=limit) for process in started]
-    return [(p.returncode, *texts) for p, texts in zip(started, found, strict=True)]
 
 
 def weights(path):
@@ -95,9 +64,7 @@ def test_a_stopped_run_goes_on_with_as_many_processes_or_others(whole, tmp_path)
 def test_a_killed_process_ends_the_others_with_one_line(tmp_path):
     path = tmp_path / "killed"
     started = launch(*COPY, "--updates", 10**6, "--checkpoint-seconds", 1, "--out", path)
-    deadline = time.monotonic() + 100
-    while not (path / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_for(path / "metrics.jsonl")
     time.sleep(1.5)
     started[1].send_signal(signal.SIGKILL)
     killed = time.monotonic()
@@ -149,9 +116,7 @@ def test_resume_auto_begins_a_run_and_then_continues_it(whole, tmp_path):
         "auto",
     )
     started = launch(*words)
-    deadline = time.monotonic() + 100
-    while not (path / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(path / "metrics.jsonl")
     for process in started:
         process.send_signal(signal.SIGKILL)
     outcome(started)

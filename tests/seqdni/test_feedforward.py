@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from runs import assert_same
 from torch import nn
 from torch.nn import functional
 
@@ -596,9 +597,17 @@ def in_threads(trainer, steps, first=0, **settings):
     return train_in_threads(trainer, rows, **settings)
 
 
+def synthetic_inputs():
+    torch.manual_seed(7)
+    return [
+        SyntheticInput(MLPSynthesizer(PIXELS, (4,), output_size=WIDTH).double()) for _ in range(3)
+    ]
+
+
 @pytest.mark.parametrize("probability", [1.0, 0.5])
 @pytest.mark.parametrize("queue_size", [1, 3])
-def test_threads_without_staleness_are_one_process_bit_for_bit(probability, queue_size):
+@pytest.mark.parametrize("unlock", [False, True])
+def test_threads_without_staleness_are_one_process_bit_for_bit(probability, queue_size, unlock):
     def make():
         return LayerTrainer(
             make_net(),
@@ -606,26 +615,29 @@ def test_threads_without_staleness_are_one_process_bit_for_bit(probability, queu
             adam,
             functional.cross_entropy,
             update_probability=probability,
+            inputs=synthetic_inputs() if unlock else None,
         )
 
     one, several = trained(make(), 12, label), make()
     in_threads(several, 5, queue_size=queue_size)
     in_threads(several, 7, first=5, queue_size=queue_size)
-    for name, value in one.model.state_dict().items():
-        assert torch.equal(value, several.model.state_dict()[name]), name
-    assert one.meter.read() == several.meter.read()
-    assert one.updates_of_stages == several.updates_of_stages
+    assert_same(one.state_dict(), several.state_dict())
     assert (several.steps, several.tokens) == (12, 12 * ROWS)
 
 
-def test_staleness_is_fixed_and_does_not_depend_on_the_speed_of_the_threads():
+@pytest.mark.parametrize("unlock", [False, True])
+def test_staleness_is_fixed_and_does_not_depend_on_the_speed_of_the_threads(unlock):
     def weights(staleness, slow):
-        trainer = LayerTrainer(make_net(), least_squares(), adam, functional.cross_entropy)
+        inputs = synthetic_inputs() if unlock else None
+        trainer = LayerTrainer(
+            make_net(), least_squares(), adam, functional.cross_entropy, inputs=inputs
+        )
         trainer.model[slow].register_forward_hook(lambda *_: time.sleep(0.003))
         in_threads(trainer, 12, staleness=staleness)
         return trainer.model
 
     assert same_weights(weights(2, slow=0), weights(2, slow=3))
+    assert same_weights(weights(9, slow=0), weights(9, slow=1))  # more than a queue holds
     assert not same_weights(weights(2, slow=0), weights(0, slow=0))
 
 
@@ -674,18 +686,27 @@ def test_an_error_of_the_data_ends_the_threads():
         ({"order": "random"}, {}, "order='random', expected 'forward'"),
         ({}, {"staleness": -1}, "staleness is -1, expected a whole number >= 0"),
         ({}, {"queue_size": 0}, "queue_size is 0, expected a whole number >= 1"),
-        ({"bound": 1.0}, {}, "the boundary at cut 0 has a bound or a control"),
-        ({"inputs": True}, {}, "the trainer has synthetic inputs"),
+        ({"bound": 1.0}, {}, "the boundary at cut 0 has a bound, whose level comes from"),
+        ({"control": controls.shuffled}, {}, "boundary of stage 0 has a control that may draw"),
     ],
 )
 def test_what_threads_cannot_run_is_refused(change, settings, message):
-    credit, bound = least_squares(), change.pop("bound", None)
-    credit[0].bound = bound
-    if change.pop("inputs", False):
-        change["inputs"] = [SyntheticInput(LeastSquares(WIDTH)) for _ in credit]
+    credit = least_squares()
+    credit[0].bound, credit[0].control = change.pop("bound", None), change.pop("control", None)
     trainer = LayerTrainer(make_net(), credit, adam, functional.cross_entropy, **change)
     with pytest.raises(ValueError, match=message):
         train_in_threads(trainer, [], **settings)
+
+
+def test_a_control_that_draws_nothing_runs_in_threads_too():
+    def make():
+        credit = least_squares()
+        credit[1].control = controls.batch_mean
+        return LayerTrainer(make_net(), credit, adam, functional.cross_entropy)
+
+    several = make()
+    in_threads(several, 6)
+    assert_same(trained(make(), 6, label).state_dict(), several.state_dict())
 
 
 def test_dropout_in_threads_is_refused():

@@ -17,6 +17,7 @@ from hierarchies import (
     Frozen,
     Taps,
     gradients,
+    learning,
     make_hierarchy,
     make_stream,
     oracles,
@@ -29,7 +30,6 @@ from trainers import flat_training
 from seqdni import (
     Audit,
     Boundary,
-    Critic,
     Hierarchy,
     HierarchyTrainer,
     Learner,
@@ -71,35 +71,6 @@ def frozen(model: Hierarchy, chunk_len: int = 2) -> list[LevelTraining]:
         flat_training(Frozen(level.parameters()), length, loss_scale=scale)
         for level, length, scale in zip(model.levels, lengths, SCALES, strict=False)
     ]
-
-
-def learning(model: Hierarchy, kind: str = "rls") -> list[LevelTraining]:
-    """Learners that move, with synthesizers that learn."""
-    learners = []
-    torch.manual_seed(1)
-    for k, level in enumerate(model.levels):
-        sizes = [state_size(level.initial_state(1))]
-        sizes += [MESSAGE] if k + 1 < len(model.levels) else []
-        if kind in ("rls", "condition"):
-            made = [Boundary(LeastSquares(size, solve_every=1), bound=2.0) for size in sizes]
-        else:
-            made = [Boundary(MLPSynthesizer(size, (5,))) for size in sizes]
-        if kind == "critic" and len(sizes) > 1:
-            made[1] = Boundary(Critic(MESSAGE, classes=CONDITION), grad_scale=0.1)
-        if kind == "condition" and len(sizes) > 1:
-            made[1] = Boundary(LeastSquares(MESSAGE, condition_size=CONDITION, solve_every=1))
-        made = [boundary.double() for boundary in made]
-        learners.append(
-            flat_training(
-                torch.optim.Adam(level.parameters(), lr=0.01),
-                2 if k else None,
-                clip=1.0,
-                boundary=made[0],
-                message_boundary=made[1] if len(made) > 1 else None,
-                synth_lr=0.01,
-            )
-        )
-    return learners
 
 
 # --- 1. What the gradient is

@@ -10,15 +10,19 @@ from trainers import flat_training
 
 from seqdni import (
     Boundary,
+    Critic,
     Hierarchy,
     HierarchyChunk,
+    LeastSquares,
     Level,
     LevelTraining,
+    MLPSynthesizer,
     SyntheticGradients,
     TorchCore,
     cross_entropy,
     map_state,
     pack,
+    state_size,
 )
 
 INPUTS, WIDTH, MESSAGE, CONTEXT, CONDITION, CLASSES = 2, 4, 3, 2, 2, 3
@@ -240,3 +244,32 @@ class Fixed(nn.Module):
 def recorded(size: int, seed: int, condition_size: int = 0) -> Boundary:
     """A boundary with such a synthesizer."""
     return Boundary(Fixed(size, seed, condition_size))
+
+
+def learning(model: Hierarchy, kind: str = "rls") -> list[LevelTraining]:
+    """Learners that move, with synthesizers that learn."""
+    learners = []
+    torch.manual_seed(1)
+    for k, level in enumerate(model.levels):
+        sizes = [state_size(level.initial_state(1))]
+        sizes += [MESSAGE] if k + 1 < len(model.levels) else []
+        if kind in ("rls", "condition"):
+            made = [Boundary(LeastSquares(size, solve_every=1), bound=2.0) for size in sizes]
+        else:
+            made = [Boundary(MLPSynthesizer(size, (5,))) for size in sizes]
+        if kind == "critic" and len(sizes) > 1:
+            made[1] = Boundary(Critic(MESSAGE, classes=CONDITION), grad_scale=0.1)
+        if kind == "condition" and len(sizes) > 1:
+            made[1] = Boundary(LeastSquares(MESSAGE, condition_size=CONDITION, solve_every=1))
+        made = [boundary.double() for boundary in made]
+        learners.append(
+            flat_training(
+                torch.optim.Adam(level.parameters(), lr=0.01),
+                2 if k else None,
+                clip=1.0,
+                boundary=made[0],
+                message_boundary=made[1] if len(made) > 1 else None,
+                synth_lr=0.01,
+            )
+        )
+    return learners

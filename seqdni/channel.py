@@ -1,0 +1,259 @@
+r"""A channel between two processes: it sends a few tensors in one message, without waiting.
+
+A message is a header of fixed size and one block of bytes. The header has whole numbers only: the
+kind of the message, its version (a step of the training), the number of its tensors, and the type
+and the shape of each. So nothing that arrives is ever executed, and a message that does not belong
+where it arrives is noticed.
+
+The processes talk by ``torch.distributed``, point to point, with the backend Gloo.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Protocol, TypeVar, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+TYPES = (
+    *(torch.float32, torch.float64, torch.bfloat16, torch.float16),
+    *(torch.int64, torch.int32, torch.uint8, torch.bool),
+)
+MOST_TENSORS, MOST_AXES, NO_TENSOR = 6, 8, -1
+FIRST = 4  # numbers of a header before those of the tensors: kind, version, tensors, bytes
+ENTRY = 2 + MOST_AXES  # numbers of a tensor: type, number of axes, and the size of each
+ALIGNED = 8  # each tensor begins at a multiple of so many bytes
+
+Kind = TypeVar("Kind", bound=IntEnum)
+
+
+class ProcessEnded(RuntimeError):
+    """Another process of a run has ended, or does not answer."""
+
+
+@runtime_checkable
+class Link(Protocol):
+    """What two workers that follow each other talk by; each of them has an end of it."""
+
+    def send(self, kind: IntEnum, version: int, tensors: Sequence[Tensor | None]) -> None:
+        """Send a message of a step, and go on before it has arrived."""
+        ...
+
+    def receive(self, kind: IntEnum, version: int) -> list[Tensor | None]:
+        """Wait for the next message, which must be of this kind and step."""
+        ...
+
+
+class Channel:
+    """Sends messages to another process, and receives those that it sends, in their order.
+
+    Args:
+        peer: the rank of the other process in the group.
+        role: what the other process does, for errors: ``"runs stage 2"``.
+        in_flight: how many messages are on their way to the other process at most. A further one
+            waits until the other process has taken the first of them.
+        group: of processes; None: all.
+
+    Raises:
+        RuntimeError: ``torch.distributed`` is not initialised.
+
+    Example:
+        >>> class Sent(IntEnum):
+        ...     ACTIVATION = 1
+        >>> message = pack_message(Sent.ACTIVATION, 7, [torch.ones(2), None])
+        >>> unpack_message(*message)
+        [tensor([1., 1.]), None]
+    """
+
+    def __init__(
+        self, peer: int, role: str, *, in_flight: int = 4, group: dist.ProcessGroup | None = None
+    ):
+        if not dist.is_initialized():
+            raise RuntimeError(
+                "torch.distributed is not initialised; start the processes with torchrun, and call "
+                'torch.distributed.init_process_group("gloo")'
+            )
+        self.peer = peer
+        self.role = role
+        self.in_flight = in_flight
+        self.group = group
+        self._rank = peer if group is None else dist.get_global_rank(group, peer)
+        self.waits: list[tuple[float, float]] = []  # for the other process; begin and end, in s
+        # The transfers of each message, with what is sent: it must stay until they are done.
+        self._sending: deque[list[tuple[dist.Work, Tensor]]] = deque()
+
+    def send(self, kind: IntEnum, version: int, tensors: Sequence[Tensor | None]) -> None:
+        """Send a message, and go on before it has arrived.
+
+        Args:
+            kind: of the message.
+            version: the step of the training that it belongs to.
+            tensors: at most six, of at most eight axes each; None is sent as None. They are copied,
+                so that they may change afterwards.
+
+        Raises:
+            ProcessEnded: the other process has ended.
+            ValueError: the tensors cannot be sent in one message.
+        """
+        if len(self._sending) >= self.in_flight:
+            began = time.perf_counter()
+            self._wait_for_first()
+            self.waits.append((began, time.perf_counter()))
+        parts = [part for part in pack_message(kind, version, tensors) if part.numel()]
+        try:
+            self._sending.append([(self._sent(part), part) for part in parts])
+        except RuntimeError as error:
+            raise self._ended(error) from error
+
+    def receive(self, kind: IntEnum, version: int) -> list[Tensor | None]:
+        """Wait for the next message.
+
+        Args:
+            kind: that the message must have.
+            version: likewise.
+
+        Returns:
+            Its tensors, on the CPU.
+
+        Raises:
+            ProcessEnded: the other process has ended.
+            ValueError: the next message is another one.
+        """
+        found, tensors = self.receive_any(type(kind), version)
+        if found != kind:
+            raise self._unexpected(found.name, version, kind.name, version)
+        return tensors
+
+    def receive_any(self, kinds: type[Kind], version: int) -> tuple[Kind, list[Tensor | None]]:
+        """Wait for the next message, of any kind.
+
+        Args:
+            kinds: that there are.
+            version: that the message must have.
+
+        Returns:
+            Its kind and its tensors, on the CPU.
+
+        Raises:
+            ProcessEnded: the other process has ended.
+            ValueError: the next message has another version, or a kind that is none of these.
+        """
+        began = time.perf_counter()
+        header = torch.empty(FIRST + MOST_TENSORS * ENTRY, dtype=torch.int64)
+        self._fill(header)
+        kind, found_version, _, size, *_ = header.tolist()
+        if found_version != version or kind not in set(kinds):
+            name = kinds(kind).name if kind in set(kinds) else str(kind)
+            raise self._unexpected(name, found_version, "one", version)
+        data = torch.empty(size, dtype=torch.uint8)
+        if size:
+            self._fill(data)
+        self.waits.append((began, time.perf_counter()))
+        return kinds(kind), unpack_message(header, data)
+
+    def flush(self) -> None:
+        """Wait until the other process has received all messages.
+
+        Raises:
+            ProcessEnded: it has ended.
+        """
+        while self._sending:
+            self._wait_for_first()
+
+    def _sent(self, part: Tensor) -> dist.Work:
+        work = dist.isend(part, self._rank, self.group)
+        assert work is not None  # None: this process is not in the group
+        return work
+
+    def _fill(self, part: Tensor) -> None:
+        try:
+            dist.recv(part, self._rank, self.group)
+        except RuntimeError as error:
+            raise self._ended(error) from error
+
+    def _wait_for_first(self) -> None:
+        try:
+            for work, _ in self._sending.popleft():
+                work.wait()
+        except RuntimeError as error:
+            raise self._ended(error) from error
+
+    def _unexpected(self, kind: str, version: int, expected: str, at: int) -> ValueError:
+        return ValueError(
+            f"process {self.peer}, which {self.role}, sent a message {kind} of step {version}, "
+            f"expected {expected} of step {at}; all processes must be given the same data, and "
+            "have the same settings"
+        )
+
+    def _ended(self, error: RuntimeError) -> ProcessEnded:
+        what = "does not answer" if "imed out" in str(error) else "has ended"
+        return ProcessEnded(
+            f"process {self.peer}, which {self.role}, {what}; its message says why. The others "
+            "cannot go on without it: start all of them again from the last checkpoint"
+        )
+
+
+def pack_message(
+    kind: IntEnum, version: int, tensors: Sequence[Tensor | None]
+) -> tuple[Tensor, Tensor]:
+    """Make the header and the bytes of a message.
+
+    Args:
+        kind: as in :meth:`Channel.send`.
+        version: likewise.
+        tensors: likewise.
+
+    Returns:
+        Whole numbers ``[64]``, and bytes.
+
+    Raises:
+        ValueError: the tensors cannot be sent in one message.
+    """
+    if len(tensors) > MOST_TENSORS:
+        raise ValueError(f"got {len(tensors)} tensors for a message, expected <= {MOST_TENSORS}")
+    numbers, blocks = [], []
+    for x in tensors:
+        if x is None:
+            numbers += [NO_TENSOR] + [0] * (ENTRY - 1)
+            continue
+        if x.dtype not in TYPES or x.dim() > MOST_AXES:
+            raise ValueError(
+                f"got a tensor {list(x.shape)} of {x.dtype} for a message, expected at most "
+                f"{MOST_AXES} axes and one of {', '.join(map(str, TYPES))}"
+            )
+        numbers += [TYPES.index(x.dtype), x.dim(), *x.shape] + [0] * (MOST_AXES - x.dim())
+        block = x.detach().cpu().contiguous().flatten().view(torch.uint8)
+        blocks += [block, torch.zeros(-block.numel() % ALIGNED, dtype=torch.uint8)]
+    data = torch.cat(blocks) if blocks else torch.empty(0, dtype=torch.uint8)
+    numbers += [0] * ((MOST_TENSORS - len(tensors)) * ENTRY)
+    return torch.tensor([int(kind), version, len(tensors), data.numel(), *numbers]), data
+
+
+def unpack_message(header: Tensor, data: Tensor) -> list[Tensor | None]:
+    """The tensors of a message.
+
+    Args:
+        header: from :func:`pack_message`.
+        data: likewise.
+
+    Returns:
+        The tensors, which lie in the bytes.
+    """
+    _, _, count, _, *numbers = header.tolist()
+    tensors: list[Tensor | None] = []
+    begin = 0
+    for i in range(count):
+        number, axes, *shape = numbers[i * ENTRY : (i + 1) * ENTRY]
+        if number == NO_TENSOR:
+            tensors.append(None)
+            continue
+        dtype, shape = TYPES[number], shape[:axes]
+        end = begin + torch.Size(shape).numel() * dtype.itemsize
+        tensors.append(data[begin:end].view(dtype).view(shape))
+        begin = end + (begin - end) % ALIGNED
+    return tensors

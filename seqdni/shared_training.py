@@ -1,0 +1,154 @@
+"""Gives each of several processes what the others have trained, where each trains a part.
+
+Every process has the whole trainer. Each *part* of it (a stage of a net, or a level of a hierarchy)
+is trained by one process, and the copies that the others have of it become old. Afterwards the
+copies are brought up to date, so that every process can evaluate, save and go on.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from seqdni.checkpoint import load_optimizer
+from seqdni.cores.stack import LockedDropout
+from seqdni.metrics import RunningSums
+from seqdni.parallel import DataParallel
+from seqdni.state_bytes import to_bytes
+from seqdni.synthesizers import controls
+from seqdni.synthetic_gradients import SyntheticGradients
+
+Trained: TypeAlias = list[tuple[nn.Module, torch.optim.Optimizer | None]]
+"""The modules of a part, each with the optimiser of its parameters."""
+
+
+def check_processes(
+    processes: DataParallel, parts: int, what: str, device: torch.device, state: Any
+) -> None:
+    """Refuse another number of processes than of parts, a GPU, and trainers that differ.
+
+    Args:
+        processes: of the run.
+        parts: how many there are.
+        what: the name of a part, in errors.
+        device: of the model.
+        state: of the trainer of this process.
+
+    Raises:
+        ValueError: something does not fit; the message says what was expected.
+    """
+    if processes.size != parts:
+        raise ValueError(
+            f"got {processes.size} processes for {parts} {what}s, expected one for each {what}: "
+            f"torchrun --nproc-per-node {parts} ..."
+        )
+    if device.type != "cpu":
+        raise ValueError(
+            f"the model is on {device}, expected the CPU: {what}s in processes of their own do not "
+            "run on GPUs yet"
+        )
+    checksum = zlib.crc32(to_bytes(state).numpy().tobytes())
+    processes.check_same("trainers (checksums of their states)", checksum)
+
+
+def check_no_draws(module: nn.Module, credit: Sequence[SyntheticGradients], what: str) -> None:
+    """Refuse random numbers that parts of a trainer would draw from one generator.
+
+    Args:
+        module: of a part.
+        credit: its synthetic gradients.
+        what: the name of the part, in errors.
+
+    Raises:
+        ValueError: there is dropout, or a control that may draw.
+    """
+    order = "parts that work apart would draw from one generator, in an order that depends on "
+    for each in module.modules():
+        if each.training and _dropout_rate(each) > 0:
+            raise ValueError(f"{what} has dropout, and {order}their speed; leave dropout out")
+    for synthetic in credit:
+        if synthetic.boundary.control not in (None, controls.batch_mean, controls.zero):
+            raise ValueError(
+                f"a boundary of {what} has a control that may draw random numbers, and {order}"
+                "their speed; expected controls.batch_mean, controls.zero or None"
+            )
+
+
+def _dropout_rate(module: nn.Module) -> float:
+    """Of a layer of torch, of a recurrent module between its layers, or of a locked mask."""
+    if isinstance(module, LockedDropout):
+        return module.rate
+    if isinstance(module, nn.RNNBase):
+        return module.dropout
+    return module.p if isinstance(module, nn.modules.dropout._DropoutNd) else 0.0
+
+
+def share(
+    processes: DataParallel,
+    parts: Sequence[Trained],
+    meter: RunningSums,
+    before: Mapping[str, Any],
+    more: Any,
+) -> list[Any]:
+    """Give each process what the others have trained.
+
+    Args:
+        processes: process k has trained part k.
+        parts: all of them, the same in each process but for the values.
+        meter: the sums of this process; afterwards those of all.
+        before: the sums when they began.
+        more: what else belongs to the part of this process: tensors, numbers and strings.
+
+    Returns:
+        The ``more`` of each process.
+    """
+    own = {
+        "modules": [module.state_dict() for module, _ in parts[processes.rank]],
+        "optimizers": [each and each.state_dict() for _, each in parts[processes.rank]],
+        "sums": meter.state_dict(),
+        "more": more,
+    }
+    found = processes.of_all(own)
+    for k, part in enumerate(found):
+        if k == processes.rank:
+            continue
+        of_each = zip(parts[k], part["modules"], part["optimizers"], strict=True)
+        for (module, optimizer), state, optimizer_state in of_each:
+            module.load_state_dict(state)
+            if optimizer is not None:
+                load_optimizer(optimizer, optimizer_state)
+    meter.load_state_dict(joined_sums(before, [part["sums"] for part in found]))
+    return [part["more"] for part in found]
+
+
+def joined_sums(before: Mapping[str, Any], after: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sums that several processes have gone on adding to, each by itself.
+
+    Args:
+        before: the sums when they began.
+        after: those of each process.
+
+    Returns:
+        The sums of all. One that a single process has added to is its own, bit for bit.
+
+    Example:
+        >>> joined_sums({"a": 1.0}, [{"a": 1.0, "b": 2.0}, {"a": 1.5, "b": 3.0}])
+        {'a': 1.5, 'b': 5.0}
+    """
+    joined = dict(before)
+    for name in {name: None for sums in after for name in sums}:
+        changed = [
+            sums[name]
+            for sums in after
+            if name in sums and not (name in before and bool(sums[name] == before[name]))
+        ]
+        first = before.get(name, 0.0)
+        if len(changed) == 1:
+            joined[name] = changed[0]
+        elif changed:
+            joined[name] = first + sum(value - first for value in changed)
+    return joined
