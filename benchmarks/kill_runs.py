@@ -48,30 +48,31 @@ def alive(pid: int) -> bool:
 
 def killed(command: list[str], processes: int, out: Path, chance: random.Random) -> str:
     """Start a run, and kill one of its processes; what happened, in words."""
-    agent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    torchrun = subprocess.Popen(command, **quiet)
     begun, checkpoint = time.monotonic(), out / "last.pt"
     before, workers = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0, []
-    while agent.poll() is None and time.monotonic() - begun < 120:
-        workers = children(agent.pid)
+    while torchrun.poll() is None and time.monotonic() - begun < 120:
+        workers = children(torchrun.pid)
         going_on = checkpoint.exists() and checkpoint.stat().st_mtime_ns != before
         if len(workers) == processes and going_on:
             break
         time.sleep(0.02)
-    if agent.poll() is not None:
-        agent.communicate()
-        return "finished" if agent.returncode == 0 else f"failed with {agent.returncode}"
+    if torchrun.poll() is not None:
+        torchrun.communicate()
+        return "finished" if torchrun.returncode == 0 else f"failed with {torchrun.returncode}"
     time.sleep(chance.uniform(0, 1))
     victim = chance.randrange(processes)
     if not alive(workers[victim]):
-        agent.communicate()
-        return "finished" if agent.returncode == 0 else f"failed with {agent.returncode}"
+        torchrun.communicate()
+        return "finished" if torchrun.returncode == 0 else f"failed with {torchrun.returncode}"
     os.kill(workers[victim], signal.SIGKILL)
     began = time.monotonic()
     while any(map(alive, workers)):
         assert time.monotonic() - began < LIMIT, f"processes are left: {workers}"
         time.sleep(0.01)
     seconds = time.monotonic() - began
-    errors = agent.communicate(timeout=60)[1]
+    errors = torchrun.communicate(timeout=60)[1]
     said = [line for line in errors.splitlines() if line.startswith("seqdni: error:")]
     return f"killed process {victim}, the others ended in {seconds:.2f} s, {len(said)} lines"
 

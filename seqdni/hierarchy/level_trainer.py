@@ -14,7 +14,7 @@ Source: Jaderberg et al., arXiv 1608.05343, section 3.2 (multi-network systems).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -288,9 +288,16 @@ class LevelTrainer:
         Args:
             all_of_it: whether the level above learns from an incomplete chunk too.
         """
-        if self.above is None:
-            return
-        for pairs in self.above.learn_complete_chunks(all_of_it):
+        if self.above is not None:
+            self.learn_message_gradients(self.above.learn_complete_chunks(all_of_it))
+
+    def learn_message_gradients(self, arrived: Iterable[Pairs]) -> None:
+        """Let the synthesizer of messages learn.
+
+        Args:
+            arrived: messages with the gradients that the level above has found for them.
+        """
+        for pairs in arrived:
             factor = self.training.learner.loss_scale / self._rows
             for loss in self.message_gradients.correct(pairs, self._rows, factor):
                 self.meter.add(**{f"message_loss_{self.k}": loss, f"message_steps_{self.k}": 1})

@@ -81,13 +81,14 @@ class RemoteLevel:
         Args:
             messages_mBM: one for each tick of the level above.
         """
-        ticks = self.level.pending_ticks[self.sent - self.level.ticks :]
-        self.link.send(Said.MESSAGES, self.sent, [messages_mBM])
-        for each in ticks[: len(messages_mBM)]:
-            self.sent += 1
-            self._restarts[self.sent] = each.should_reset[0]
         if self.level.level.context_size:
-            self._awaited.append((Said.CONTEXT, self.sent))
+            first, count = self.sent - self.level.ticks, len(messages_mBM)
+            ticks = self.level.pending_ticks[first : first + count]
+            for tick, each in enumerate(ticks, self.sent + 1):
+                self._restarts[tick] = each.should_reset[0]
+            self._awaited.append((Said.CONTEXT, self.sent + count))
+        self.link.send(Said.MESSAGES, self.sent, [messages_mBM])
+        self.sent += len(messages_mBM)
 
     def receive_context_gradients(self, grads: dict[int, Tensor], expired: int) -> None:
         """Send gradients of contexts; see :meth:`LevelTrainer.receive_context_gradients`.
@@ -119,7 +120,18 @@ class RemoteLevel:
         if chunks := self._complete(all_of_it):
             self.link.send(Said.LEARN, self.sent, [torch.tensor(all_of_it)])
             self._awaited += [(Said.PAIRS, self.sent)] * chunks
-        self._take_answers(self.sent - (0 if all_of_it else self.staleness))
+        yield from self.arrived(0 if all_of_it else self.staleness)
+
+    def arrived(self, staleness: int) -> Iterator[Pairs]:
+        """Take answers.
+
+        Args:
+            staleness: ticks whose answers are not taken yet.
+
+        Yields:
+            Messages and their gradients.
+        """
+        self._take_answers(self.sent - staleness)
         while self._pairs:
             yield self._pairs.popleft()
 

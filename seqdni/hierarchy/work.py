@@ -105,8 +105,7 @@ class OneLevel:
     def settle(self) -> None:
         """Take all answers of the level above that are still to come."""
         if self.remote is not None:
-            self.remote.staleness = 0
-            self.level.let_level_above_learn()
+            self.level.learn_message_gradients(self.remote.arrived(0))
 
     def _answer(self, below: Channel) -> None:
         """Carry out what the level below asks for, until it is done with a step of the stream."""

@@ -92,7 +92,7 @@ def test_processes_with_other_options_are_refused(tmp_path):
     [
         ((*COPY, "--batch", "9"), "--batch 9 cannot be dealt equally to 2 processes"),
         ((*COPY, "--trainer", "overlap"), "--trainer overlap is for one process alone"),
-        (("run", "count-digits"), "start it without torchrun"),
+        (("run", "count-digits"), "or start the run without torchrun"),
     ],
 )
 def test_what_several_processes_cannot_do_is_refused(words, message, tmp_path):

@@ -23,6 +23,7 @@ PROCESSES, ROWS = 3, 3
 PERIODS = {"2": (1, 3), "2 at every step": (1, 1), "3": (1, 2, 2)}
 SIZES = {  # of the chunks, in two parts of the run
     "whole": ([3] * 7, [3] * 6 + [2]),
+    "short": ([2] * 7, [2] * 9),
     "ragged": ([3, 1, 4, 2, 5, 1, 4], [13, 7]),
 }
 
@@ -50,6 +51,7 @@ CASES = [
     Case("2", True, True, "dni", "rls", 2, "whole"),
     Case("2 at every step", True, False, "dni", "mlp", 3, "ragged"),
     Case("3", True, True, "dni", "rls", 1, "ragged"),
+    Case("3", True, False, "dni", "mlp", 0, "short"),
 ]
 
 
@@ -128,8 +130,7 @@ class Delayed(EveryLevel):
 
     def settle(self):
         for level, remote in zip(self.levels, self.remotes, strict=False):
-            remote.staleness = 0
-            level.let_level_above_learn()
+            level.learn_message_gradients(remote.arrived(0))
             assert not remote.link.answers
 
 
