@@ -79,6 +79,13 @@ EXPERIMENTS = {
             _depth(2),
         ),
         _experiment(
+            "no-label-shuffled",
+            "Without the label, gradients of other rows, 5 epochs",
+            {"DNI, MLP, shuffled": {**DNI, "control": "shuffled"}},
+            _depth(2),
+            seeds=(21,),
+        ),
+        _experiment(
             "no-label-longer",
             "Without the label, 60 epochs",
             {"DNI, MLP": {**DNI, "epochs": 60}},
@@ -89,7 +96,7 @@ EXPERIMENTS = {
             "unlock",
             "Complete unlock with the critic, 5 epochs",
             {"unlocked": UNLOCK},
-            _depth(2) | _depth(3) | _depth(4) | _depth(5),
+            _depth(2) | _depth(3),
         ),
         _experiment(
             "unlock-longer",
