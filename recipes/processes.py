@@ -78,6 +78,26 @@ def _stay_on_loopback() -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", ",".join(own[:1]))
 
 
+def own_rows(batch: int) -> slice | None:
+    """The rows of a batch that this process trains on; None: all, there is one process.
+
+    Args:
+        batch: rows of all processes together.
+
+    Raises:
+        RunError: the rows cannot be dealt equally.
+    """
+    parallel = together()
+    if parallel is None:
+        return None
+    if batch % parallel.size:
+        raise RunError(
+            f"--batch {batch} cannot be dealt equally to {parallel.size} processes; "
+            f"use a --batch that {parallel.size} divides"
+        )
+    return parallel.rows(batch)
+
+
 def is_lost(error: Exception) -> bool:
     """Whether an error says that another process has ended.
 

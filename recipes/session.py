@@ -380,7 +380,8 @@ class Session:
             arguments["ahead"] = self.stream.peek(steps_known)
         if self.known_answers is not None:
             arguments["condition"] = self._conditions(self.known_answers, chunk)
-        if self.parallel is not None:
+        has_own_rows = getattr(self.stream, "rows", None) is not None  # the stream deals them
+        if self.parallel is not None and not has_own_rows:
             chunk, arguments = self._own_rows(chunk, arguments)
         try:
             self.step(chunk, **arguments)

@@ -32,10 +32,13 @@ class TokenStream:
         tokens: [n] ids.
         batch_size: number of rows, >= 1.
         chunk_len: steps of a chunk, >= 1.
+        rows: which of the B rows the chunks have; None: all. Only their part of the text is read,
+            so that several processes can each read a part. The state is the same in all of them.
 
     Raises:
         CorpusError: there are too few tokens for one step in each row.
-        ValueError: the tokens are not one row of integers, or a size is below 1.
+        ValueError: the tokens are not one row of integers, a size is below 1, or there are no such
+            rows.
 
     Example:
         >>> stream = TokenStream(np.arange(11), batch_size=2, chunk_len=3)
@@ -49,7 +52,13 @@ class TokenStream:
                 [ 9, 10]])
     """
 
-    def __init__(self, tokens: Tokens, batch_size: SupportsIndex, chunk_len: SupportsIndex):
+    def __init__(
+        self,
+        tokens: Tokens,
+        batch_size: SupportsIndex,
+        chunk_len: SupportsIndex,
+        rows: slice | None = None,
+    ):
         batch_size, chunk_len = _sizes(batch_size, chunk_len)
         tokens = _one_row(tokens)
         if len(tokens) < batch_size + 1:
@@ -59,6 +68,10 @@ class TokenStream:
             )
         self.batch_size = batch_size
         self.chunk_len = chunk_len
+        self.rows = rows
+        self._own_rows = range(batch_size)[slice(None) if rows is None else rows]
+        if not self._own_rows:
+            raise ValueError(f"rows is {rows}, which has none of the {batch_size} rows")
         self.epoch = 0
         self._tokens = tokens
         self._steps = (len(tokens) - 1) // batch_size
@@ -70,7 +83,7 @@ class TokenStream:
 
     @property
     def tokens_per_epoch(self) -> int:
-        """Targets scored in an epoch."""
+        """Targets scored in an epoch, of all B rows."""
         return self._steps * self.batch_size
 
     def __iter__(self) -> "TokenStream":
@@ -78,7 +91,7 @@ class TokenStream:
 
     def __next__(self) -> Batch:
         begin, end = self._cursor, min(self._cursor + self.chunk_len, self._steps)
-        tokens_UB = _read(self._tokens, self._steps, self.batch_size, begin, end)
+        tokens_UB = _read(self._tokens, self._steps, self._own_rows, begin, end)
         chunk = _chunk(tokens_UB, is_first=begin == 0, is_last=end == self._steps)
         self._cursor = end % self._steps
         self.epoch += end == self._steps
@@ -97,7 +110,7 @@ class TokenStream:
         begin, end = self._cursor, min(self._cursor + steps, self._steps)
         if begin == 0:
             return None
-        tokens_UB = _read(self._tokens, self._steps, self.batch_size, begin, end)
+        tokens_UB = _read(self._tokens, self._steps, self._own_rows, begin, end)
         return _chunk(tokens_UB, is_first=False, is_last=end == self._steps)
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,15 +191,17 @@ def _evaluate(
     row_B = torch.arange(rows)
     for begin in range(0, length, chunk_len):
         end = min(begin + chunk_len, length)
-        chunk = _chunk(_read(tokens, steps, rows, begin, end), begin == 0, end == length)
+        chunk = _chunk(_read(tokens, steps, range(rows), begin, end), begin == 0, end == length)
         step_T1 = torch.arange(begin, end)[:, None]
         mask_TB = ((step_T1 >= warmup) | (row_B == 0)) & (steps * row_B + step_T1 < targets)
         yield chunk if bool(mask_TB.all()) else chunk._replace(mask=mask_TB)
 
 
-def _read(tokens: np.ndarray, steps: int, rows: int, begin: int, end: int) -> Int64[Tensor, "U B"]:
-    """Tokens begin to end of every row, `end` included; after the text, its last token again."""
-    index_UB = np.arange(begin, end + 1)[:, None] + steps * np.arange(rows)
+def _read(
+    tokens: np.ndarray, steps: int, rows: range, begin: int, end: int
+) -> Int64[Tensor, "U B"]:
+    """Tokens begin to end of some rows, `end` included; after the text, its last token again."""
+    index_UB = np.arange(begin, end + 1)[:, None] + steps * np.asarray(rows)
     return torch.from_numpy(np.asarray(tokens.take(index_UB, mode="clip"), dtype=np.int64))
 
 

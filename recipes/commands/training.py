@@ -19,7 +19,7 @@ from seqdni.recipes.fine_tune import start_from
 from seqdni.recipes.launched import rank
 from seqdni.recipes.option_field import LIMITS, check_effect, flag
 from seqdni.recipes.parsing import given_flags, parse
-from seqdni.recipes.processes import as_first_sees, joined
+from seqdni.recipes.processes import as_first_sees, joined, own_rows
 from seqdni.recipes.recipe import Recipe
 from seqdni.recipes.registry import RECIPES
 from seqdni.recipes.saved_run import saved_options
@@ -207,11 +207,8 @@ def _check_processes(session: Session) -> None:
             f"several processes cannot train this kind of run of {options.recipe}; "
             "start it without torchrun"
         )
-    if session.parallel is not None and options.batch % processes.size:
-        raise RunError(
-            f"--batch {options.batch} cannot be dealt equally to {processes.size} processes; "
-            f"use a --batch that {processes.size} divides"
-        )
+    if session.parallel is not None:
+        own_rows(options.batch)
     what = repr([seqdni.__version__, {**asdict(options), "out": None}, session.progress])
     try:
         processes.check_same("options, data or versions", zlib.crc32(what.encode()))

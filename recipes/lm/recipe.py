@@ -64,6 +64,7 @@ from seqdni.recipes.lm.notes import (
 from seqdni.recipes.lm.options import Options
 from seqdni.recipes.lm.options import prepare as prepare  # what a recipe has
 from seqdni.recipes.lm.sample import write
+from seqdni.recipes.processes import own_rows
 from seqdni.recipes.session import Session
 from seqdni.recipes.trained import Trained
 from seqdni.recipes.trainers import way_of
@@ -111,8 +112,10 @@ def start(options: Options, directory: RunDirectory) -> Session:
         raise RunError(
             f"--patience and --schedule plateau need a validation split, and {corpus.name} has none"
         )
+    # Levels in processes of their own all read the same rows.
+    rows = None if options.hierarchy > 1 else own_rows(options.batch)
     try:
-        stream = TokenStream(corpus.train, options.batch, options.chunk_len)
+        stream = TokenStream(corpus.train, options.batch, options.chunk_len, rows)
     except CorpusError as error:
         raise RunError(f"--batch {options.batch}: {error}") from None
     note_corpus(options, text, corpus)

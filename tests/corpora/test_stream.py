@@ -180,6 +180,40 @@ def test_peeking_shows_the_next_steps_and_moves_nothing():
     assert stream.peek(3) is None
 
 
+class Recorded(np.ndarray):
+    """Tokens that know what was read of them."""
+
+    read: list
+
+    def take(self, indices, **options):
+        self.read += np.unique(indices).tolist()
+        return np.asarray(self).take(indices, **options)
+
+
+def test_parts_of_the_rows_are_the_whole_and_read_their_part_of_the_text():
+    whole = TokenStream(tokens_of(41), batch_size=4, chunk_len=4)
+    parts = []
+    for rows in (slice(0, 1), slice(1, 4)):
+        tokens = tokens_of(41).view(Recorded)
+        tokens.read = []
+        parts.append((TokenStream(tokens, 4, 4, rows), tokens))
+    for _ in range(7):  # over the end of an epoch
+        assert all(part.state_dict() == whole.state_dict() for part, _ in parts)
+        seen, expected = [part.peek(3) for part, _ in parts], whole.peek(3)
+        assert (expected is None) == (seen[0] is None) == (seen[1] is None)
+        got, expected = [next(part) for part, _ in parts], next(whole)
+        assert torch.equal(torch.cat([x.inputs for x in got], dim=1), expected.inputs)
+        assert torch.equal(torch.cat([x.targets for x in got], dim=1), expected.targets)
+        if expected.should_reset is not None:
+            marks = torch.cat([x.should_reset for x in got], dim=1)
+            assert torch.equal(marks, expected.should_reset)
+    assert set(parts[0][1].read) == set(range(11))  # ten steps and the last target
+    assert set(parts[1][1].read) == set(range(10, 41))
+    assert parts[1][0].tokens_per_epoch == whole.tokens_per_epoch
+    with pytest.raises(ValueError, match="none of the 4 rows"):
+        TokenStream(tokens_of(41), 4, 4, slice(4, 8))
+
+
 KINDS = {"list": list, "tensor": torch.tensor, "uint16": np.uint16, "array": np.asarray}
 
 
