@@ -96,7 +96,7 @@ EXPERIMENTS = {
             "unlock",
             "Complete unlock with the critic, 5 epochs",
             {"unlocked": UNLOCK},
-            _depth(2) | _depth(3),
+            _depth(2) | _depth(3) | _depth(4) | _depth(5),
         ),
         _experiment(
             "unlock-longer",
