@@ -50,6 +50,7 @@ class Session:
         step: trains on what the stream yields; None: the method of the trainer.
         apart: whether each process of this run trains a part of the model. Each must have the whole
             of it after every step.
+        deals_rows: whether the stream has only the rows of this process.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Session:
         known_answers: KnownAnswers | None = None,
         step: Callable[..., None] | None = None,
         apart: bool = False,
+        deals_rows: bool = False,
     ):
         self.directory = directory
         self.options = options
@@ -74,6 +76,7 @@ class Session:
         self.unit = unit
         self.known_answers = known_answers
         self.apart = apart
+        self.deals_rows = deals_rows
         self.processes = together()  # of this run; None: only one
         # The same where each of them has rows of its own:
         self.parallel: DataParallel | None = getattr(trainer, "parallel", None)
@@ -380,8 +383,7 @@ class Session:
             arguments["ahead"] = self.stream.peek(steps_known)
         if self.known_answers is not None:
             arguments["condition"] = self._conditions(self.known_answers, chunk)
-        has_own_rows = getattr(self.stream, "rows", None) is not None  # the stream deals them
-        if self.parallel is not None and not has_own_rows:
+        if self.parallel is not None and not self.deals_rows:
             chunk, arguments = self._own_rows(chunk, arguments)
         try:
             self.step(chunk, **arguments)

@@ -180,7 +180,7 @@ class Boundary(nn.Module):
         Returns:
             A tensor without a graph, in per-example-sum units.
         """
-        grad_BS = predicted_BS
+        grad_BS = predicted_BS.detach()
         if self.bound is not None:
             grad_BS = self.gradient_scale.bounded(grad_BS, self.bound)
         return grad_BS if self.grad_scale == 1 else grad_BS * self.grad_scale
@@ -197,7 +197,7 @@ class Boundary(nn.Module):
         Returns:
             A tensor without a graph, in per-example-sum units.
         """
-        grad_BS = grad_BS if self.control is None else self.control(grad_BS)
+        grad_BS = grad_BS.detach() if self.control is None else self.control(grad_BS.detach())
         return where_continues(grad_BS, continues_B)
 
     def synthetic_grad(

@@ -85,7 +85,7 @@ class TargetGuard(nn.Module):
             "than any recent one; the synthesizer does not learn from it. If the objective is "
             "multiplied by a factor, give it as loss_scale, or call bootstrap() in every chunk",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=6,  # the caller of Boundary.loss
         )
         nothing = torch.zeros(len(state_BS), dtype=torch.bool)
         return torch.zeros_like(state_BS), torch.zeros_like(target_BS), nothing

@@ -81,6 +81,7 @@ def map_state(fn: Callable[..., Tensor], state: State, *others: State) -> State:
     if isinstance(state, tuple):
         parts = [map_state(fn, *branch) for branch in zip(state, *others, strict=True)]
         return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    leaves(state)  # refuses what is no state
     return {
         name: map_state(fn, state[name], *(other[name] for other in others))  # type: ignore
         for name in list(state)
@@ -243,9 +244,11 @@ def unpack(packed_BS: Float[Tensor, "B S"], like: State) -> State:
         True
     """
     widths = [leaf.numel() // leaf.shape[-2] for leaf in leaves(like)]
-    if packed_BS.shape[1] != sum(widths):
+    rows = leaves(like)[0].shape[-2]
+    if packed_BS.shape != (rows, sum(widths)):
         raise ValueError(
-            f"got {packed_BS.shape[1]} packed features, expected {sum(widths)} for this state"
+            f"got a packed state {list(packed_BS.shape)}, expected {[rows, sum(widths)]}, which is "
+            "[rows, features] of this state"
         )
     parts = iter(packed_BS.split(widths, dim=1))
 

@@ -69,6 +69,8 @@ class TokenStream:
         self.batch_size = batch_size
         self.chunk_len = chunk_len
         self.rows = rows
+        if not isinstance(rows, slice | None):
+            raise ValueError(f"rows is {rows!r}, expected a slice, as slice(0, 8), or None for all")
         self._own_rows = range(batch_size)[slice(None) if rows is None else rows]
         if not self._own_rows:
             raise ValueError(f"rows is {rows}, which has none of the {batch_size} rows")

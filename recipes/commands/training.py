@@ -190,6 +190,11 @@ def _change(options: Any, given: dict[str, Any]) -> None:
             )
         changed |= getattr(options, name) != value and name in LIMITS
         setattr(options, name, value)
+    if getattr(options, "staleness", 0) and options.apart is None:
+        raise RunError(
+            f"this run has --staleness {options.staleness}, which parts that train one after "
+            "another do not have; leave --apart as it was"
+        )
     if changed and getattr(options, "schedule", "constant") in ("cosine", "steps"):
         raise RunError(
             f"--schedule {options.schedule} depends on when a run ends, so its limits cannot "

@@ -143,6 +143,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
         *(directory, options, trainer, wrapped, progress, data),
         step=step,
         apart=options.apart is not None,
+        deals_rows=rows is not None,
     )
     if options.epochs is not None:
         limit = max(1, round(options.epochs * stream.tokens_per_epoch))

@@ -30,11 +30,29 @@ def is_plain(trunk: nn.Sequential, heads: Sequence[nn.Module]) -> bool:
         heads: read the trunk's features.
 
     Returns:
-        Whether all are linear layers, those of the trunk with ReLU or Tanh after each.
+        Whether all are linear layers as torch makes them, those of the trunk with ReLU or Tanh
+        after each.
     """
     layers = list(trunk)
-    return all(type(each) is nn.Linear for each in (*layers[::2], *heads)) and all(
-        type(each) in (nn.ReLU, nn.Tanh) for each in layers[1::2]
+    return (
+        len(layers) % 2 == 0
+        and all(_is_usual(each, nn.Linear) for each in (*layers[::2], *heads))
+        and all(_is_usual(each, nn.ReLU, nn.Tanh) for each in layers[1::2])
+    )
+
+
+def _is_usual(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a module is one of some kinds, with its own parameters and without hooks."""
+    own = module._parameters
+    return (
+        type(module) in kinds
+        and (not isinstance(module, nn.Linear) or None not in (own.get("weight"), own.get("bias")))
+        and not (
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+        )
     )
 
 

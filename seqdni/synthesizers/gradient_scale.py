@@ -51,6 +51,7 @@ class GradientScale(nn.Module):
         largest = self.square.sqrt() * (bound * predicted_BS.shape[1] ** 0.5)
         return predicted_BS * (largest / norm_B1.clamp_min_(1e-30)).clamp_max_(1.0)
 
+    @torch.no_grad()
     def update(
         self,
         target_BS: Float[Tensor, "B S"],

@@ -119,12 +119,17 @@ class MLPSynthesizer(nn.Module):
         """The running root mean square of the targets; 0 before the first."""
         return self.mean_square.sqrt()
 
-    def get_extra_state(self) -> dict[str, int]:
-        """The number of regression steps so far, for the state_dict."""
-        return {"targets_seen": self.targets_seen}
+    def get_extra_state(self) -> dict[str, int | bool]:
+        """The number of regression steps so far, and what an output means, for the state_dict."""
+        return {"targets_seen": self.targets_seen, "scaled": self.scaled}
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Restore what :meth:`get_extra_state` returned."""
+    def set_extra_state(self, state: dict[str, int | bool]) -> None:
+        """Restore what :meth:`get_extra_state` returned; ValueError if an output meant more."""
+        if (saved := state.get("scaled", True)) != self.scaled:
+            raise ValueError(
+                f"the saved synthesizer has scaled={saved}, this one scaled={self.scaled}, so that "
+                f"its predictions would have another size; build it with scaled={saved}"
+            )
         self.targets_seen = state["targets_seen"]
 
     def capture_key(self) -> Hashable | None:

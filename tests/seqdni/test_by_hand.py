@@ -5,9 +5,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from seqdni import Boundary, MLPSynthesizer, SyntheticGradients, Whitening
 from seqdni.learner import clipped
+from seqdni.synthesizers.by_hand import is_plain
 from seqdni.targets import Pairs
 
 SIZE, ROWS, CONDITION = 5, 7, 3
@@ -100,6 +102,44 @@ def test_a_loss_of_a_subclass_is_used():
         pairs = Pairs(torch.ones(ROWS, SIZE), torch.ones(ROWS, SIZE), None, None)
         taught.append([loss.item() for loss in synthetic.teach(pairs, 1.0)])
     assert taught[1][0] == pytest.approx(2 * taught[0][0])
+
+
+UNUSUAL = {
+    "spectral norm": lambda s: nn.utils.spectral_norm(s.trunk[0]),
+    "parametrized": lambda s: nn.utils.parametrizations.weight_norm(s.trunk[0]),
+    "pruned": lambda s: prune.l1_unstructured(s.trunk[0], "weight", 3),
+    "a hook": lambda s: s.trunk[0].register_forward_hook(lambda *_: s.seen.append(1)),
+    "no bias": lambda s: s.trunk.__setitem__(0, nn.Linear(SIZE, 6, bias=False)),
+    "linear at the end": lambda s: s.trunk.append(nn.Linear(6, 6)),
+}
+
+
+@pytest.mark.parametrize("change", UNUSUAL)
+def test_unusual_layers_learn_by_autograd(change):
+    synthesizer = MLPSynthesizer(SIZE, (6,))
+    synthesizer.seen = []
+    UNUSUAL[change](synthesizer)
+    nn.init.normal_(synthesizer.head.weight)
+    assert not is_plain(synthesizer.trunk, [synthesizer.head])
+    synthesizer.loss_after_backward(torch.randn(ROWS, SIZE), torch.randn(ROWS, SIZE))
+    assert all(parameter.grad is not None for parameter in synthesizer.parameters())
+    assert bool(synthesizer.seen) == (change == "a hook")
+
+
+def test_a_synthesizer_of_another_scaling_is_refused():
+    saved = MLPSynthesizer(SIZE).state_dict()
+    with pytest.raises(ValueError, match="build it with scaled=True"):
+        MLPSynthesizer(SIZE, scaled=False).load_state_dict(saved)
+    del saved["_extra_state"]["scaled"]  # as it was saved before there was a choice
+    MLPSynthesizer(SIZE).load_state_dict(saved)
+
+
+def test_what_is_applied_has_no_graph():
+    boundary = Boundary(MLPSynthesizer(SIZE), bound=1.0)
+    predicted = boundary.synthesizer(torch.randn(ROWS, SIZE))
+    assert predicted.requires_grad
+    for each in (boundary.applied, boundary.limited, boundary.masked):
+        assert not each(predicted).requires_grad
 
 
 @pytest.mark.parametrize("size", [0.1, 0.9995, 1.0, 1.0005, 30.0])

@@ -29,6 +29,7 @@ from seqdni import (
     look_ahead,
     measure_horizon,
     pack,
+    reset_rows,
     target_grad,
     unpack,
     whole_episodes,
@@ -133,8 +134,17 @@ REFUSED = {
     "a number as a state": (lambda: leaves((1.0,)), "an object of type float"),
     "packed features of another state": (
         lambda: unpack(torch.zeros(2, 5), torch.zeros(1, 2, 3)),
-        "got 5 packed features, expected 3",
+        "got a packed state",
     ),
+    "packed rows of another state": (
+        lambda: unpack(torch.zeros(5, 3), torch.zeros(1, 2, 3)),
+        r"expected \[2, 3\]",
+    ),
+    "a list to restart": (
+        lambda: reset_rows([torch.zeros(1, 2, 3)], torch.tensor([True, False]), ()),
+        "an object of type list",
+    ),
+    "a number for rows": (lambda: TokenStream(np.arange(9), 2, 2, 1), "expected a slice"),
     # a trainer's settings
     "a synthesizer that nothing trains": (
         lambda: trainer(boundary=Boundary(MLPSynthesizer(SIZE))),
