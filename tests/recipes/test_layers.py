@@ -123,7 +123,7 @@ def test_layers_in_threads_train_as_one_after_another_bit_for_bit(way):
     assert rows[0] == rows[1]
 
 
-def test_a_run_goes_on_apart_and_staleness_changes_it():
+def test_a_run_goes_on_apart_and_staleness_changes_it(capsys):
     words = ["--schedule", "constant", "--updates"]
     layers(*words, 20, "--out", "whole")
     layers(*words, 8, "--apart", "threads", "--out", "parts")
@@ -135,6 +135,8 @@ def test_a_run_goes_on_apart_and_staleness_changes_it():
     )
     assert_same(whole, parts)
     assert not torch.equal(whole["model"]["0.0.weight"], stale["model"]["0.0.weight"])
+    assert main(["run", "--resume", "stale", "--updates", "30", "--apart", "null"]) == 1
+    assert "this run has --staleness 3" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore:a gradient that arrived at a boundary was not finite")

@@ -43,6 +43,19 @@ def test_two_processes_train_as_one(whole, tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("trainer", ["dni", "random"])
+def test_each_process_reads_its_part_of_a_text(trainer, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 60)
+    words = ["run", "lm", "--corpus", str(text), "--trainer", trainer, "--hidden", "16"]
+    words += ["--batch", "4", "--updates", "12", "--threads", "1"]
+    found = outcome(launch(*words, "--out", tmp_path / "two"))
+    assert [status for status, *_ in found] == [0, 0], found
+    assert main([*words, "--out", str(tmp_path / "one")]) == 0
+    for a, b in zip(weights(tmp_path / "two"), weights(tmp_path / "one"), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
 def test_a_stopped_run_goes_on_with_as_many_processes_or_others(whole, tmp_path):
     path = tmp_path / "stopped"
     first = outcome(launch(*COPY, "--updates", 20, "--out", path))
