@@ -43,17 +43,15 @@ def is_plain(trunk: nn.Sequential, heads: Sequence[nn.Module]) -> bool:
 
 def _is_usual(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Whether a module is one of some kinds, with its own parameters and without hooks."""
-    own = module._parameters
-    return (
-        type(module) in kinds
-        and (not isinstance(module, nn.Linear) or None not in (own.get("weight"), own.get("bias")))
-        and not (
-            module._forward_hooks
-            or module._forward_pre_hooks
-            or module._backward_hooks
-            or module._backward_pre_hooks
-        )
+    own, kind = module._parameters, type(module)  # a parametrized weight is not among its own
+    has_all = own.get("weight") is not None and own.get("bias") is not None
+    has_hooks = (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
     )
+    return kind in kinds and (has_all or kind is not nn.Linear) and not has_hooks
 
 
 def activations(trunk: nn.Sequential, x_BD: Tensor) -> list[Tensor]:
