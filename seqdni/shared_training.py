@@ -8,8 +8,8 @@ copies are brought up to date, so that every process can evaluate, save and go o
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -24,6 +24,35 @@ from seqdni.synthetic_gradients import SyntheticGradients
 
 Trained: TypeAlias = list[tuple[nn.Module, torch.optim.Optimizer | None]]
 """The modules of a part, each with the optimiser of its parameters."""
+
+
+Given = TypeVar("Given")
+
+
+class GivenData:
+    """The checksum of all that a process was given to train on; it must be the same in all of them.
+
+    Example:
+        >>> given = GivenData()
+        >>> list(given.noted([torch.zeros(2)])), given.checksum
+        ([tensor([0., 0.])], 1466491799)
+    """
+
+    def __init__(self):
+        self.checksum = 0
+
+    def noted(self, data: Iterable[Given]) -> Iterator[Given]:
+        """Add some data to the checksum, one by one, when they are drawn.
+
+        Args:
+            data: chunks or batches: tensors and numbers, in any structure.
+
+        Yields:
+            The data.
+        """
+        for each in data:
+            self.checksum = zlib.crc32(to_bytes(each).numpy(), self.checksum)
+            yield each
 
 
 def check_processes(
@@ -92,6 +121,7 @@ def share(
     parts: Sequence[Trained],
     meter: RunningSums,
     before: Mapping[str, Any],
+    given: GivenData,
     more: Any,
 ) -> list[Any]:
     """Give each process what the others have trained.
@@ -101,11 +131,17 @@ def share(
         parts: all of them, the same in each process but for the values.
         meter: the sums of this process; afterwards those of all.
         before: the sums when they began.
+        given: what this process was trained on.
         more: what else belongs to the part of this process: tensors, numbers and strings.
 
     Returns:
         The ``more`` of each process.
+
+    Raises:
+        ValueError: the processes were trained on different data. The trainers must be restored from
+            a checkpoint then.
     """
+    processes.check_same("chunks or batches (checksums)", given.checksum)
     own = {
         "modules": [module.state_dict() for module, _ in parts[processes.rank]],
         "optimizers": [each and each.state_dict() for _, each in parts[processes.rank]],

@@ -23,7 +23,7 @@ from seqdni.feedforward.stage_worker import (
 )
 from seqdni.learner import check_count
 from seqdni.parallel import DataParallel
-from seqdni.shared_training import Trained, check_processes, share
+from seqdni.shared_training import GivenData, Trained, check_processes, share
 
 
 def train_in_processes(
@@ -56,7 +56,8 @@ def train_in_processes(
     Raises:
         ValueError: a number is out of range, the trainer cannot be run in this way, the number of
             processes is not that of the stages, or the processes have different trainers or
-            batches.
+            batches. Different batches are noticed at the end, and the trainer must be restored
+            from a checkpoint then.
         RuntimeError: ``torch.distributed`` is not initialised.
         seqdni.channel.ProcessEnded: another process has ended. The trainer must be restored from a
             checkpoint then, in all processes.
@@ -92,11 +93,13 @@ def train_in_processes(
         if 0 <= k <= last
     }
     worker = StageWorker(trainer, own, staleness, channels.get(own - 1), channels.get(own + 1))
-    worker.run(drawn_batches(trainer, batches))
+    given = GivenData()
+    worker.run(given.noted(drawn_batches(trainer, batches)))
     for channel in channels.values():
         channel.flush()
     parts = [_trained(trainer, k) for k in range(processes.size)]
-    updates = share(processes, parts, trainer.meter, before, trainer.stages[own].updates)
+    own_updates = trainer.stages[own].updates
+    updates = share(processes, parts, trainer.meter, before, given, own_updates)
     for stage, count in zip(trainer.stages, updates, strict=True):
         stage.updates = count
     return worker.spans

@@ -14,13 +14,19 @@ from typing import NamedTuple
 import torch.distributed as dist
 
 from seqdni.channel import Channel
-from seqdni.hierarchy.chunk import HierarchyChunk
+from seqdni.hierarchy.chunk import HierarchyChunk, as_hierarchy_chunk
 from seqdni.hierarchy.remote_level import RemoteLevel
 from seqdni.hierarchy.trainer import HierarchyTrainer
 from seqdni.hierarchy.work import EveryLevel, OneLevel
 from seqdni.learner import check_count
 from seqdni.parallel import DataParallel
-from seqdni.shared_training import Trained, check_no_draws, check_processes, share
+from seqdni.shared_training import (
+    GivenData,
+    Trained,
+    check_no_draws,
+    check_processes,
+    share,
+)
 
 
 class Waited(NamedTuple):
@@ -64,7 +70,8 @@ def train_levels_in_processes(
 
     Raises:
         ValueError: the trainer cannot be run in this way, the number of processes is not that of
-            the levels, or the processes have different trainers or chunks.
+            the levels, or the processes have different trainers or chunks. Different chunks are
+            noticed at the end, and the trainer must be restored from a checkpoint then.
         RuntimeError: ``torch.distributed`` is not initialised.
         seqdni.channel.ProcessEnded: another process has ended. The trainer must be restored from a
             checkpoint then, in all processes.
@@ -105,9 +112,9 @@ def train_levels_in_processes(
     if own + 1 in channels:
         remote = RemoteLevel(channels[own + 1], levels[own + 1], staleness)
     work = OneLevel(levels[own], channels.get(own - 1), remote)
-    trainer.work = work
+    trainer.work, given = work, GivenData()
     try:
-        for chunk in chunks:
+        for chunk in given.noted(map(as_hierarchy_chunk, chunks)):
             trainer.step(chunk)
         work.settle()
     finally:
@@ -115,7 +122,7 @@ def train_levels_in_processes(
     for channel in channels.values():
         channel.flush()
     parts = [_trained(trainer, k) for k in range(len(levels))]
-    states = share(processes, parts, trainer.meter, before, levels[own].state_dict())
+    states = share(processes, parts, trainer.meter, before, given, levels[own].state_dict())
     for k, (level, state) in enumerate(zip(levels, states, strict=True)):
         if k != own:
             level.load_state_dict(state)

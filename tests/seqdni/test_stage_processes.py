@@ -71,6 +71,14 @@ def test_trainers_and_numbers_that_do_not_fit_are_refused_in_all_processes(found
             assert "torchrun --nproc-per-node 4" in errors["number"]
 
 
+@pytest.mark.parametrize("what", ["inputs", "targets", "condition"])
+def test_processes_that_got_different_batches_are_told_so(what, found):
+    for rank in range(stage_cases.LOST):
+        assert found[rank][1][f"different {what}"].startswith(
+            "ValueError: the processes have different chunks or batches (checksums)"
+        )
+
+
 def test_a_process_that_ends_is_named_by_those_that_talk_with_it(found):
     assert found[1][1]["lost"].startswith(
         "ProcessEnded: process 2, which runs stage 2, has ended; its message says why"

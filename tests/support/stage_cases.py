@@ -139,8 +139,20 @@ def refused(rank: int, size: int) -> dict[str, str]:
     return {
         "trainers": error_of(lambda: train_in_processes(other, [])),
         "number": error_of(lambda: train_in_processes(few, [])),
+        **{
+            f"different {name}": error_of(
+                lambda k=k: train_in_processes(trainer_of(), odd(rank, k))
+            )
+            for k, name in enumerate(("inputs", "targets", "condition"))
+        },
         "lost": error_of(lambda: train_with_a_loss(rank)),
     }
+
+
+def odd(rank: int, changed: int):
+    """Three batches; in process 1 the inputs, targets or condition of the second are changed."""
+    for n, batch in enumerate(batches(3)):
+        yield [x.flip(0) if (rank, n, k) == (1, 1, changed) else x for k, x in enumerate(batch)]
 
 
 def train_with_a_loss(rank: int) -> None:
