@@ -56,7 +56,8 @@ class Channel:
         peer: the rank of the other process in the group.
         role: what the other process does, for errors: ``"runs stage 2"``.
         in_flight: how many messages are on their way to the other process at most. A further one
-            waits until the other process has taken the first of them.
+            waits until the other process has taken the first of them. None: no limit; call
+            :meth:`flush` then, since the messages are kept until it.
         group: of processes; None: all.
 
     Raises:
@@ -71,7 +72,12 @@ class Channel:
     """
 
     def __init__(
-        self, peer: int, role: str, *, in_flight: int = 4, group: dist.ProcessGroup | None = None
+        self,
+        peer: int,
+        role: str,
+        *,
+        in_flight: int | None = 4,
+        group: dist.ProcessGroup | None = None,
     ):
         if not dist.is_initialized():
             raise RuntimeError(
@@ -100,7 +106,7 @@ class Channel:
             ProcessEnded: the other process has ended.
             ValueError: the tensors cannot be sent in one message.
         """
-        if len(self._sending) >= self.in_flight:
+        if self.in_flight is not None and len(self._sending) >= self.in_flight:
             began = time.perf_counter()
             self._wait_for_first()
             self.waits.append((began, time.perf_counter()))
@@ -156,13 +162,16 @@ class Channel:
         self.waits.append((began, time.perf_counter()))
         return kinds(kind), unpack_message(header, data)
 
-    def flush(self) -> None:
-        """Wait until the other process has received all messages.
+    def flush(self, keep: int = 0) -> None:
+        """Wait until the other process has received all messages but the last ones.
+
+        Args:
+            keep: how many may still be on their way.
 
         Raises:
             ProcessEnded: it has ended.
         """
-        while self._sending:
+        while len(self._sending) > keep:
             self._wait_for_first()
 
     def _sent(self, part: Tensor) -> dist.Work:

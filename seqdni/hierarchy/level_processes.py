@@ -101,11 +101,12 @@ def train_levels_in_processes(
         check_no_draws(each.level, each.synthetic, f"level {k}")
     check_processes(processes, len(levels), "level", trainer.device, trainer.state_dict())
     before, began = trainer.meter.state_dict(), time.perf_counter()
-    # So many answers are never on their way; questions beyond this number wait.
-    in_flight = 4 * (staleness + 2)
+    # Questions beyond this number wait. Answers never wait: both processes would wait then, if the
+    # level below asks on before it takes them.
+    questions = 4 * (staleness + 2)
     channels = {
         k: Channel(k, f"works level {k}", in_flight=in_flight, group=group)
-        for k in (own - 1, own + 1)
+        for k, in_flight in ((own - 1, None), (own + 1, questions))
         if 0 <= k < len(levels)
     }
     above, remote = levels[own].above, None

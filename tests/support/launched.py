@@ -64,5 +64,9 @@ def run_program(path, processes, out):
         )
         for rank in range(processes)
     ]
-    errors = [process.communicate(timeout=120)[1].decode() for process in started]
+    try:
+        errors = [process.communicate(timeout=120)[1].decode() for process in started]
+    finally:
+        for process in started:
+            process.kill()  # where one of them waits for ever
     return [process.returncode for process in started], errors

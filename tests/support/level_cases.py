@@ -20,10 +20,11 @@ from seqdni.hierarchy.remote_level import Answering, RemoteLevel, Said
 from seqdni.hierarchy.work import EveryLevel
 
 PROCESSES, ROWS = 3, 3
-PERIODS = {"2": (1, 3), "2 at every step": (1, 1), "3": (1, 2, 2)}
+PERIODS = {"2": (1, 3), "2 at every step": (1, 1), "2, seldom": (1, 20), "3": (1, 2, 2)}
 SIZES = {  # of the chunks, in two parts of the run
     "whole": ([3] * 7, [3] * 6 + [2]),
     "short": ([2] * 7, [2] * 9),
+    "long": ([3] * 7, [3, 800, *[1] * 17]),  # 20 chunks of the slow level, then none for a while
     "ragged": ([3, 1, 4, 2, 5, 1, 4], [13, 7]),
 }
 
@@ -52,6 +53,7 @@ CASES = [
     Case("2 at every step", True, False, "dni", "mlp", 3, "ragged"),
     Case("3", True, True, "dni", "rls", 1, "ragged"),
     Case("3", True, False, "dni", "mlp", 0, "short"),
+    Case("2, seldom", False, False, "dni", "mlp", 1, "long"),
 ]
 
 
