@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
+from seqdni.channel import ProcessEnded
 from seqdni.checkpoint import load_optimizer
 from seqdni.cores.stack import LockedDropout
 from seqdni.metrics import RunningSums
@@ -58,7 +61,7 @@ class GivenData:
 def check_processes(
     processes: DataParallel, parts: int, what: str, device: torch.device, state: Any
 ) -> None:
-    """Refuse another number of processes than of parts, a GPU, and trainers that differ.
+    """Refuse a number of processes that is not that of the parts, a GPU, and other trainers.
 
     Args:
         processes: of the run.
@@ -69,7 +72,14 @@ def check_processes(
 
     Raises:
         ValueError: something does not fit; the message says what was expected.
+        seqdni.channel.ProcessEnded: another process has ended.
     """
+    backends = dist.get_backend_config(processes.group).split(",")
+    if "cpu:gloo" not in backends:
+        raise ValueError(
+            f"the processes talk by {', '.join(backends)}, expected Gloo on the CPU, by which "
+            f'{what}s send tensors: torch.distributed.init_process_group("gloo")'
+        )
     if processes.size != parts:
         raise ValueError(
             f"got {processes.size} processes for {parts} {what}s, expected one for each {what}: "
@@ -81,7 +91,8 @@ def check_processes(
             "run on GPUs yet"
         )
     checksum = zlib.crc32(to_bytes(state).numpy().tobytes())
-    processes.check_same("trainers (checksums of their states)", checksum)
+    with _all_answer():
+        processes.check_same("trainers (checksums of their states)", checksum)
 
 
 def check_no_draws(module: nn.Module, credit: Sequence[SyntheticGradients], what: str) -> None:
@@ -140,15 +151,17 @@ def share(
     Raises:
         ValueError: the processes were trained on different data. The trainers must be restored from
             a checkpoint then.
+        seqdni.channel.ProcessEnded: another process has ended.
     """
-    processes.check_same("chunks or batches (checksums)", given.checksum)
     own = {
         "modules": [module.state_dict() for module, _ in parts[processes.rank]],
         "optimizers": [each and each.state_dict() for _, each in parts[processes.rank]],
         "sums": meter.state_dict(),
         "more": more,
     }
-    found = processes.of_all(own)
+    with _all_answer():
+        processes.check_same("chunks or batches (checksums)", given.checksum)
+        found = processes.of_all(own)
     for k, part in enumerate(found):
         if k == processes.rank:
             continue
@@ -159,6 +172,18 @@ def share(
                 load_optimizer(optimizer, optimizer_state)
     meter.load_state_dict(joined_sums(before, [part["sums"] for part in found]))
     return [part["more"] for part in found]
+
+
+@contextmanager
+def _all_answer() -> Iterator[None]:
+    """Inside of the ``with`` block all processes exchange something."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessEnded(
+            "another process has ended, or does not answer; its message says why. The others "
+            "cannot go on without it: start all of them again from the last checkpoint"
+        ) from error
 
 
 def joined_sums(before: Mapping[str, Any], after: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

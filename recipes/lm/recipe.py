@@ -238,8 +238,8 @@ def _validate(session: Session) -> dict[str, float]:
     corpus, model = session.data
     split = judged_by(corpus)
     nats = score(model, getattr(corpus, split), len(corpus.vocabulary))
-    if session.parallel is not None:  # so that all come to the same decisions
-        nats = session.parallel.from_first([nats])[0]
+    if session.processes is not None:  # so that all come to the same decisions
+        nats = session.processes.from_first([nats])[0]
     progress["evaluated"] = int(session.fraction() * options.evaluations)
     progress["curve"].append([trainer.updates, trainer.tokens, nats])
     if nats < progress["best_nats"]:

@@ -20,6 +20,7 @@ LAYERS = (
 
 ENDED = (  # inside of a section, and where all processes wait for each other
     "seqdni: error: process 0 stops: process 1, which runs stage 1, has ended; its message says",
+    "seqdni: error: process 0 stops: another process has ended, or does not answer",
     "seqdni: error: process 0 lost another process of this run, which has ended",
 )
 

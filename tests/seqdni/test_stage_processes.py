@@ -109,6 +109,23 @@ def print_nothing():
     """No state."""
 
 
+def test_a_process_that_has_ended_before_the_trainers_are_compared_is_an_error_of_its_own(found):
+    for rank in range(stage_cases.LOST):
+        assert found[rank][1]["ended before"].startswith(
+            "ProcessEnded: another process has ended, or does not answer; its message says why"
+        )
+
+
+def test_processes_that_talk_by_nccl_alone_are_refused(tmp_path, monkeypatch):
+    dist.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    monkeypatch.setattr(dist, "get_backend_config", lambda group=None: "cuda:nccl")
+    try:
+        with pytest.raises(ValueError, match="talk by cuda:nccl, expected Gloo on the CPU"):
+            train_in_processes(stage_cases.trainer_of(), [])
+    finally:
+        dist.destroy_process_group()
+
+
 def test_one_process_of_a_group_cannot_run_several_stages(tmp_path):
     dist.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:

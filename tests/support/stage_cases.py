@@ -146,6 +146,7 @@ def refused(rank: int, size: int) -> dict[str, str]:
             for k, name in enumerate(("inputs", "targets", "condition"))
         },
         "lost": error_of(lambda: train_with_a_loss(rank)),
+        "ended before": error_of(lambda: train_in_processes(trainer_of(), [])),
     }
 
 
@@ -156,7 +157,7 @@ def odd(rank: int, changed: int):
 
 
 def train_with_a_loss(rank: int) -> None:
-    """One of the processes ends at its fourth step; this must come last."""
+    """One of the processes ends at its fourth step; what follows is without it."""
     trainer = trainer_of()
 
     def end(*_):
