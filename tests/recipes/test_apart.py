@@ -6,10 +6,11 @@ import signal
 import time
 from pathlib import Path
 
+import other_scores
 import pytest
 import torch
 from launched import launch, outcome, wait_for
-from runs import VERSE, assert_same, rows_of, run, without_times
+from runs import VERSE, assert_same, result_of, rows_of, run, without_times
 
 from seqdni.recipes.cli import main
 
@@ -85,6 +86,16 @@ def test_levels_in_processes_train_as_in_one_bit_for_bit(recipe, tmp_path, monke
     assert [status for status, *_ in found] == [0, 0], found
     run(*words, "--out", alone)
     assert_the_same_end(path, alone)
+
+
+def test_all_processes_stop_when_the_first_one_decides_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEQDNI_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "verse.txt").write_text(VERSE)
+    words = [*LEVELS["lm"].split(), "--corpus", tmp_path / "verse.txt", "--patience", 1]
+    words += ["--apart", "processes", "--out", tmp_path / "run"]
+    found = outcome(launch("run", *words, program=(other_scores.__file__,)))
+    assert [status for status, *_ in found] == [0, 0], found
+    assert result_of(tmp_path / "run")["updates"] == 250
 
 
 @pytest.mark.parametrize(
