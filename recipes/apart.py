@@ -70,7 +70,7 @@ def refuse(given: bool, name: str, reason: str) -> None:
         raise RunError(f"{name} does not go with --apart: {reason}; leave one of them out")
 
 
-def check_processes(options: Any, parts: int, what: str) -> None:
+def check_launched(options: Any, parts: int, what: str) -> None:
     """Refuse a number of processes that is not that of the parts, and a GPU.
 
     Args:

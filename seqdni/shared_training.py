@@ -25,7 +25,7 @@ from seqdni.state_bytes import to_bytes
 from seqdni.synthesizers import controls
 from seqdni.synthetic_gradients import SyntheticGradients
 
-Trained: TypeAlias = list[tuple[nn.Module, torch.optim.Optimizer | None]]
+Part: TypeAlias = list[tuple[nn.Module, torch.optim.Optimizer | None]]
 """The modules of a part, each with the optimiser of its parameters."""
 
 
@@ -54,11 +54,11 @@ class GivenData:
             The data.
         """
         for each in data:
-            self.checksum = zlib.crc32(to_bytes(each).numpy(), self.checksum)
+            self.checksum = zlib.crc32(to_bytes(each).numpy().tobytes(), self.checksum)
             yield each
 
 
-def check_processes(
+def check_one_process_each(
     processes: DataParallel, parts: int, what: str, device: torch.device, state: Any
 ) -> None:
     """Refuse a number of processes that is not that of the parts, a GPU, and other trainers.
@@ -129,7 +129,7 @@ def _dropout_rate(module: nn.Module) -> float:
 
 def share(
     processes: DataParallel,
-    parts: Sequence[Trained],
+    parts: Sequence[Part],
     meter: RunningSums,
     before: Mapping[str, Any],
     given: GivenData,

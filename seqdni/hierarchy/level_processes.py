@@ -22,9 +22,9 @@ from seqdni.learner import check_count
 from seqdni.parallel import DataParallel
 from seqdni.shared_training import (
     GivenData,
-    Trained,
+    Part,
     check_no_draws,
-    check_processes,
+    check_one_process_each,
     share,
 )
 
@@ -99,7 +99,7 @@ def train_levels_in_processes(
         raise ValueError("the mode 'joint' is one graph over all levels; use 'dni'")
     for k, each in enumerate(levels):
         check_no_draws(each.level, each.synthetic, f"level {k}")
-    check_processes(processes, len(levels), "level", trainer.device, trainer.state_dict())
+    check_one_process_each(processes, len(levels), "level", trainer.device, trainer.state_dict())
     before, began = trainer.meter.state_dict(), time.perf_counter()
     # Questions beyond this number wait. Answers never wait: both processes would wait then, if the
     # level below asks on before it takes them.
@@ -122,7 +122,7 @@ def train_levels_in_processes(
         trainer.work, levels[own].above = EveryLevel(levels), above
     for channel in channels.values():
         channel.flush()
-    parts = [_trained(trainer, k) for k in range(len(levels))]
+    parts = [_part(trainer, k) for k in range(len(levels))]
     states = share(processes, parts, trainer.meter, before, given, levels[own].state_dict())
     for k, (level, state) in enumerate(zip(levels, states, strict=True)):
         if k != own:
@@ -131,8 +131,8 @@ def train_levels_in_processes(
     return [Waited(begin - began, end - began) for begin, end in waits]
 
 
-def _trained(trainer: HierarchyTrainer, k: int) -> Trained:
+def _part(trainer: HierarchyTrainer, k: int) -> Part:
     """What the process of level k trains: the level, and its boundaries."""
     level = trainer.levels[k]
-    boundaries: Trained = [(each.boundary, each.optimizer) for each in level.synthetic]
+    boundaries: Part = [(each.boundary, each.optimizer) for each in level.synthetic]
     return [(level.level, level.training.learner.optimizer), *boundaries]

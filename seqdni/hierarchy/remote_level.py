@@ -28,7 +28,7 @@ from seqdni.targets import Pairs
 
 
 class Said(IntEnum):
-    """What two neighbouring levels say; the version is the messages that were sent before."""
+    """What two neighbouring levels say; the step is the number of messages sent before."""
 
     MESSAGES = 1  # upwards: [m, B, M], one for each tick of the level above
     CONTEXT = 2  # the answer to it, of a level that gives contexts: [B, C]
@@ -43,7 +43,8 @@ class RemoteLevel:
 
     Args:
         link: to that process.
-        level: the level above, as it is now. The copy in this process does not change.
+        level: the copy of the level above in this process, as it is now. It does not learn. The
+            trainer adds ticks to its ``pending_ticks``, and nothing takes them out.
         staleness: s, see above.
     """
 

@@ -12,7 +12,7 @@ import torch
 from launched import launch, outcome, wait_for
 from runs import VERSE, assert_same, result_of, rows_of, run, without_times
 
-from seqdni.recipes.apart import check_processes
+from seqdni.recipes.apart import check_launched
 from seqdni.recipes.cli import main
 from seqdni.recipes.commands import curves
 from seqdni.recipes.errors import RunError
@@ -119,7 +119,7 @@ def test_processes_without_apart_are_advised_what_works(words, advice, monkeypat
         setattr(options, name.removeprefix("--"), int(value) if value.isdigit() else value)
     monkeypatch.setattr("seqdni.recipes.apart.launched", lambda: 2)
     with pytest.raises(RunError, match=advice):
-        check_processes(options, 3, "part")
+        check_launched(options, 3, "part")
 
 
 def test_ctrl_c_stops_a_run_apart_after_the_section_and_says_so(tmp_path):

@@ -91,14 +91,14 @@ class LocalLink:
         self.answering = Answering(Answers(answers := deque()), level)
         self.answers = answers
 
-    def send(self, kind, version, tensors):
-        assert version == self.answering.level.received
+    def send(self, kind, step, tensors):
+        assert step == self.answering.level.received
         if kind is not Said.DONE:
             self.answering.carry_out(kind, list(tensors))
 
-    def receive(self, kind, version):
-        found_kind, found_version, tensors = self.answers.popleft()
-        assert (found_kind, found_version) == (kind, version)
+    def receive(self, kind, step):
+        found_kind, found_step, tensors = self.answers.popleft()
+        assert (found_kind, found_step) == (kind, step)
         return tensors
 
 
@@ -108,10 +108,10 @@ class Answers:
     def __init__(self, answers):
         self.answers = answers
 
-    def send(self, kind, version, tensors):
-        self.answers.append((kind, version, list(tensors)))
+    def send(self, kind, step, tensors):
+        self.answers.append((kind, step, list(tensors)))
 
-    def receive(self, kind, version):
+    def receive(self, kind, step):
         raise AssertionError("only questions are answered here")
 
 
