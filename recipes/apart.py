@@ -8,6 +8,7 @@ same data. So the model can be evaluated and saved there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from seqdni.recipes.device import device_of
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from seqdni.recipes.session import Session
 
 DRAWS = "the parts would draw from one generator, in an order that depends on their speed"
+STOPS = (
+    "Otherwise Ctrl-C and --max-seconds stop the run only at the end of a section, which is as "
+    "long as --log-every says"
+)
 
 
 def apart_option(only: Callable[[Any], bool], when: str) -> Any:
@@ -31,7 +36,7 @@ def apart_option(only: Callable[[Any], bool], when: str) -> Any:
     return option(
         None,
         "how the levels train at the same time. processes: each in a process of its own, which "
-        "torchrun starts; null: one after another",
+        "torchrun starts; null: one after another. " + STOPS,
         only=only,
         when=when,
     )
@@ -65,7 +70,7 @@ def refuse(given: bool, name: str, reason: str) -> None:
         raise RunError(f"{name} does not go with --apart: {reason}; leave one of them out")
 
 
-def check_processes(options: Any, parts: int, what: str) -> None:
+def check_launched(options: Any, parts: int, what: str) -> None:
     """Refuse a number of processes that is not that of the parts, and a GPU.
 
     Args:
@@ -84,9 +89,12 @@ def check_processes(options: Any, parts: int, what: str) -> None:
             f"$(which seqdni) run {options.recipe} --apart processes ..."
         )
     if processes > 1 and not apart:
+        (option_apart,) = (each for each in fields(options) if each.name == "apart")
+        can_be = option_apart.metadata["only"](options)
+        give = f"give --apart processes, which needs {parts} of them for this model, or "
         raise RunError(
-            f"{processes} processes were started; give --apart processes, which needs {parts} of "
-            "them for this model, or start the run without torchrun"
+            f"{processes} processes were started, and --apart is not given; "
+            f"{give if can_be else ''}start the run without torchrun"
         )
     if apart and device_of(options).type != "cpu":
         raise RunError("--apart processes is for the CPU so far; give --device cpu")

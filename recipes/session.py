@@ -119,9 +119,10 @@ class Session:
         steps_known = getattr(options, "look_ahead", 0) if way_of(options).synthetic else 0
         source = iter(chunks)
         saved_at = self.seconds
+        stop_after = "chunk" if getattr(options, "apart", None) is None else "section"
         if not as_first_sees((self.directory.path / "last.pt").exists()):
             self.save("last")  # so that a run that ends early can be resumed
-        with _stop_requests() as stopping, self._bar() as bar:
+        with _stop_requests(stop_after) as stopping, self._bar() as bar:
             clock = time.perf_counter()
             shown_at = self.seconds + FIRST_LINE - EVERY_LINE
             while self.fraction() < 1 and not finished():
@@ -449,8 +450,8 @@ class Session:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM in a list, to stop after the chunk; a 2nd Ctrl-C stops at once."""
+def _stop_requests(unit: str) -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM in a list, to stop after the unit; a 2nd Ctrl-C stops at once."""
     requests: list[int] = []
 
     def request(number: int, _frame: Any) -> None:
@@ -459,7 +460,7 @@ def _stop_requests() -> Iterator[list[int]]:
         if requests:
             raise KeyboardInterrupt
         requests.append(number)
-        os.write(2, b"\nstopping after this chunk; Ctrl-C once more stops at once\n")
+        os.write(2, f"\nstopping after this {unit}; Ctrl-C once more stops at once\n".encode())
 
     before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,9 +1,9 @@
 r"""A channel between two processes: it sends a few tensors in one message, without waiting.
 
 A message is a header of fixed size and one block of bytes. The header has whole numbers only: the
-kind of the message, its version (a step of the training), the number of its tensors, and the type
-and the shape of each. So nothing that arrives is ever executed, and a message that does not belong
-where it arrives is noticed.
+kind of the message, the step (of the training) that it belongs to, the number of its tensors, and
+the type and the shape of each. So nothing that arrives is ever executed, and a message that does
+not belong where it arrives is noticed.
 
 The processes talk by ``torch.distributed``, point to point, with the backend Gloo.
 """
@@ -25,7 +25,7 @@ TYPES = (
     *(torch.int64, torch.int32, torch.uint8, torch.bool),
 )
 MOST_TENSORS, MOST_AXES, NO_TENSOR = 6, 8, -1
-FIRST = 4  # numbers of a header before those of the tensors: kind, version, tensors, bytes
+FIRST = 4  # numbers of a header before those of the tensors: kind, step, tensors, bytes
 ENTRY = 2 + MOST_AXES  # numbers of a tensor: type, number of axes, and the size of each
 ALIGNED = 8  # each tensor begins at a multiple of so many bytes
 
@@ -40,11 +40,11 @@ class ProcessEnded(RuntimeError):
 class Link(Protocol):
     """What two workers that follow each other talk by; each of them has an end of it."""
 
-    def send(self, kind: IntEnum, version: int, tensors: Sequence[Tensor | None]) -> None:
+    def send(self, kind: IntEnum, step: int, tensors: Sequence[Tensor | None]) -> None:
         """Send a message of a step, and go on before it has arrived."""
         ...
 
-    def receive(self, kind: IntEnum, version: int) -> list[Tensor | None]:
+    def receive(self, kind: IntEnum, step: int) -> list[Tensor | None]:
         """Wait for the next message, which must be of this kind and step."""
         ...
 
@@ -56,7 +56,8 @@ class Channel:
         peer: the rank of the other process in the group.
         role: what the other process does, for errors: ``"runs stage 2"``.
         in_flight: how many messages are on their way to the other process at most. A further one
-            waits until the other process has taken the first of them.
+            waits until the other process has taken the first of them. None: no limit; call
+            :meth:`flush` then, since the messages are kept until it.
         group: of processes; None: all.
 
     Raises:
@@ -71,7 +72,12 @@ class Channel:
     """
 
     def __init__(
-        self, peer: int, role: str, *, in_flight: int = 4, group: dist.ProcessGroup | None = None
+        self,
+        peer: int,
+        role: str,
+        *,
+        in_flight: int | None = 4,
+        group: dist.ProcessGroup | None = None,
     ):
         if not dist.is_initialized():
             raise RuntimeError(
@@ -87,12 +93,12 @@ class Channel:
         # The transfers of each message, with what is sent: it must stay until they are done.
         self._sending: deque[list[tuple[dist.Work, Tensor]]] = deque()
 
-    def send(self, kind: IntEnum, version: int, tensors: Sequence[Tensor | None]) -> None:
+    def send(self, kind: IntEnum, step: int, tensors: Sequence[Tensor | None]) -> None:
         """Send a message, and go on before it has arrived.
 
         Args:
             kind: of the message.
-            version: the step of the training that it belongs to.
+            step: the step of the training that it belongs to.
             tensors: at most six, of at most eight axes each; None is sent as None. They are copied,
                 so that they may change afterwards.
 
@@ -100,22 +106,22 @@ class Channel:
             ProcessEnded: the other process has ended.
             ValueError: the tensors cannot be sent in one message.
         """
-        if len(self._sending) >= self.in_flight:
+        if self.in_flight is not None and len(self._sending) >= self.in_flight:
             began = time.perf_counter()
             self._wait_for_first()
             self.waits.append((began, time.perf_counter()))
-        parts = [part for part in pack_message(kind, version, tensors) if part.numel()]
+        parts = [part for part in pack_message(kind, step, tensors) if part.numel()]
         try:
             self._sending.append([(self._sent(part), part) for part in parts])
         except RuntimeError as error:
             raise self._ended(error) from error
 
-    def receive(self, kind: IntEnum, version: int) -> list[Tensor | None]:
+    def receive(self, kind: IntEnum, step: int) -> list[Tensor | None]:
         """Wait for the next message.
 
         Args:
             kind: that the message must have.
-            version: likewise.
+            step: likewise.
 
         Returns:
             Its tensors, on the CPU.
@@ -124,45 +130,48 @@ class Channel:
             ProcessEnded: the other process has ended.
             ValueError: the next message is another one.
         """
-        found, tensors = self.receive_any(type(kind), version)
+        found, tensors = self.receive_any(type(kind), step)
         if found != kind:
-            raise self._unexpected(found.name, version, kind.name, version)
+            raise self._unexpected(found.name, step, kind.name, step)
         return tensors
 
-    def receive_any(self, kinds: type[Kind], version: int) -> tuple[Kind, list[Tensor | None]]:
+    def receive_any(self, kinds: type[Kind], step: int) -> tuple[Kind, list[Tensor | None]]:
         """Wait for the next message, of any kind.
 
         Args:
             kinds: that there are.
-            version: that the message must have.
+            step: that the message must have.
 
         Returns:
             Its kind and its tensors, on the CPU.
 
         Raises:
             ProcessEnded: the other process has ended.
-            ValueError: the next message has another version, or a kind that is none of these.
+            ValueError: the next message has another step, or a kind that is none of these.
         """
         began = time.perf_counter()
         header = torch.empty(FIRST + MOST_TENSORS * ENTRY, dtype=torch.int64)
         self._fill(header)
-        kind, found_version, _, size, *_ = header.tolist()
-        if found_version != version or kind not in set(kinds):
+        kind, found_step, _, size, *_ = header.tolist()
+        if found_step != step or kind not in set(kinds):
             name = kinds(kind).name if kind in set(kinds) else str(kind)
-            raise self._unexpected(name, found_version, "one", version)
+            raise self._unexpected(name, found_step, "one", step)
         data = torch.empty(size, dtype=torch.uint8)
         if size:
             self._fill(data)
         self.waits.append((began, time.perf_counter()))
         return kinds(kind), unpack_message(header, data)
 
-    def flush(self) -> None:
-        """Wait until the other process has received all messages.
+    def flush(self, keep: int = 0) -> None:
+        """Wait until the other process has received all messages but the last ones.
+
+        Args:
+            keep: how many may still be on their way.
 
         Raises:
             ProcessEnded: it has ended.
         """
-        while self._sending:
+        while len(self._sending) > keep:
             self._wait_for_first()
 
     def _sent(self, part: Tensor) -> dist.Work:
@@ -183,9 +192,9 @@ class Channel:
         except RuntimeError as error:
             raise self._ended(error) from error
 
-    def _unexpected(self, kind: str, version: int, expected: str, at: int) -> ValueError:
+    def _unexpected(self, kind: str, step: int, expected: str, at: int) -> ValueError:
         return ValueError(
-            f"process {self.peer}, which {self.role}, sent a message {kind} of step {version}, "
+            f"process {self.peer}, which {self.role}, sent a message {kind} of step {step}, "
             f"expected {expected} of step {at}; all processes must be given the same data, and "
             "have the same settings"
         )
@@ -199,13 +208,13 @@ class Channel:
 
 
 def pack_message(
-    kind: IntEnum, version: int, tensors: Sequence[Tensor | None]
+    kind: IntEnum, step: int, tensors: Sequence[Tensor | None]
 ) -> tuple[Tensor, Tensor]:
     """Make the header and the bytes of a message.
 
     Args:
         kind: as in :meth:`Channel.send`.
-        version: likewise.
+        step: likewise.
         tensors: likewise.
 
     Returns:
@@ -231,7 +240,7 @@ def pack_message(
         blocks += [block, torch.zeros(-block.numel() % ALIGNED, dtype=torch.uint8)]
     data = torch.cat(blocks) if blocks else torch.empty(0, dtype=torch.uint8)
     numbers += [0] * ((MOST_TENSORS - len(tensors)) * ENTRY)
-    return torch.tensor([int(kind), version, len(tensors), data.numel(), *numbers]), data
+    return torch.tensor([int(kind), step, len(tensors), data.numel(), *numbers]), data
 
 
 def unpack_message(header: Tensor, data: Tensor) -> list[Tensor | None]:

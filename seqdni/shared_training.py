@@ -8,12 +8,15 @@ copies are brought up to date, so that every process can evaluate, save and go o
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
+from seqdni.channel import ProcessEnded
 from seqdni.checkpoint import load_optimizer
 from seqdni.cores.stack import LockedDropout
 from seqdni.metrics import RunningSums
@@ -22,14 +25,43 @@ from seqdni.state_bytes import to_bytes
 from seqdni.synthesizers import controls
 from seqdni.synthetic_gradients import SyntheticGradients
 
-Trained: TypeAlias = list[tuple[nn.Module, torch.optim.Optimizer | None]]
+Part: TypeAlias = list[tuple[nn.Module, torch.optim.Optimizer | None]]
 """The modules of a part, each with the optimiser of its parameters."""
 
 
-def check_processes(
+Given = TypeVar("Given")
+
+
+class GivenData:
+    """The checksum of all that a process was given to train on; it must be the same in all of them.
+
+    Example:
+        >>> given = GivenData()
+        >>> list(given.noted([torch.zeros(2)])), given.checksum
+        ([tensor([0., 0.])], 1466491799)
+    """
+
+    def __init__(self):
+        self.checksum = 0
+
+    def noted(self, data: Iterable[Given]) -> Iterator[Given]:
+        """Add some data to the checksum, one by one, when they are drawn.
+
+        Args:
+            data: chunks or batches: tensors and numbers, in any structure.
+
+        Yields:
+            The data.
+        """
+        for each in data:
+            self.checksum = zlib.crc32(to_bytes(each).numpy().tobytes(), self.checksum)
+            yield each
+
+
+def check_one_process_each(
     processes: DataParallel, parts: int, what: str, device: torch.device, state: Any
 ) -> None:
-    """Refuse another number of processes than of parts, a GPU, and trainers that differ.
+    """Refuse a number of processes that is not that of the parts, a GPU, and other trainers.
 
     Args:
         processes: of the run.
@@ -40,7 +72,14 @@ def check_processes(
 
     Raises:
         ValueError: something does not fit; the message says what was expected.
+        seqdni.channel.ProcessEnded: another process has ended.
     """
+    backends = dist.get_backend_config(processes.group).split(",")
+    if "cpu:gloo" not in backends:
+        raise ValueError(
+            f"the processes talk by {', '.join(backends)}, expected Gloo on the CPU, by which "
+            f'{what}s send tensors: torch.distributed.init_process_group("gloo")'
+        )
     if processes.size != parts:
         raise ValueError(
             f"got {processes.size} processes for {parts} {what}s, expected one for each {what}: "
@@ -52,7 +91,8 @@ def check_processes(
             "run on GPUs yet"
         )
     checksum = zlib.crc32(to_bytes(state).numpy().tobytes())
-    processes.check_same("trainers (checksums of their states)", checksum)
+    with _all_answer():
+        processes.check_same("trainers (checksums of their states)", checksum)
 
 
 def check_no_draws(module: nn.Module, credit: Sequence[SyntheticGradients], what: str) -> None:
@@ -89,9 +129,10 @@ def _dropout_rate(module: nn.Module) -> float:
 
 def share(
     processes: DataParallel,
-    parts: Sequence[Trained],
+    parts: Sequence[Part],
     meter: RunningSums,
     before: Mapping[str, Any],
+    given: GivenData,
     more: Any,
 ) -> list[Any]:
     """Give each process what the others have trained.
@@ -101,10 +142,16 @@ def share(
         parts: all of them, the same in each process but for the values.
         meter: the sums of this process; afterwards those of all.
         before: the sums when they began.
+        given: what this process was trained on.
         more: what else belongs to the part of this process: tensors, numbers and strings.
 
     Returns:
         The ``more`` of each process.
+
+    Raises:
+        ValueError: the processes were trained on different data. The trainers must be restored from
+            a checkpoint then.
+        seqdni.channel.ProcessEnded: another process has ended.
     """
     own = {
         "modules": [module.state_dict() for module, _ in parts[processes.rank]],
@@ -112,7 +159,9 @@ def share(
         "sums": meter.state_dict(),
         "more": more,
     }
-    found = processes.of_all(own)
+    with _all_answer():
+        processes.check_same("chunks or batches (checksums)", given.checksum)
+        found = processes.of_all(own)
     for k, part in enumerate(found):
         if k == processes.rank:
             continue
@@ -123,6 +172,18 @@ def share(
                 load_optimizer(optimizer, optimizer_state)
     meter.load_state_dict(joined_sums(before, [part["sums"] for part in found]))
     return [part["more"] for part in found]
+
+
+@contextmanager
+def _all_answer() -> Iterator[None]:
+    """Inside of the ``with`` block all processes exchange something."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessEnded(
+            "another process has ended, or does not answer; its message says why. The others "
+            "cannot go on without it: start all of them again from the last checkpoint"
+        ) from error
 
 
 def joined_sums(before: Mapping[str, Any], after: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -21,8 +21,8 @@ DEFAULTS = (  # the first of these that all the runs have is drawn
     "train_bits",
 )
 # Options that may differ between the runs of one curve: the seed, and those without an effect on
-# what is computed.
-IGNORED = {"seed", "out", "device", "threads", "checkpoint_seconds", "data_dir"}
+# what is computed: --apart only with --staleness, which counts as 0 where it has no effect.
+IGNORED = {"seed", "out", "device", "threads", "checkpoint_seconds", "data_dir", "apart"}
 
 
 class Run(NamedTuple):
@@ -59,7 +59,8 @@ def read(path: Path, options: Any) -> Run:
     effective = {}
     for each in fields(options):
         only = each.metadata.get("only")
-        if each.name not in IGNORED and (only is None or only(options)):
+        in_use = only is None or only(options) or each.name == "staleness"
+        if each.name not in IGNORED and in_use:
             effective[each.name] = getattr(options, each.name)
     file, rows = path / "metrics.jsonl", []
     try:

@@ -122,7 +122,7 @@ def _begin(recipe: Recipe, parsed: dict[str, Any], given: set[str]) -> Session:
     _use_threads(options)
     print(f"{options.recipe}: preparing data and model", flush=True)
     session = recipe.file.start(options, RunDirectory("."))
-    _check_processes(session)
+    _check_same_run(session)
     if options.init_from is not None:
         start_from(session, options.init_from)
     session.directory = RunDirectory.create(options)
@@ -163,7 +163,7 @@ def _resume(recipe_name: str, parser: ArgumentParser, words: Sequence[str], path
     directory.lock()
     try:
         session = recipe.file.start(options, directory)
-        _check_processes(session)
+        _check_same_run(session)
         if as_first_sees(directory.has_checkpoint()):
             session.restore()
         elif options.init_from is not None:
@@ -202,7 +202,7 @@ def _change(options: Any, given: dict[str, Any]) -> None:
         )
 
 
-def _check_processes(session: Session) -> None:
+def _check_same_run(session: Session) -> None:
     """Refuse what several processes cannot train together; let each draw numbers of its own."""
     options, processes = session.options, session.processes
     if processes is None:

@@ -37,7 +37,7 @@ from seqdni.corpora import (
     read_small_digits,
     render_digits,
 )
-from seqdni.recipes.apart import check_processes
+from seqdni.recipes.apart import check_launched
 from seqdni.recipes.build import build_core, load_weights
 from seqdni.recipes.common_options import Sampling
 from seqdni.recipes.count_digits.options import Options
@@ -202,7 +202,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
     Raises:
         CorpusError: the images are missing or damaged.
     """
-    check_processes(options, 2, "network")
+    check_launched(options, 2, "network")
     problem = problem_of(options)
     model = build_model(options, problem.train.pixels_nP.shape[1])
     trainer = build_trainer(options, model)

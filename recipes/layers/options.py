@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from seqdni.recipes.apart import DRAWS, refuse
+from seqdni.recipes.apart import DRAWS, STOPS, refuse
 from seqdni.recipes.common_options import RunOptions, absolute
 from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError
@@ -135,7 +135,7 @@ class Options:
     apart: Literal["threads", "processes"] | None = option(
         None,
         "how the layers work at the same time. threads: each in a thread of its own; processes: "
-        "each in a process of its own, which torchrun starts; null: one after another",
+        "each in a process of its own, which torchrun starts; null: one after another. " + STOPS,
         only=lambda options: options.trainer not in ("backprop", "all"),
         when="a --trainer other than backprop and all",
     )

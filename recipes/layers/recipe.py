@@ -16,7 +16,7 @@ from seqdni.corpora import (
     read_mnist,
     read_small_digits,
 )
-from seqdni.recipes.apart import check_processes
+from seqdni.recipes.apart import check_launched
 from seqdni.recipes.build import load_weights
 from seqdni.recipes.common_options import Sampling
 from seqdni.recipes.directory import RunDirectory
@@ -46,7 +46,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
         CorpusError: the images are missing or damaged.
         RunError: a batch is larger than the data.
     """
-    check_processes(options, stages_of(options), "layer")
+    check_launched(options, stages_of(options), "layer")
     data = _read(options)
     count, pixels = data.train.pixels_nP.shape
     if options.batch > count:

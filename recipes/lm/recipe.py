@@ -28,7 +28,7 @@ from seqdni.corpora import (
     size_of,
     vocabulary_from,
 )
-from seqdni.recipes.apart import check_processes
+from seqdni.recipes.apart import check_launched
 from seqdni.recipes.build import build_trainer, load_weights
 from seqdni.recipes.common_options import Sampling
 from seqdni.recipes.directory import RunDirectory
@@ -99,7 +99,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
         RunError: the options do not fit the corpus.
     """
     if options.hierarchy > 1:
-        check_processes(options, options.hierarchy, "level")
+        check_launched(options, options.hierarchy, "level")
     text = read_corpus(options)
     corpus = encode_splits(text, _tokens(options))
     for split, size in corpus.sizes.items():
@@ -239,8 +239,8 @@ def _validate(session: Session) -> dict[str, float]:
     corpus, model = session.data
     split = judged_by(corpus)
     nats = score(model, getattr(corpus, split), len(corpus.vocabulary))
-    if session.parallel is not None:  # so that all come to the same decisions
-        nats = session.parallel.from_first([nats])[0]
+    if session.processes is not None:  # so that all come to the same decisions
+        nats = session.processes.from_first([nats])[0]
     progress["evaluated"] = int(session.fraction() * options.evaluations)
     progress["curve"].append([trainer.updates, trainer.tokens, nats])
     if nats < progress["best_nats"]:

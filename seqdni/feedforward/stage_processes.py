@@ -23,7 +23,7 @@ from seqdni.feedforward.stage_worker import (
 )
 from seqdni.learner import check_count
 from seqdni.parallel import DataParallel
-from seqdni.shared_training import Trained, check_processes, share
+from seqdni.shared_training import GivenData, Part, check_one_process_each, share
 
 
 def train_in_processes(
@@ -56,7 +56,8 @@ def train_in_processes(
     Raises:
         ValueError: a number is out of range, the trainer cannot be run in this way, the number of
             processes is not that of the stages, or the processes have different trainers or
-            batches.
+            batches. Different batches are noticed at the end, and the trainer must be restored
+            from a checkpoint then.
         RuntimeError: ``torch.distributed`` is not initialised.
         seqdni.channel.ProcessEnded: another process has ended. The trainer must be restored from a
             checkpoint then, in all processes.
@@ -80,7 +81,7 @@ def train_in_processes(
     check_apart(trainer)
     processes = DataParallel(group)
     state = trainer.state_dict()
-    check_processes(processes, len(trainer.stages), "stage", trainer.device, state)
+    check_one_process_each(processes, len(trainer.stages), "stage", trainer.device, state)
     own, last = processes.rank, processes.size - 1
     before = trainer.meter.state_dict()
     ahead = activations_ahead(trainer, staleness, queue_size)
@@ -92,22 +93,24 @@ def train_in_processes(
         if 0 <= k <= last
     }
     worker = StageWorker(trainer, own, staleness, channels.get(own - 1), channels.get(own + 1))
-    worker.run(drawn_batches(trainer, batches))
+    given = GivenData()
+    worker.run(given.noted(drawn_batches(trainer, batches)))
     for channel in channels.values():
         channel.flush()
-    parts = [_trained(trainer, k) for k in range(processes.size)]
-    updates = share(processes, parts, trainer.meter, before, trainer.stages[own].updates)
+    parts = [_part(trainer, k) for k in range(processes.size)]
+    own_updates = trainer.stages[own].updates
+    updates = share(processes, parts, trainer.meter, before, given, own_updates)
     for stage, count in zip(trainer.stages, updates, strict=True):
         stage.updates = count
     return worker.spans
 
 
-def _trained(trainer: LayerTrainer, k: int) -> Trained:
+def _part(trainer: LayerTrainer, k: int) -> Part:
     """What the process of stage k trains: the stage, the cut after it, the input before it."""
     stage = trainer.stages[k]
-    parts: Trained = [(stage.module, stage.learner.optimizer)]
+    part: Part = [(stage.module, stage.learner.optimizer)]
     if stage.synthetic is not None:
-        parts.append((stage.synthetic.boundary, stage.synthetic.optimizer))
+        part.append((stage.synthetic.boundary, stage.synthetic.optimizer))
     if trainer.inputs is not None and k > 0:
-        parts.append((trainer.inputs[k - 1], trainer.input_optimizers[k - 1]))
-    return parts
+        part.append((trainer.inputs[k - 1], trainer.input_optimizers[k - 1]))
+    return part

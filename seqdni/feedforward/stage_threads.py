@@ -183,14 +183,14 @@ class _End:
     def __init__(self, out: _Feed, into: _Feed):
         self.out, self.into = out, into
 
-    def send(self, kind: IntEnum, version: int, tensors: Sequence[Tensor | None]) -> None:
+    def send(self, kind: IntEnum, step: int, tensors: Sequence[Tensor | None]) -> None:
         """Send a message of a step."""
-        self.out.put((kind, version, list(tensors)))
+        self.out.put((kind, step, list(tensors)))
 
-    def receive(self, kind: IntEnum, version: int) -> list[Tensor | None]:
+    def receive(self, kind: IntEnum, step: int) -> list[Tensor | None]:
         """Wait for the next message."""
-        found_kind, found_version, tensors = self.into.take()
-        assert (found_kind, found_version) == (kind, version)
+        found_kind, found_step, tensors = self.into.take()
+        assert (found_kind, found_step) == (kind, step)
         return tensors
 
 

@@ -14,13 +14,19 @@ from typing import NamedTuple
 import torch.distributed as dist
 
 from seqdni.channel import Channel
-from seqdni.hierarchy.chunk import HierarchyChunk
+from seqdni.hierarchy.chunk import HierarchyChunk, as_hierarchy_chunk
 from seqdni.hierarchy.remote_level import RemoteLevel
 from seqdni.hierarchy.trainer import HierarchyTrainer
 from seqdni.hierarchy.work import EveryLevel, OneLevel
 from seqdni.learner import check_count
 from seqdni.parallel import DataParallel
-from seqdni.shared_training import Trained, check_no_draws, check_processes, share
+from seqdni.shared_training import (
+    GivenData,
+    Part,
+    check_no_draws,
+    check_one_process_each,
+    share,
+)
 
 
 class Waited(NamedTuple):
@@ -64,7 +70,8 @@ def train_levels_in_processes(
 
     Raises:
         ValueError: the trainer cannot be run in this way, the number of processes is not that of
-            the levels, or the processes have different trainers or chunks.
+            the levels, or the processes have different trainers or chunks. Different chunks are
+            noticed at the end, and the trainer must be restored from a checkpoint then.
         RuntimeError: ``torch.distributed`` is not initialised.
         seqdni.channel.ProcessEnded: another process has ended. The trainer must be restored from a
             checkpoint then, in all processes.
@@ -92,30 +99,31 @@ def train_levels_in_processes(
         raise ValueError("the mode 'joint' is one graph over all levels; use 'dni'")
     for k, each in enumerate(levels):
         check_no_draws(each.level, each.synthetic, f"level {k}")
-    check_processes(processes, len(levels), "level", trainer.device, trainer.state_dict())
+    check_one_process_each(processes, len(levels), "level", trainer.device, trainer.state_dict())
     before, began = trainer.meter.state_dict(), time.perf_counter()
-    # So many answers are never on their way; questions beyond this number wait.
-    in_flight = 4 * (staleness + 2)
+    # Questions beyond this number wait. Answers never wait: both processes would wait then, if the
+    # level below asks on before it takes them.
+    questions = 4 * (staleness + 2)
     channels = {
         k: Channel(k, f"works level {k}", in_flight=in_flight, group=group)
-        for k in (own - 1, own + 1)
+        for k, in_flight in ((own - 1, None), (own + 1, questions))
         if 0 <= k < len(levels)
     }
     above, remote = levels[own].above, None
     if own + 1 in channels:
         remote = RemoteLevel(channels[own + 1], levels[own + 1], staleness)
     work = OneLevel(levels[own], channels.get(own - 1), remote)
-    trainer.work = work
+    trainer.work, given = work, GivenData()
     try:
-        for chunk in chunks:
+        for chunk in given.noted(map(as_hierarchy_chunk, chunks)):
             trainer.step(chunk)
         work.settle()
     finally:
         trainer.work, levels[own].above = EveryLevel(levels), above
     for channel in channels.values():
         channel.flush()
-    parts = [_trained(trainer, k) for k in range(len(levels))]
-    states = share(processes, parts, trainer.meter, before, levels[own].state_dict())
+    parts = [_part(trainer, k) for k in range(len(levels))]
+    states = share(processes, parts, trainer.meter, before, given, levels[own].state_dict())
     for k, (level, state) in enumerate(zip(levels, states, strict=True)):
         if k != own:
             level.load_state_dict(state)
@@ -123,8 +131,8 @@ def train_levels_in_processes(
     return [Waited(begin - began, end - began) for begin, end in waits]
 
 
-def _trained(trainer: HierarchyTrainer, k: int) -> Trained:
+def _part(trainer: HierarchyTrainer, k: int) -> Part:
     """What the process of level k trains: the level, and its boundaries."""
     level = trainer.levels[k]
-    boundaries: Trained = [(each.boundary, each.optimizer) for each in level.synthetic]
+    boundaries: Part = [(each.boundary, each.optimizer) for each in level.synthetic]
     return [(level.level, level.training.learner.optimizer), *boundaries]

@@ -28,14 +28,14 @@ from seqdni.targets import Pairs
 
 
 class Said(IntEnum):
-    """What two neighbouring levels say; the version is the messages that were sent before."""
+    """What two neighbouring levels say; the step is the number of messages sent before."""
 
     MESSAGES = 1  # upwards: [m, B, M], one for each tick of the level above
     CONTEXT = 2  # the answer to it, of a level that gives contexts: [B, C]
     CONTEXT_GRADIENTS = 3  # upwards: [1 + n] expired ticks and the ticks of [n, B, C] gradients
     LEARN = 4  # upwards: [] bool, learn from the chunks that are complete, or from all there is
     PAIRS = 5  # the answer to it for each chunk: messages and their gradients
-    DONE = 6  # upwards: nothing more is asked in this step of the stream
+    DONE = 6  # upwards: [] answers taken so far; no more questions in this step of the stream
 
 
 class RemoteLevel:
@@ -43,7 +43,8 @@ class RemoteLevel:
 
     Args:
         link: to that process.
-        level: the level above, as it is now. The copy in this process does not change.
+        level: the copy of the level above in this process, as it is now. It does not learn. The
+            trainer adds ticks to its ``pending_ticks``, and nothing takes them out.
         staleness: s, see above.
     """
 
@@ -51,6 +52,7 @@ class RemoteLevel:
         self.link = link
         self.level = level
         self.staleness = staleness
+        self.taken = 0  # answers
         self.begin()
 
     def begin(self) -> None:
@@ -137,7 +139,7 @@ class RemoteLevel:
 
     def done(self) -> None:
         """Tell the other process that nothing more is asked in this step of the stream."""
-        self.link.send(Said.DONE, self.sent, [])
+        self.link.send(Said.DONE, self.sent, [torch.tensor(self.taken)])
 
     def _used(self, tick: int) -> int:
         """The tick whose context is used instead of that of a tick, because of the staleness."""
@@ -165,6 +167,7 @@ class RemoteLevel:
         while self._awaited and self._awaited[0][1] <= last:
             kind, sent = self._awaited.popleft()
             tensors = self.link.receive(kind, sent)
+            self.taken += 1
             if kind is Said.CONTEXT:
                 self._context = tensors[0]
             else:
@@ -185,6 +188,7 @@ class Answering:
     def __init__(self, link: Link, level: LevelTrainer):
         self.link = link
         self.level = level
+        self.answers = 0  # that were sent
 
     def carry_out(self, kind: Said, tensors: list[Tensor | None]) -> None:
         """Do what was asked for.
@@ -198,7 +202,7 @@ class Answering:
         if kind is Said.MESSAGES:
             level.receive(first)
             if level.level.context_size:
-                self.link.send(Said.CONTEXT, level.received, [level.context])
+                self._answer(Said.CONTEXT, level.received, [level.context])
         elif kind is Said.CONTEXT_GRADIENTS:
             expired, *ticks = first.tolist()
             grads = [] if tensors[1] is None else tensors[1].unbind(0)
@@ -206,6 +210,10 @@ class Answering:
         elif kind is Said.LEARN:
             received = level.received
             for pairs in level.learn_complete_chunks(bool(first)):
-                self.link.send(Said.PAIRS, received, list(pairs))
+                self._answer(Said.PAIRS, received, list(pairs))
         else:
             raise ValueError(f"the level below sent {kind.name}, which only a level above sends")
+
+    def _answer(self, kind: Said, step: int, tensors: list[Tensor | None]) -> None:
+        self.link.send(kind, step, tensors)
+        self.answers += 1

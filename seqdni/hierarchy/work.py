@@ -73,6 +73,7 @@ class OneLevel:
         self.level = level
         self.below = below
         self.remote = above
+        self.answering = None if below is None else Answering(below, level)
         level.above = above
 
     def begin(self) -> None:
@@ -88,17 +89,17 @@ class OneLevel:
             chunk: targets, mask and restarts of the same steps.
             ahead: must be None.
         """
-        if self.below is None:
+        if self.answering is None:
             self.level.step(inputs, chunk, ahead)
             self.level.let_level_above_learn()
         else:
-            self._answer(self.below)
+            self._answer(self.answering)
         self._done()
 
     def finish(self) -> None:
         """Learn from the incomplete chunks of the level above."""
-        if self.below is not None:
-            self._answer(self.below)
+        if self.answering is not None:
+            self._answer(self.answering)
         self.level.let_level_above_learn(all_of_it=True)
         self._done()
 
@@ -107,12 +108,15 @@ class OneLevel:
         if self.remote is not None:
             self.level.learn_message_gradients(self.remote.arrived(0))
 
-    def _answer(self, below: Channel) -> None:
+    def _answer(self, answering: Answering) -> None:
         """Carry out what the level below asks for, until it is done with a step of the stream."""
-        answering = Answering(below, self.level)
+        assert self.below is not None
         while True:
-            kind, tensors = below.receive_any(Said, self.level.received)
+            kind, tensors = self.below.receive_any(Said, self.level.received)
             if kind is Said.DONE:
+                (taken,) = tensors
+                assert taken is not None
+                self.below.flush(keep=answering.answers - int(taken))
                 return
             answering.carry_out(kind, tensors)
 

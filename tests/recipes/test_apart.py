@@ -6,12 +6,17 @@ import signal
 import time
 from pathlib import Path
 
+import other_scores
 import pytest
 import torch
 from launched import launch, outcome, wait_for
-from runs import VERSE, assert_same, rows_of, run, without_times
+from runs import VERSE, assert_same, result_of, rows_of, run, without_times
 
+from seqdni.recipes.apart import check_launched
 from seqdni.recipes.cli import main
+from seqdni.recipes.commands import curves
+from seqdni.recipes.errors import RunError
+from seqdni.recipes.registry import RECIPES
 
 LAYERS = (
     *("layers", "--hidden-layers", 1, "--hidden", 16, "--threads", 1, "--updates", 200),
@@ -20,6 +25,7 @@ LAYERS = (
 
 ENDED = (  # inside of a section, and where all processes wait for each other
     "seqdni: error: process 0 stops: process 1, which runs stage 1, has ended; its message says",
+    "seqdni: error: process 0 stops: another process has ended, or does not answer",
     "seqdni: error: process 0 lost another process of this run, which has ended",
 )
 
@@ -84,6 +90,60 @@ def test_levels_in_processes_train_as_in_one_bit_for_bit(recipe, tmp_path, monke
     assert [status for status, *_ in found] == [0, 0], found
     run(*words, "--out", alone)
     assert_the_same_end(path, alone)
+
+
+def test_all_processes_stop_when_the_first_one_decides_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEQDNI_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "verse.txt").write_text(VERSE)
+    words = [*LEVELS["lm"].split(), "--corpus", tmp_path / "verse.txt", "--patience", 1]
+    words += ["--apart", "processes", "--out", tmp_path / "run"]
+    found = outcome(launch("run", *words, program=(other_scores.__file__,)))
+    assert [status for status, *_ in found] == [0, 0], found
+    assert result_of(tmp_path / "run")["updates"] == 250
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("layers --trainer cdni", "give --apart processes, which needs 3 of them for this model"),
+        ("layers --trainer backprop", "--apart is not given; start the run without torchrun"),
+        ("layers --trainer all", "--apart is not given; start the run without torchrun"),
+        ("count-digits --trainer joint", "--apart is not given; start the run without torchrun"),
+        ("lm --hierarchy 2 --trainer joint", "is not given; start the run without torchrun"),
+    ],
+)
+def test_processes_without_apart_are_advised_what_works(words, advice, monkeypatch):
+    recipe, *others = words.split()
+    options = RECIPES[recipe].options()
+    for name, value in zip(others[::2], others[1::2], strict=True):
+        setattr(options, name.removeprefix("--"), int(value) if value.isdigit() else value)
+    monkeypatch.setattr("seqdni.recipes.apart.launched", lambda: 2)
+    with pytest.raises(RunError, match=advice):
+        check_launched(options, 3, "part")
+
+
+def test_ctrl_c_stops_a_run_apart_after_the_section_and_says_so(tmp_path):
+    pytest.importorskip("sklearn")
+    (started,) = launch(
+        *("run", *LAYERS, "--updates", 10**6, "--apart", "threads", "--out", tmp_path / "run"),
+        processes=1,
+    )
+    wait_for(tmp_path / "run" / "metrics.jsonl")
+    started.send_signal(signal.SIGINT)
+    ((status, printed, error),) = outcome([started])
+    assert status == 130, error
+    assert "stopping after this section; Ctrl-C once more" in error
+    assert "all saved" in printed
+
+
+def test_runs_apart_and_one_after_another_are_one_curve(tmp_path):
+    options = RECIPES["layers"].options
+    (tmp_path / "metrics.jsonl").write_text('{"update": 1, "tokens": 2, "seconds": 3}\n')
+    of = [
+        curves.read(tmp_path, options(apart=apart, staleness=staleness)).options
+        for apart, staleness in ((None, 0), ("threads", 0), ("processes", 0), ("processes", 1))
+    ]
+    assert of[0] == of[1] == of[2] != of[3]
 
 
 @pytest.mark.parametrize(

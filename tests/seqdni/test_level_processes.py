@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+
 import level_cases
 import pytest
 import torch
@@ -104,11 +106,20 @@ def test_a_stale_context_is_that_of_so_many_ticks_before_and_its_gradient_goes_t
 
 
 def test_a_process_that_ends_is_named(found):
-    assert (
-        (found[1] / "0.txt")
-        .read_text()
-        .startswith("ProcessEnded: process 1, which works level 1, has ended; its message says why")
+    assert errors_of(found, 0)["lost"].startswith(
+        "ProcessEnded: process 1, which works level 1, has ended; its message says why"
     )
+
+
+def test_processes_that_got_different_chunks_are_told_so(found):
+    assert errors_of(found, 0)["different"].startswith(
+        "ValueError: the processes have different chunks or batches (checksums)"
+    )
+
+
+def errors_of(found, rank):
+    """The errors that a process has written, by what went wrong."""
+    return ast.literal_eval((found[1] / f"{rank}.txt").read_text())
 
 
 def test_what_processes_cannot_run_is_refused(tmp_path):

@@ -71,6 +71,14 @@ def test_trainers_and_numbers_that_do_not_fit_are_refused_in_all_processes(found
             assert "torchrun --nproc-per-node 4" in errors["number"]
 
 
+@pytest.mark.parametrize("what", ["inputs", "targets", "condition"])
+def test_processes_that_got_different_batches_are_told_so(what, found):
+    for rank in range(stage_cases.LOST):
+        assert found[rank][1][f"different {what}"].startswith(
+            "ValueError: the processes have different chunks or batches (checksums)"
+        )
+
+
 def test_a_process_that_ends_is_named_by_those_that_talk_with_it(found):
     assert found[1][1]["lost"].startswith(
         "ProcessEnded: process 2, which runs stage 2, has ended; its message says why"
@@ -99,6 +107,23 @@ def test_a_state_is_the_same_after_it_was_sent_and_code_is_refused():
 
 def print_nothing():
     """No state."""
+
+
+def test_a_process_that_has_ended_before_the_trainers_are_compared_is_an_error_of_its_own(found):
+    for rank in range(stage_cases.LOST):
+        assert found[rank][1]["ended before"].startswith(
+            "ProcessEnded: another process has ended, or does not answer; its message says why"
+        )
+
+
+def test_processes_that_talk_by_nccl_alone_are_refused(tmp_path, monkeypatch):
+    dist.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    monkeypatch.setattr(dist, "get_backend_config", lambda group=None: "cuda:nccl")
+    try:
+        with pytest.raises(ValueError, match="talk by cuda:nccl, expected Gloo on the CPU"):
+            train_in_processes(stage_cases.trainer_of(), [])
+    finally:
+        dist.destroy_process_group()
 
 
 def test_one_process_of_a_group_cannot_run_several_stages(tmp_path):

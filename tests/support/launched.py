@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 
-def launch(*words, processes=2, each=None):
+def launch(*words, processes=2, each=None, program=("-m", "seqdni")):
     """Start the processes of a run; ``each`` has more words for each of them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -22,7 +22,7 @@ def launch(*words, processes=2, each=None):
         own = [] if each is None else each[rank]
         started.append(
             subprocess.Popen(
-                [sys.executable, "-m", "seqdni", *map(str, words), *own],
+                [sys.executable, *map(str, program), *map(str, words), *own],
                 env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -64,5 +64,9 @@ def run_program(path, processes, out):
         )
         for rank in range(processes)
     ]
-    errors = [process.communicate(timeout=120)[1].decode() for process in started]
+    try:
+        errors = [process.communicate(timeout=120)[1].decode() for process in started]
+    finally:
+        for process in started:
+            process.kill()  # where one of them waits for ever
     return [process.returncode for process in started], errors

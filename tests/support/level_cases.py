@@ -20,10 +20,11 @@ from seqdni.hierarchy.remote_level import Answering, RemoteLevel, Said
 from seqdni.hierarchy.work import EveryLevel
 
 PROCESSES, ROWS = 3, 3
-PERIODS = {"2": (1, 3), "2 at every step": (1, 1), "3": (1, 2, 2)}
+PERIODS = {"2": (1, 3), "2 at every step": (1, 1), "2, seldom": (1, 20), "3": (1, 2, 2)}
 SIZES = {  # of the chunks, in two parts of the run
     "whole": ([3] * 7, [3] * 6 + [2]),
     "short": ([2] * 7, [2] * 9),
+    "long": ([3] * 7, [3, 800, *[1] * 17]),  # 20 chunks of the slow level, then none for a while
     "ragged": ([3, 1, 4, 2, 5, 1, 4], [13, 7]),
 }
 
@@ -52,6 +53,7 @@ CASES = [
     Case("2 at every step", True, False, "dni", "mlp", 3, "ragged"),
     Case("3", True, True, "dni", "rls", 1, "ragged"),
     Case("3", True, False, "dni", "mlp", 0, "short"),
+    Case("2, seldom", False, False, "dni", "mlp", 1, "long"),
 ]
 
 
@@ -89,14 +91,14 @@ class LocalLink:
         self.answering = Answering(Answers(answers := deque()), level)
         self.answers = answers
 
-    def send(self, kind, version, tensors):
-        assert version == self.answering.level.received
+    def send(self, kind, step, tensors):
+        assert step == self.answering.level.received
         if kind is not Said.DONE:
             self.answering.carry_out(kind, list(tensors))
 
-    def receive(self, kind, version):
-        found_kind, found_version, tensors = self.answers.popleft()
-        assert (found_kind, found_version) == (kind, version)
+    def receive(self, kind, step):
+        found_kind, found_step, tensors = self.answers.popleft()
+        assert (found_kind, found_step) == (kind, step)
         return tensors
 
 
@@ -106,10 +108,10 @@ class Answers:
     def __init__(self, answers):
         self.answers = answers
 
-    def send(self, kind, version, tensors):
-        self.answers.append((kind, version, list(tensors)))
+    def send(self, kind, step, tensors):
+        self.answers.append((kind, step, list(tensors)))
 
-    def receive(self, kind, version):
+    def receive(self, kind, step):
         raise AssertionError("only questions are answered here")
 
 
@@ -159,6 +161,15 @@ def error_of(trainer: HierarchyTrainer, chunks, group) -> str:
     return "no error"
 
 
+def odd(rank: int, trainer: HierarchyTrainer):
+    """Chunks; in process 1 the targets of the second one are others, of the same shape."""
+    for n, chunk in enumerate(make_stream(trainer.model, 9, ROWS, False).chunks([3] * 3)):
+        if (rank, n) == (1, 1):
+            targets, mask = chunk.answers[0]
+            chunk = chunk._replace(answers=[(targets.flip(0), mask), *chunk.answers[1:]])
+        yield chunk
+
+
 def endless(rank: int, case: Case, trainer: HierarchyTrainer):
     """Chunks; process 1 ends at its tenth."""
     for n in range(200):
@@ -192,9 +203,10 @@ def main() -> None:
     torch.save(found, out / f"{rank}.pt")
     case = CASES[0]
     if rank < 2:
+        different = error_of(trainer := trainer_of(case), odd(rank, trainer), groups[2])
         trainer = trainer_of(case)
         lost = error_of(trainer, endless(rank, case, trainer), groups[2])
-        (out / f"{rank}.txt").write_text(lost)
+        (out / f"{rank}.txt").write_text(repr({"different": different, "lost": lost}))
     os._exit(0)  # threads of Gloo can abort a process that ends in the usual way
 
 

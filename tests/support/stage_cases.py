@@ -139,12 +139,25 @@ def refused(rank: int, size: int) -> dict[str, str]:
     return {
         "trainers": error_of(lambda: train_in_processes(other, [])),
         "number": error_of(lambda: train_in_processes(few, [])),
+        **{
+            f"different {name}": error_of(
+                lambda k=k: train_in_processes(trainer_of(), odd(rank, k))
+            )
+            for k, name in enumerate(("inputs", "targets", "condition"))
+        },
         "lost": error_of(lambda: train_with_a_loss(rank)),
+        "ended before": error_of(lambda: train_in_processes(trainer_of(), [])),
     }
 
 
+def odd(rank: int, changed: int):
+    """Three batches; in process 1 the inputs, targets or condition of the second are changed."""
+    for n, batch in enumerate(batches(3)):
+        yield [x.flip(0) if (rank, n, k) == (1, 1, changed) else x for k, x in enumerate(batch)]
+
+
 def train_with_a_loss(rank: int) -> None:
-    """One of the processes ends at its fourth step; this must come last."""
+    """One of the processes ends at its fourth step; what follows is without it."""
     trainer = trainer_of()
 
     def end(*_):
