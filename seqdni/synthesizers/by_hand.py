@@ -113,6 +113,35 @@ def add_gradients(
             d = d @ linear.weight
 
 
+def mean_square(x_BO: Tensor, valid_B: Tensor | None) -> Tensor:
+    """The mean of ``x^2`` over the valid rows; 0 if there is none.
+
+    Args:
+        x_BO: errors.
+        valid_B: rows to use; None: all.
+    """
+    if valid_B is None:
+        return torch.linalg.vector_norm(x_BO).square() / x_BO.numel()
+    rows_B = x_BO.square().mean(dim=1).masked_fill(~valid_B, 0.0)
+    return rows_B.sum() / valid_B.sum().clamp_min(1)
+
+
+def mean_square_grad(x_BO: Tensor, valid_B: Tensor | None) -> Tensor:
+    """The gradient of :func:`mean_square`, in the place of its argument.
+
+    Args:
+        x_BO: errors; they are overwritten.
+        valid_B: rows to use; None: all.
+
+    Returns:
+        ``x_BO``.
+    """
+    if valid_B is None:
+        return x_BO.mul_(2 / x_BO.numel())
+    count = (valid_B.sum().clamp_min(1) * x_BO.shape[1]).to(x_BO.dtype)
+    return x_BO.masked_fill_(~valid_B[:, None], 0.0).mul_(2 / count)
+
+
 def _add(linear: nn.Linear, grad_BO: Tensor, x_BD: Tensor) -> None:
     """Add the gradients of one layer's weight and bias, unless they are frozen."""
     weight, bias = linear.weight, linear.bias

@@ -15,7 +15,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqdni.synthesizers.by_hand import activations, add_gradients, is_plain
+from seqdni.synthesizers.by_hand import (
+    activations,
+    add_gradients,
+    is_plain,
+    mean_square,
+    mean_square_grad,
+)
 from seqdni.synthesizers.inputs import check_width, with_condition
 from seqdni.synthesizers.whitening import Whitening
 
@@ -226,10 +232,10 @@ class MLPSynthesizer(nn.Module):
         """
         x, target_BS = self._pairs(state_BS, target_BS, valid_B, condition_BK)
         features = self.trunk(x)
-        loss = _mean_square(self._relative(self.head(features) - target_BS), valid_B)
+        loss = mean_square(self._relative(self.head(features) - target_BS), valid_B)
         if next_predicted_BS is not None:
             missed_BS = self._existing_aux_head(features) - self._as_output(next_predicted_BS)
-            loss = loss + _mean_square(self._relative(missed_BS), next_valid_B)
+            loss = loss + mean_square(self._relative(missed_BS), next_valid_B)
         return loss
 
     def loss_after_backward(
@@ -286,9 +292,9 @@ class MLPSynthesizer(nn.Module):
                 self._relative(functional.linear(activated[-1], head.weight, head.bias) - target)
                 for head, target in zip(heads, targets, strict=True)
             ]
-            losses = [_mean_square(*pair) for pair in zip(errors, masks, strict=True)]
+            losses = [mean_square(*pair) for pair in zip(errors, masks, strict=True)]
             pairs = zip(errors, masks, strict=True)
-            grads = [self._relative(_mean_square_grad(*pair)) for pair in pairs]
+            grads = [self._relative(mean_square_grad(*pair)) for pair in pairs]
             add_gradients(self.trunk, heads, activated, grads)
             return losses[0] if len(losses) == 1 else losses[0] + losses[1]
 
@@ -329,8 +335,7 @@ class MLPSynthesizer(nn.Module):
     @torch.no_grad()
     def _update_whitening(self, state_BS: Tensor, valid_B: Tensor | None) -> None:
         """Update the whitening, and change the first layer so that it computes the same."""
-        if self.whitening is None:
-            return
+        assert self.whitening is not None
         first = self.trunk[0] if len(self.trunk) else self.head
         assert isinstance(first, nn.Linear)
         change = self.whitening.update(state_BS.to(first.weight.dtype), valid_B)
@@ -342,15 +347,15 @@ class MLPSynthesizer(nn.Module):
 
     def _update_scale(self, target_BS: Tensor, valid_B: Tensor | None) -> None:
         """Update the running scale, and keep the predictions the same."""
-        mean_square, before = self.mean_square, self.mean_square.clone()
+        running, before = self.mean_square, self.mean_square.clone()
         self.targets_seen += 1
         rate: float | Tensor = max(1 - self.scale_decay, 1 / self.targets_seen)
         if valid_B is not None:
-            rate = rate * valid_B.any().to(mean_square.dtype)  # without a valid row it stays
-        mean_square.lerp_(_mean_square(target_BS, valid_B), rate)
+            rate = rate * valid_B.any().to(running.dtype)  # without a valid row it stays
+        running.lerp_(mean_square(target_BS, valid_B), rate)
         if not self.scaled:
             return
-        ratio = before.div_(mean_square.clamp_min(_TINY)).sqrt_()
+        ratio = before.div_(running.clamp_min(_TINY)).sqrt_()
         for head in (self.head, self.aux_head):
             if head is not None:
                 head.weight.mul_(ratio)
@@ -362,19 +367,3 @@ def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def _mean_square(x_BO: Tensor, valid_B: Tensor | None) -> Tensor:
-    """The mean of ``x^2`` over the valid rows; 0 if there is none."""
-    if valid_B is None:
-        return torch.linalg.vector_norm(x_BO).square() / x_BO.numel()
-    rows_B = x_BO.square().mean(dim=1).masked_fill(~valid_B, 0.0)
-    return rows_B.sum() / valid_B.sum().clamp_min(1)
-
-
-def _mean_square_grad(x_BO: Tensor, valid_B: Tensor | None) -> Tensor:
-    """The gradient of :func:`_mean_square`, in the place of its argument."""
-    if valid_B is None:
-        return x_BO.mul_(2 / x_BO.numel())
-    count = (valid_B.sum().clamp_min(1) * x_BO.shape[1]).to(x_BO.dtype)
-    return x_BO.masked_fill_(~valid_B[:, None], 0.0).mul_(2 / count)
