@@ -337,11 +337,12 @@ class Boundary(nn.Module):
         synthesizer = self.synthesizer
         self._check_has_synthesizer()
         assert synthesizer is not None
-        pairs = self._checked_pairs(state_BS, grad_BS / loss_scale, valid_B, final_B)
+        state_BS, target_BS, valid_B = self._checked_pairs(
+            state_BS, grad_BS / loss_scale, valid_B, final_B
+        )
         loss = synthesizer.loss
         if run_backward:
             loss = getattr(synthesizer, "loss_after_backward", loss)
-        state_BS, target_BS, valid_B = pairs
         value = loss(
             state_BS,
             target_BS,

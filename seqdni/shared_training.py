@@ -54,8 +54,13 @@ class GivenData:
             The data.
         """
         for each in data:
-            self.checksum = zlib.crc32(to_bytes(each).numpy().tobytes(), self.checksum)
+            self.checksum = _checksum(each, self.checksum)
             yield each
+
+
+def _checksum(data: Any, before: int = 0) -> int:
+    """The checksum of some data, and of what was before it."""
+    return zlib.crc32(to_bytes(data).numpy().data, before)
 
 
 def check_one_process_each(
@@ -90,9 +95,8 @@ def check_one_process_each(
             f"the model is on {device}, expected the CPU: {what}s in processes of their own do not "
             "run on GPUs yet"
         )
-    checksum = zlib.crc32(to_bytes(state).numpy().tobytes())
     with _all_answer():
-        processes.check_same("trainers (checksums of their states)", checksum)
+        processes.check_same("trainers (checksums of their states)", _checksum(state))
 
 
 def check_no_draws(module: nn.Module, credit: Sequence[SyntheticGradients], what: str) -> None:

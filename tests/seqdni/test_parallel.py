@@ -5,14 +5,11 @@ The processes are real, and talk by Gloo on the loopback.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import parallel_cases
 import pytest
 import torch
 import torch.distributed as dist
+from launched import run_program
 from oracles import make_model, make_trainer
 from torch import nn
 from trainers import flat_trainer
@@ -23,19 +20,8 @@ from seqdni.trainer_parts import check_parallel
 
 def trained(size, out):
     """What each of so many processes came to, by case."""
-    paths = [path for path in sys.path if path]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    words = [sys.executable, parallel_cases.__file__]
-    processes = [
-        subprocess.Popen(
-            [*words, str(rank), str(size), str(out / "store"), str(out)],
-            env=environment,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(size)
-    ]
-    errors = [process.communicate(timeout=300)[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0] * size, errors[0][-2000:]
+    statuses, errors = run_program(parallel_cases.__file__, size, out, limit=300)
+    assert statuses == [0] * size, errors[0][-2000:]
     return [torch.load(out / f"{size}-{rank}.pt", weights_only=True) for rank in range(size)]
 
 

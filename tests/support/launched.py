@@ -45,13 +45,14 @@ def wait_for(path: Path, limit=100):
         time.sleep(0.02)
 
 
-def run_program(path, processes, out):
+def run_program(path, processes, out, limit=120):
     """Run a program of several processes, and return their exit statuses and their errors.
 
     Args:
         path: of the program, which takes RANK SIZE STORE OUT.
         processes: how many.
         out: the folder for what they write.
+        limit: seconds.
     """
     paths = os.pathsep.join(path for path in sys.path if path)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
@@ -65,7 +66,7 @@ def run_program(path, processes, out):
         for rank in range(processes)
     ]
     try:
-        errors = [process.communicate(timeout=120)[1].decode() for process in started]
+        errors = [process.communicate(timeout=limit)[1].decode() for process in started]
     finally:
         for process in started:
             process.kill()  # where one of them waits for ever
