@@ -16,8 +16,9 @@ On a CPU with one thread the times are those of the processor, which other progr
 disturb less; else they are those of the clock.
 
 ``captured`` after a name means that a CUDA graph computes each chunk (``Trainer(capture=True)``; by
-hand: the loop in one graph). With ``--kernels`` a row also has the number of kernels of a chunk on
-the GPU, and the share of the time in which it computes.
+hand: the loop in one graph), ``compiled`` that compiled layers run the LSTM
+(``TorchCore(compiled=True)``). With ``--kernels`` a row also has the number of kernels of a chunk
+on the GPU, and the share of the time in which it computes.
 
     python benchmarks/chunk_step.py
     python benchmarks/chunk_step.py --chunk-len 4 --hidden 256 --batch 64 --json rows.jsonl
@@ -60,7 +61,7 @@ SYMBOLS = 50
 EPISODE = 8  # chunks
 AHEAD = 4  # steps
 YOUNG = 110  # chunks before the averages of a synthesizer have settled, so that it can be captured
-CAPTURED = " captured"
+CAPTURED, COMPILED = " captured", " compiled"
 # MLP as the recipes build it, with the auxiliary task, with the paper's width, on the whitened
 # state; linear; solved, as the copy recipes build it; a critic of one answer, as recall builds it.
 SYNTHESIZERS = {
@@ -78,7 +79,11 @@ PEERS = {"2017 scheme": scheme_of_2017, "ignite": with_ignite}
 EAGER = ("by hand", *PEERS, "tbptt", "bptt", *SYNTHESIZERS, "look-ahead", "overlap")
 PARTS = {"bptt": EPISODE, "ignite": SPLITS}  # chunks in one call
 CAPTURABLE = ("by hand", "tbptt", *SYNTHESIZERS, "look-ahead")
-TRAINERS = (*EAGER, *(name + CAPTURED for name in CAPTURABLE))
+TRAINERS = (
+    *EAGER,
+    *(name + CAPTURED for name in CAPTURABLE),
+    *(name + COMPILED for name in EAGER if name not in ("by hand", *PEERS)),
+)
 
 
 def by_hand(
@@ -138,7 +143,8 @@ def with_trainer(
     A captured one has run so many chunks that all kinds of them have a graph.
     """
     capture, name = name.endswith(CAPTURED), name.removesuffix(CAPTURED)
-    core = TorchCore(nn.LSTM(SYMBOLS, hidden))
+    compiled, name = name.endswith(COMPILED), name.removesuffix(COMPILED)
+    core = TorchCore(nn.LSTM(SYMBOLS, hidden), compiled=compiled)
     model = SequenceModel(OneHot(SYMBOLS), core, nn.Linear(hidden, SYMBOLS)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     condition = None

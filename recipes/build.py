@@ -72,10 +72,10 @@ def build_core(options: RunOptions, inputs: int, dropout: float = 0.0) -> TorchC
     if dropout and options.layers > 1:
         sizes = [inputs, *[hidden] * (options.layers - 1)]
         rnns = [rnn(size, hidden) for size in sizes]
-        core = Stack([TorchCore(each) for each in rnns], dropout)
+        core = Stack([_torch_core(each, options) for each in rnns], dropout)
     else:
         rnns = [rnn(inputs, hidden, num_layers=options.layers)]
-        core = TorchCore(rnns[0])
+        core = _torch_core(rnns[0], options)
     if options.core == "lstm":
         for each in rnns:
             if options.chrono_steps:
@@ -83,6 +83,13 @@ def build_core(options: RunOptions, inputs: int, dropout: float = 0.0) -> TorchC
             elif options.forget_bias:
                 _add_forget_bias(each, options.forget_bias)
     return core
+
+
+def _torch_core(rnn: nn.LSTM | nn.GRU | nn.RNN, options: RunOptions) -> TorchCore:
+    try:
+        return TorchCore(rnn, compiled=options.compiled)
+    except RuntimeError as error:
+        raise RunError(f"--compiled: {error}") from None
 
 
 @torch.no_grad()

@@ -245,6 +245,12 @@ class RunOptions:
         "whether to compute each chunk by a CUDA graph, which takes Python's time off the GPU: "
         "several times faster at a small T. Chunks that no graph can compute run as usual",
     )
+    compiled: bool = option(
+        False,
+        "whether compiled layers run an LSTM or a GRU on a CPU: the same up to rounding, in less "
+        "time where a chunk is small. They are built once on a machine, by a C++ compiler and "
+        "ninja (pip install 'seqdni[compiled]')",
+    )
     seed: int = option(
         0, "seed of the initial weights and of the data", at_least=0, at_most=2**63 - 1
     )
@@ -292,7 +298,7 @@ def absolute(path: str) -> str:
 # What may differ when a run is resumed: where it stops and how it is watched, not what it computes.
 RESUMABLE = {
     *LIMITS,
-    *("patience", "threads", "checkpoint_seconds", "data_dir", "apart"),
+    *("patience", "threads", "checkpoint_seconds", "data_dir", "apart", "compiled"),
 }
 
 
@@ -364,7 +370,30 @@ def _check_capture(options: Any, device: torch.device) -> None:
             raise RunError(f"--capture has no effect with {name}; leave one of them out")
 
 
+def check_compiled(options: Any) -> None:
+    """Refuse ``--compiled`` where no compiled layer would run.
+
+    Args:
+        options: a recipe's options.
+
+    Raises:
+        RunError: the core, the device or the number type is one without compiled layers.
+    """
+    if not options.compiled:
+        return
+    if options.core not in ("lstm", "gru"):
+        raise RunError(f"--compiled is for --core lstm or gru, got {options.core}; leave it out")
+    if (device := device_of(options)).type != "cpu":
+        raise RunError(f"--compiled is for a CPU, got {device}; add --device cpu, or leave it out")
+    if getattr(options, "precision", "float32") != "float32":
+        raise RunError(
+            f"--compiled computes in float32, got --precision {options.precision}; leave one of "
+            "them out"
+        )
+
+
 def _check_core(options: Any) -> None:
+    check_compiled(options)
     if options.core == "lru" and options.layers > 1:
         raise RunError("--core lru has one layer; leave --layers out, or use --core lstm or gru")
     if options.trainer != "influence":

@@ -58,6 +58,7 @@ GROUPS = (
             "forget_bias",
             "chrono_steps",
             "precision",
+            "compiled",
         ),
     ),
     Group(

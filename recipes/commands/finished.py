@@ -101,6 +101,8 @@ def _refuse_export(directory: RunDirectory, command: str) -> None:
 def _existing(given: argparse.Namespace) -> tuple[RunDirectory, Recipe, Any]:
     directory, recipe, options = saved_run(given.dir)
     options.device = given.device
+    if hasattr(options, "compiled"):
+        options.compiled = False  # a machine that only reads a run needs no compiler
     if getattr(given, "data_dir", None):
         if not hasattr(options, "data_dir"):
             raise RunError(f"--data-dir has no effect: {given.dir} is a run of {options.recipe}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from seqdni.recipes.apart import DRAWS, apart_option, refuse, staleness_option
-from seqdni.recipes.common_options import RunOptions, absolute
+from seqdni.recipes.common_options import RunOptions, absolute, check_compiled
 from seqdni.recipes.device import device_of
 from seqdni.recipes.option_field import check_values, option, same_option
 from seqdni.recipes.synthesizers import DESCENDED
@@ -132,6 +132,7 @@ class Options:
         "gradients that the synthesizer learns from; null: no limit",
         above=0,
     )
+    compiled: bool = same_option(RunOptions, "compiled")
     seed: int = same_option(RunOptions, "seed")
     updates: int | None = option(None, "stop after this many updates of A", at_least=1)
     max_tokens: int | None = option(
@@ -163,5 +164,6 @@ def prepare(options: Options) -> None:
     check_values(options)
     refuse(options.apart is not None and options.control == "shuffled", "--control shuffled", DRAWS)
     device_of(options)
+    check_compiled(options)
     if options.data_dir is not None:
         options.data_dir = absolute(options.data_dir)

@@ -6,21 +6,25 @@ Shapes: T steps, B rows, D input features, H output features, L layers.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from seqdni.cores.compiled import compiled_layers
+from seqdni.cores.kernels import BY_TORCH, Layers
 from seqdni.cores.state_gradients import (
     Trace,
     can_run_traced,
     join_traces,
+    run_by_layers,
     run_traced,
-    run_with_fixed_weights,
 )
 from seqdni.cores.unit_steps import UnitSteps, has_unit_steps, torch_unit_steps
 from seqdni.state import LSTMState, State, reset_rows
+
+Inputs: TypeAlias = Float[Tensor, "T B D"] | Int64[Tensor, "T B"]
 
 
 @runtime_checkable
@@ -55,12 +59,19 @@ class TraceableCore(Core, Protocol):
 class TorchCore(nn.Module):
     """An ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` as a core whose initial state is zero.
 
+    With ``compiled=True`` an LSTM or a GRU runs on a CPU by layers that are compiled on the machine
+    when they are first used there. They compute the same up to rounding, in less time for small
+    chunks. On a GPU and under autocast torch's own run, as without it.
+
     Args:
         rnn: the network; any number of layers, time-major, one direction.
+        compiled: whether to use compiled layers, which need a C++ compiler and ninja.
 
     Raises:
-        ValueError: the network is bidirectional, or batch-first.
+        ValueError: the network is bidirectional, or batch-first; or there are no compiled layers
+            for it.
         TypeError: it is another kind of module.
+        RuntimeError: the compiled layers cannot be built.
 
     Example:
         >>> core = TorchCore(nn.LSTM(3, 4, num_layers=2))
@@ -69,7 +80,7 @@ class TorchCore(nn.Module):
         (torch.Size([5, 2, 4]), torch.Size([2, 2, 4]))
     """
 
-    def __init__(self, rnn: nn.LSTM | nn.GRU | nn.RNN):
+    def __init__(self, rnn: nn.LSTM | nn.GRU | nn.RNN, compiled: bool = False):
         super().__init__()
         if not isinstance(rnn, (nn.LSTM, nn.GRU, nn.RNN)):
             raise TypeError(
@@ -83,7 +94,15 @@ class TorchCore(nn.Module):
             )
         if rnn.batch_first:
             raise ValueError("expected a time-major network [T, B, D]; use batch_first=False")
+        if compiled and not _is_plain(rnn):
+            raise ValueError(
+                f"there are compiled layers for nn.LSTM and nn.GRU without dropout and proj_size, "
+                f"got {rnn}; leave out compiled=True, or put TorchCores into a Stack with dropout"
+            )
+        if compiled:
+            compiled_layers()  # an error of the compiler comes here
         self.rnn = rnn
+        self.compiled = compiled
 
     def initial_state(self, batch_size: int) -> State:
         """A state of zeros for all layers.
@@ -103,39 +122,53 @@ class TorchCore(nn.Module):
         hidden_size = rnn.proj_size or rnn.hidden_size
         return LSTMState(like.new_zeros(rnn.num_layers, batch_size, hidden_size), cell)
 
-    def forward(self, x_TBD: Float[Tensor, "T B D"], state: State) -> tuple[Tensor, State]:
+    def forward(self, x_TBD: Inputs, state: State) -> tuple[Tensor, State]:
         """Run a chunk.
 
         Args:
-            x_TBD: inputs.
+            x_TBD: inputs; where :meth:`runs_compiled`, they may be symbols ``[T, B]`` from 0 to
+                D - 1, which stand for one-hot vectors.
             state: the state before the first step, from :meth:`initial_state` or the last chunk.
 
         Returns:
             Outputs ``[T, B, H]`` of the last layer, and the state after the last step.
         """
+        if self.runs_compiled(x_TBD.device):
+            return run_by_layers(self.rnn, x_TBD, state, compiled_layers())  # type: ignore[arg-type]
         if isinstance(self.rnn, nn.LSTM):
             y_TBH, (hidden, cell) = self.rnn(x_TBD, state)
             return y_TBH, LSTMState(hidden, cell)
         return self.rnn(x_TBD, state)
 
-    def with_fixed_weights(
-        self, x_TBD: Float[Tensor, "T B D"], state: State
-    ) -> tuple[Tensor, State]:
+    def with_fixed_weights(self, x_TBD: Inputs, state: State) -> tuple[Tensor, State]:
         """Run a chunk whose backward pass need not reach the weights, as in looking ahead.
 
         On a CPU this is faster than :meth:`forward` for what can be traced; else it is the same.
 
         Args:
-            x_TBD: inputs.
+            x_TBD: as for :meth:`forward`.
             state: the state before the first step.
 
         Returns:
             What :meth:`forward` returns, up to rounding.
         """
-        on_cpu = x_TBD.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        if on_cpu and can_run_traced(self.rnn) and type(self.rnn) in (nn.LSTM, nn.GRU):
-            return run_with_fixed_weights(self.rnn, x_TBD, state)  # type: ignore[arg-type]
+        if _runs_by_loops(x_TBD.device) and _is_plain(self.rnn):
+            layers = self._layers(x_TBD.device)
+            return run_by_layers(self.rnn, x_TBD, state, layers, fixed_weights=True)  # type: ignore
         return self(x_TBD, state)
+
+    def runs_compiled(self, device: torch.device) -> bool:
+        """Whether compiled layers run on a device; they take symbols for one-hot vectors too.
+
+        Args:
+            device: of the inputs.
+        """
+        if not self.compiled or not _runs_by_loops(device):
+            return False
+        return self.rnn.weight_hh_l0.dtype in (torch.float32, torch.float64)
+
+    def _layers(self, device: torch.device) -> Layers:
+        return compiled_layers() if self.runs_compiled(device) else BY_TORCH
 
     @property
     def can_trace(self) -> bool:
@@ -155,7 +188,7 @@ class TorchCore(nn.Module):
         Raises:
             ValueError: :attr:`can_trace` is False.
         """
-        return run_traced(self.rnn, x_TBD, state)
+        return run_traced(self.rnn, x_TBD, state, self._layers(x_TBD.device))
 
     @property
     def has_unit_steps(self) -> bool:
@@ -175,6 +208,16 @@ class TorchCore(nn.Module):
             ValueError: :attr:`has_unit_steps` is False.
         """
         return torch_unit_steps(self.rnn, trace, prefix="rnn.")
+
+
+def _is_plain(rnn: nn.Module) -> bool:
+    """Whether it is torch's own network, and one that layers can run one after the other."""
+    return type(rnn) in (nn.LSTM, nn.GRU) and can_run_traced(rnn)
+
+
+def _runs_by_loops(device: torch.device) -> bool:
+    """Whether a loop over steps can be faster than the network of torch."""
+    return device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 def unroll(

@@ -15,7 +15,8 @@ arXiv 1406.1078, in torch's variant, which resets after the recurrent product.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -179,3 +180,18 @@ class GRULayer(torch.autograd.Function):
         torch.mul(dh_TBH, d_n, out=d_gates.chunk(3, dim=2)[2])
         dx, *weights = _project_back(ctx, 3, d_gates, x_TBD, w_ih, d_from_h, hidden[:-1])
         return dx, dh_BH, probe_h, *weights
+
+
+class Layers(NamedTuple):
+    """How layers are run; each function takes what ``forward`` of the class takes after ``ctx``.
+
+    Args:
+        lstm: as :class:`LSTMLayer`.
+        gru: as :class:`GRULayer`.
+    """
+
+    lstm: Callable[..., Any]
+    gru: Callable[..., Any]
+
+
+BY_TORCH = Layers(LSTMLayer.apply, GRULayer.apply)

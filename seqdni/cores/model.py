@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqdni.cores.base import Core, FixedWeights, TraceableCore
+from seqdni.cores.base import Core, FixedWeights, TorchCore, TraceableCore
 from seqdni.cores.state_gradients import Trace
 from seqdni.state import State
 
@@ -84,7 +84,7 @@ class SequenceModel(nn.Module):
         Returns:
             Logits ``[T, B, V]`` and the state after the last step.
         """
-        features_TBD, state = self.core(self.encoder(inputs), state)
+        features_TBD, state = self.core(self._encoded(inputs), state)
         return self.readout(features_TBD), state
 
     def with_fixed_weights(self, inputs: Tensor, state: State) -> tuple[Tensor, State]:
@@ -97,8 +97,20 @@ class SequenceModel(nn.Module):
         Returns:
             Logits ``[T, B, V]`` and the state after the last step.
         """
-        features_TBD, state = FixedWeights(self.core)(self.encoder(inputs), state)
+        features_TBD, state = FixedWeights(self.core)(self._encoded(inputs), state)
         return self.readout(features_TBD), state
+
+    def _encoded(self, inputs: Tensor) -> Tensor:
+        """What the core reads; compiled layers need no one-hot vectors made of symbols."""
+        core, encoder = self.core, self.encoder
+        if (
+            type(encoder) is OneHot
+            and type(core) is TorchCore
+            and core.runs_compiled(inputs.device)
+            and not inputs.is_floating_point()
+        ):
+            return inputs.long()
+        return encoder(inputs)
 
     @property
     def can_trace(self) -> bool:

@@ -12,12 +12,12 @@ and return its gradient. They use the weights of the torch module.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from seqdni.cores.kernels import GRULayer, LSTMLayer
+from seqdni.cores.kernels import BY_TORCH, Layers
 from seqdni.state import LSTMState, State, leaves, state_size
 
 
@@ -84,7 +84,9 @@ def can_run_traced(rnn: nn.Module) -> bool:
     )
 
 
-def run_traced(rnn: nn.Module, x_TBD: Tensor, state: State) -> tuple[Tensor, State, Trace]:
+def run_traced(
+    rnn: nn.Module, x_TBD: Tensor, state: State, layers: Layers = BY_TORCH
+) -> tuple[Tensor, State, Trace]:
     """Run a chunk like ``rnn(x_TBD, state)``, and trace its states.
 
     It computes in the type of the weights, also under autocast, and has no second derivative.
@@ -93,6 +95,7 @@ def run_traced(rnn: nn.Module, x_TBD: Tensor, state: State) -> tuple[Tensor, Sta
         rnn: ``nn.LSTM`` or ``nn.GRU``, any number of layers.
         x_TBD: inputs.
         state: the state before the first step: :class:`LSTMState`, or ``[L, B, H]``.
+        layers: what runs a layer.
 
     Returns:
         Outputs ``[T, B, H]`` of the last layer, the state after the last step, and the trace.
@@ -118,24 +121,30 @@ def run_traced(rnn: nn.Module, x_TBD: Tensor, state: State) -> tuple[Tensor, Sta
         inputs_TBD = x_TBD.to(dtype)
         shape = (*x_TBD.shape[:2], state_size(state))
         probe = inputs_TBD.new_zeros(()).expand(shape).requires_grad_()
-        y_TBH, end, entered = _run_layers(rnn, inputs_TBD, state, probe, rnn.all_weights)
+        y_TBH, end, entered = _run_layers(rnn, inputs_TBD, state, probe, rnn.all_weights, layers)
         packed = [layer for leaf in zip(*entered, strict=True) for layer in leaf]
         trace = Trace(torch.cat(packed, dim=2), (probe,), inputs_TBD.detach())
     return y_TBH, end, trace
 
 
-def run_with_fixed_weights(
-    rnn: nn.LSTM | nn.GRU, x_TBD: Tensor, state: State
+def run_by_layers(
+    rnn: nn.LSTM | nn.GRU,
+    x_TBD: Tensor,
+    state: State,
+    layers: Layers = BY_TORCH,
+    fixed_weights: bool = False,
 ) -> tuple[Tensor, State]:
-    """Run a chunk like ``rnn(x_TBD, state)``; its backward pass does not reach the weights.
+    """Run a chunk like ``rnn(x_TBD, state)``, by functions that run one layer each.
 
-    On a CPU the backward pass of ``nn.LSTM`` computes their gradients even where nobody asks for
-    them. This one does not, and takes about half the time.
+    On a CPU the backward pass of ``nn.LSTM`` computes the gradients of the weights even where
+    nobody asks for them. With ``fixed_weights`` this one does not, and takes about half the time.
 
     Args:
         rnn: one that :func:`can_run_traced`.
-        x_TBD: inputs.
+        x_TBD: inputs; where compiled layers run them, they may be symbols ``[T, B]`` of D.
         state: the state before the first step.
+        layers: what runs a layer.
+        fixed_weights: whether the backward pass stops before the weights.
 
     Returns:
         Outputs ``[T, B, H]`` of the last layer, and the state after the last step.
@@ -143,15 +152,18 @@ def run_with_fixed_weights(
     Example:
         >>> gru, x = nn.GRU(2, 3), torch.ones(4, 1, 2)
         >>> start = torch.zeros(1, 1, 3, requires_grad=True)
-        >>> run_with_fixed_weights(gru, x, start)[0].sum().backward()
+        >>> run_by_layers(gru, x, start, fixed_weights=True)[0].sum().backward()
         >>> start.grad is not None, gru.weight_hh_l0.grad is None
         (True, True)
     """
-    dtype = rnn.all_weights[0][0].dtype
-    inputs_TBD = x_TBD.to(dtype)
-    no_probe = inputs_TBD.new_zeros(()).expand((*x_TBD.shape[:2], state_size(state)))
-    fixed = [[weight.detach() for weight in layer] for layer in rnn.all_weights]
-    y_TBH, end, _ = _run_layers(rnn, inputs_TBD, state, no_probe, fixed)
+    weights = rnn.all_weights
+    dtype = weights[0][0].dtype
+    inputs = x_TBD.to(dtype) if x_TBD.is_floating_point() else x_TBD
+    shape = (*x_TBD.shape[:2], state_size(state))
+    no_probe = weights[0][0].new_zeros(()).expand(shape)
+    if fixed_weights:
+        weights = [[weight.detach() for weight in layer] for layer in weights]
+    y_TBH, end, _ = _run_layers(rnn, inputs, state, no_probe, weights, layers)
     return y_TBH, end
 
 
@@ -161,10 +173,11 @@ def _run_layers(
     state: State,
     probe_TBS: Tensor,
     weights_of_layers: Sequence[Sequence[Tensor]],
+    layers: Layers,
 ) -> tuple[Tensor, State, list[list[Tensor]]]:
     """Outputs, the last state, and by layer the states that enter each step."""
-    run_layer: Any = (LSTMLayer if isinstance(rnn, nn.LSTM) else GRULayer).apply
-    starts = [leaf.to(y_TBH.dtype).unbind(0) for leaf in leaves(state)]
+    run_layer = layers.lstm if isinstance(rnn, nn.LSTM) else layers.gru
+    starts = [leaf.to(probe_TBS.dtype).unbind(0) for leaf in leaves(state)]
     probes = probe_TBS.split(rnn.hidden_size, dim=2)
     ends, entered = [], []
     for layer, weights in enumerate(weights_of_layers):

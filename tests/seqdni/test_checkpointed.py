@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from oracles import (
+    COMPILED,
     KINDS,
     SYMBOLS,
     assert_close,
@@ -34,7 +35,7 @@ from seqdni import (
 )
 from seqdni.cores.base import pieces
 
-cores = pytest.mark.parametrize("kind", KINDS)
+cores = pytest.mark.parametrize("kind", [*KINDS, *COMPILED])
 depths = pytest.mark.parametrize("layers", [1, 2])
 restarts = pytest.mark.parametrize("resets", [False, True], ids=["endless", "resets"])
 STEPS, ROWS = 12, 4

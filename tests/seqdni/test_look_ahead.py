@@ -7,7 +7,16 @@ from itertools import pairwise
 
 import pytest
 import torch
-from oracles import KINDS, gradients, make_model, make_stream, make_trainer, reference_loss, split
+from oracles import (
+    COMPILED,
+    KINDS,
+    gradients,
+    make_model,
+    make_stream,
+    make_trainer,
+    reference_loss,
+    split,
+)
 from trainers import flat_trainer
 
 from seqdni import (
@@ -23,7 +32,7 @@ from seqdni import (
 )
 from seqdni.chunk import steps_ahead
 
-cores = pytest.mark.parametrize("kind", KINDS)
+cores = pytest.mark.parametrize("kind", [*KINDS, *COMPILED])
 restarts = pytest.mark.parametrize("resets", [False, True], ids=["endless", "resets"])
 STEPS, ROWS = 12, 4
 SIZES = [3, 1, 4, 2, 2]

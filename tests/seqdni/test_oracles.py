@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import (
+    COMPILED,
     HIDDEN,
     KINDS,
     SYMBOLS,
@@ -39,7 +40,7 @@ from seqdni import (
     whole_episodes,
 )
 
-cores = pytest.mark.parametrize("kind", [*KINDS, "stack"])
+cores = pytest.mark.parametrize("kind", [*KINDS, "stack", *COMPILED])
 torch_cores = pytest.mark.parametrize("kind", KINDS)
 depths = pytest.mark.parametrize("layers", [1, 2])
 restarts = pytest.mark.parametrize("resets", [False, True], ids=["endless", "resets"])

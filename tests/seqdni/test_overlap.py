@@ -8,6 +8,7 @@ import io
 import pytest
 import torch
 from oracles import (
+    COMPILED,
     KINDS,
     assert_close,
     full_bptt,
@@ -23,7 +24,7 @@ from torch import nn
 
 from seqdni import TorchCore, leaves, unroll
 
-cores = pytest.mark.parametrize("kind", KINDS)
+cores = pytest.mark.parametrize("kind", [*KINDS, *COMPILED])
 depths = pytest.mark.parametrize("layers", [1, 2])
 restarts = pytest.mark.parametrize("resets", [False, True], ids=["endless", "resets"])
 STEPS, ROWS = 12, 4

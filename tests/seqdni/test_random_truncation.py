@@ -8,6 +8,7 @@ import io
 import pytest
 import torch
 from oracles import (
+    COMPILED,
     KINDS,
     assert_close,
     full_bptt,
@@ -22,7 +23,7 @@ from oracles import (
 
 from seqdni import Checkpointed, RandomTruncation, Reweighted, pack, unroll
 
-cores = pytest.mark.parametrize("kind", KINDS)
+cores = pytest.mark.parametrize("kind", [*KINDS, *COMPILED])
 restarts = pytest.mark.parametrize("resets", [False, True], ids=["endless", "resets"])
 STEPS, ROWS = 12, 4
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import copy
 from itertools import pairwise
 
+import pytest
 import torch
+from compiled import needs_compiler
 from torch import Tensor, nn
 from trainers import flat_trainer
 
@@ -36,6 +38,7 @@ from seqdni import (
 SYMBOLS = 5
 HIDDEN = 6
 KINDS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+COMPILED = [pytest.param(name, marks=needs_compiler) for name in ("lstm compiled", "gru compiled")]
 
 
 SPREAD = torch.logspace(1, -3, 16)  # the covariance spans eight orders of magnitude
@@ -58,7 +61,9 @@ def make_model(kind: str, layers: int, dtype=torch.float64, seed: int = 0) -> Se
     elif kind == "lru":
         core = LRU(SYMBOLS, HIDDEN)
     else:
-        core = TorchCore(KINDS[kind](SYMBOLS, HIDDEN, num_layers=layers))
+        name, _, compiled = kind.partition(" ")
+        rnn = KINDS[name](SYMBOLS, HIDDEN, num_layers=layers)
+        core = TorchCore(rnn, compiled=bool(compiled))
     return SequenceModel(OneHot(SYMBOLS), core, nn.Linear(HIDDEN, SYMBOLS)).to(dtype)
 
 
