@@ -34,7 +34,7 @@ def test_a_compiled_run_learns_what_the_other_learns(words, tmp_path, monkeypatc
     for name, compiled in (("plain", "false"), ("fast", "true")):
         run(*words, "--compiled", compiled, "--out", name)
     plain, fast = (last_of(tmp_path / name)["trainer"] for name in ("plain", "fast"))
-    weights = [saved["model"] if "model" in saved else saved for saved in (plain, fast)]
+    weights = [saved.get("model", saved) for saved in (plain, fast)]
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-5)
 
 
