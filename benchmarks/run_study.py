@@ -1,4 +1,4 @@
-"""How far credit reaches: copy tasks and text, by trainer, synthesizer, control and T.
+r"""How far credit reaches: copy tasks and text, by trainer, synthesizer, control and T.
 
 A study is a list of experiments, declared below; an experiment is a grid of ``seqdni run``
 commands. They are run in parallel processes, each ends with a row in a file of JSON lines, and what
@@ -11,6 +11,11 @@ with ``--render``, the rows become tables and figures of docs/horizon.md.
     python benchmarks/run_study.py --preset text --data-dir DIR
     python benchmarks/run_study.py --only copy search --dry-run
     python benchmarks/run_study.py --render --compare copy "DNI" "TBPTT, lr 0.001"
+    python benchmarks/run_study.py --preset ahead --commands | xargs -P 8 -d '\n' -n 1 sh -c
+
+With ``--commands`` any scheduler can do the runs (xargs as above, or an array of jobs of a
+cluster): each line is one run, and starts it or continues it. The study then finds the finished
+runs in their folders and writes their rows.
 
 The times that it announces are guesses, from two busy cores; for a GPU from nothing measured. Runs
 that share a machine disturb each other, so read a row's ``wall_seconds`` as a rough number.
@@ -33,6 +38,7 @@ from study import (
     Place,
     Run,
     carry_out,
+    command,
     missing,
     needs_ptb,
     read_rows,
@@ -386,9 +392,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(
                 "Penn Treebank is skipped: "
                 + (f"no ptb.train.txt in {given.data_dir}" if given.data_dir else "no --data-dir")
-                + " (the folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt)"
+                + " (the folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt)",
+                file=sys.stderr,
             )
             runs = [run for run in runs if not needs_ptb(run)]
+        if given.commands:
+            for run in missing(runs, place):
+                if state(run, place) != "finished":
+                    print(shlex.join(command(run, place, restartable=True)))
+            return 0
         announce(runs, place, each_run=given.dry_run)
         if given.dry_run:
             return 0
@@ -451,6 +463,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--rows", metavar="FILE", help="default: benchmarks/results/horizon-PRESET.jsonl")
     add("--page", metavar="FILE", default=ROOT / "docs" / "horizon.md", help="to write tables into")
     add("--dry-run", action="store_true", help="list what would be run")
+    add(
+        "--commands",
+        action="store_true",
+        help="print the command of each run that is to be done, a line each, for a scheduler",
+    )
     add("--render", action="store_true", help="run nothing, write tables and figures")
     add(
         "--compare",

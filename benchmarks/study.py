@@ -242,8 +242,14 @@ def state(run: Run, place: Place) -> str:
     return "begun" if (path / "last.pt").exists() else "new"
 
 
-def command(run: Run, place: Place) -> list[str]:
-    """The words that start the run, or continue it."""
+def command(run: Run, place: Place, restartable: bool = False) -> list[str]:
+    """The words that start the run, or continue it.
+
+    Args:
+        run: of a study.
+        place: where.
+        restartable: whether the same words do both, whatever the state of the run.
+    """
     path = folder(run, place)
     placed: dict[str, Any] = {} if place.threads is None else {"threads": place.threads}
     if needs_ptb(run):
@@ -252,10 +258,13 @@ def command(run: Run, place: Place) -> list[str]:
     if run.cell.recipe in ("mnist", "layers"):
         assert place.mnist_dir is not None
         placed["data_dir"] = place.mnist_dir.resolve()
-    if state(run, place) == "begun":
+    whole = {**run.cell.given, **placed, "device": place.device, "out": path}
+    if restartable:
+        given = {**whole, "resume": "auto"}
+    elif state(run, place) == "begun":
         given = {"resume": path, **placed}
     else:
-        given = {**run.cell.given, **placed, "device": place.device, "out": path}
+        given = whole
     return [sys.executable, "-m", "seqdni", "run", run.cell.recipe, *words(given)]
 
 

@@ -176,9 +176,22 @@ def test_a_failed_run_is_reported_and_does_not_stop_the_others(
     assert len(read_rows(tmp_path / "rows.jsonl")) == 1
 
     assert run_study.main([*words, "--dry-run"]) == 0
-    shown = capsys.readouterr().out
-    assert "Penn Treebank is skipped: no --data-dir" in shown
-    assert "1 runs, 0 of them to do" in shown
+    shown = capsys.readouterr()
+    assert "Penn Treebank is skipped: no --data-dir" in shown.err
+    assert "1 runs, 0 of them to do" in shown.out
+
+
+def test_another_scheduler_can_do_the_runs(words, tmp_path, capsys):
+    assert run_study.main([*words, "--commands"]) == 0
+    commands = capsys.readouterr().out.splitlines()
+    assert len(commands) == 2
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    for line in [commands[0], *commands]:  # one is done twice, as after a failure of a machine
+        subprocess.run(["sh", "-c", line], env=env, cwd=ROOT, capture_output=True, timeout=120)
+    assert run_study.main([*words, "--commands"]) == 0
+    assert capsys.readouterr().out == ""
+    assert run_study.main(words) == 0
+    assert len(read_rows(tmp_path / "rows.jsonl")) == 2
 
 
 STOPPABLE = """
