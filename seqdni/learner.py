@@ -178,7 +178,8 @@ def descend(
     """
     if not clipped(parameters, clip):
         optimizer.step()
-    optimizer.zero_grad()
+    for parameter in parameters:
+        parameter.grad = None
 
 
 # What is refused

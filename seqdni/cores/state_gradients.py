@@ -121,7 +121,8 @@ def run_traced(
         inputs_TBD = x_TBD.to(dtype)
         shape = (*x_TBD.shape[:2], state_size(state))
         probe = inputs_TBD.new_zeros(()).expand(shape).requires_grad_()
-        y_TBH, end, entered = _run_layers(rnn, inputs_TBD, state, probe, rnn.all_weights, layers)
+        probes = probe.split(rnn.hidden_size, dim=2)
+        y_TBH, end, entered = _run_layers(rnn, inputs_TBD, state, probes, rnn.all_weights, layers)
         packed = [layer for leaf in zip(*entered, strict=True) for layer in leaf]
         trace = Trace(torch.cat(packed, dim=2), (probe,), inputs_TBD.detach())
     return y_TBH, end, trace
@@ -159,11 +160,10 @@ def run_by_layers(
     weights = rnn.all_weights
     dtype = weights[0][0].dtype
     inputs = x_TBD.to(dtype) if x_TBD.is_floating_point() else x_TBD
-    shape = (*x_TBD.shape[:2], state_size(state))
-    no_probe = weights[0][0].new_zeros(()).expand(shape)
     if fixed_weights:
         weights = [[weight.detach() for weight in layer] for layer in weights]
-    y_TBH, end, _ = _run_layers(rnn, inputs, state, no_probe, weights, layers)
+    no_probes = [weights[0][0].new_zeros(())] * len(leaves(state)) * rnn.num_layers
+    y_TBH, end, _ = _run_layers(rnn, inputs, state, no_probes, weights, layers)
     return y_TBH, end
 
 
@@ -171,14 +171,14 @@ def _run_layers(
     rnn: nn.LSTM | nn.GRU,
     y_TBH: Tensor,
     state: State,
-    probe_TBS: Tensor,
+    probes: Sequence[Tensor],
     weights_of_layers: Sequence[Sequence[Tensor]],
     layers: Layers,
 ) -> tuple[Tensor, State, list[list[Tensor]]]:
     """Outputs, the last state, and by layer the states that enter each step."""
     run_layer = layers.lstm if isinstance(rnn, nn.LSTM) else layers.gru
-    starts = [leaf.to(probe_TBS.dtype).unbind(0) for leaf in leaves(state)]
-    probes = probe_TBS.split(rnn.hidden_size, dim=2)
+    dtype = weights_of_layers[0][0].dtype
+    starts = [leaf.to(dtype).unbind(0) for leaf in leaves(state)]
     ends, entered = [], []
     for layer, weights in enumerate(weights_of_layers):
         start = [leaf[layer] for leaf in starts]
