@@ -28,7 +28,7 @@ class Damaged(ValueError):
     """The bytes are not a whole checkpoint; the message says why, to be put into a sentence."""
 
 
-def to_bytes(state: dict[str, Any]) -> bytearray:
+def checkpoint_bytes(state: dict[str, Any]) -> bytearray:
     """Convert a checkpoint to the bytes of a file.
 
     Args:
@@ -38,7 +38,7 @@ def to_bytes(state: dict[str, Any]) -> bytearray:
         An archive that ``torch.load(weights_only=True)`` reads.
 
     Example:
-        >>> from_bytes(to_bytes({"weight": torch.ones(2)}))
+        >>> read_checkpoint(checkpoint_bytes({"weight": torch.ones(2)}))
         {'weight': tensor([1., 1.])}
     """
     buffer = io.BytesIO()
@@ -49,8 +49,8 @@ def to_bytes(state: dict[str, Any]) -> bytearray:
     return data + LABEL + hashlib.sha256(data).hexdigest().encode()
 
 
-def from_bytes(data: bytes | bytearray) -> Any:
-    """Read a checkpoint that :func:`to_bytes` or plain ``torch.save`` has made.
+def read_checkpoint(data: bytes | bytearray) -> Any:
+    """Read a checkpoint that :func:`checkpoint_bytes` or plain ``torch.save`` has made.
 
     Args:
         data: the whole file.
@@ -62,7 +62,7 @@ def from_bytes(data: bytes | bytearray) -> Any:
         Damaged: the file is damaged, or holds other things than tensors and primitives.
 
     Example:
-        >>> from_bytes(b"nothing")
+        >>> read_checkpoint(b"nothing")
         Traceback (most recent call last):
             ...
         seqdni.recipes.checkpoint.Damaged: it is no archive of torch.save, or ends too early

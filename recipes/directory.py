@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from seqdni.recipes.checkpoint import Damaged, check_finite, from_bytes, to_bytes
+from seqdni.recipes.checkpoint import Damaged, check_finite, checkpoint_bytes, read_checkpoint
 from seqdni.recipes.commands.export import WEIGHTS, read_export
 from seqdni.recipes.config_file import parse_config
 from seqdni.recipes.errors import RunError
@@ -164,7 +164,7 @@ class RunDirectory:
             state: tensors and primitives.
         """
         if self.written:
-            write_whole(self.path, f"{name}.pt", to_bytes(state))
+            write_whole(self.path, f"{name}.pt", checkpoint_bytes(state))
 
     def load(self, name: str) -> dict[str, Any]:
         """Read a checkpoint, or an export where there is none, without running any code in it.
@@ -188,7 +188,7 @@ class RunDirectory:
                 f"{self.path} has no {name}.pt: the run stopped before a checkpoint"
             ) from None
         try:
-            saved = from_bytes(data)
+            saved = read_checkpoint(data)
         except Damaged as reason:
             raise RunError(
                 f"{path} cannot be read as a checkpoint: {reason}; put back a copy of it, or begin "

@@ -1,9 +1,9 @@
 r"""A channel between two processes: it sends a few tensors in one message, without waiting.
 
-A message is a header of fixed size and one block of bytes. The header has whole numbers only: the
-kind of the message, the step (of the training) that it belongs to, the number of its tensors, and
-the type and the shape of each. So nothing that arrives is ever executed, and a message that does
-not belong where it arrives is noticed.
+A message is a header of three whole numbers (the kind of the message, the step of the training that
+it belongs to, and the number of its bytes) and the bytes of its tensors, see
+:mod:`seqdni.state_bytes`. So nothing that arrives is ever executed, and a message that does not
+belong where it arrives is noticed.
 
 The processes talk by ``torch.distributed``, point to point, with the backend Gloo.
 """
@@ -20,14 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-TYPES = (
-    *(torch.float32, torch.float64, torch.bfloat16, torch.float16),
-    *(torch.int64, torch.int32, torch.uint8, torch.bool),
-)
-MOST_TENSORS, MOST_AXES, NO_TENSOR = 6, 8, -1
-FIRST = 4  # numbers of a header before those of the tensors: kind, step, tensors, bytes
-ENTRY = 2 + MOST_AXES  # numbers of a tensor: type, number of axes, and the size of each
-ALIGNED = 8  # each tensor begins at a multiple of so many bytes
+from seqdni.state_bytes import from_bytes, to_bytes
 
 Kind = TypeVar("Kind", bound=IntEnum)
 
@@ -66,9 +59,10 @@ class Channel:
     Example:
         >>> class Sent(IntEnum):
         ...     ACTIVATION = 1
-        >>> message = pack_message(Sent.ACTIVATION, 7, [torch.ones(2), None])
-        >>> unpack_message(*message)
-        [tensor([1., 1.]), None]
+        >>> def send(channel, x):  # in one process
+        ...     channel.send(Sent.ACTIVATION, 7, [x, None])
+        >>> def receive(channel):  # in the other one
+        ...     return channel.receive(Sent.ACTIVATION, 7)
     """
 
     def __init__(
@@ -99,20 +93,20 @@ class Channel:
         Args:
             kind: of the message.
             step: the step of the training that it belongs to.
-            tensors: at most six, of at most eight axes each; None is sent as None. They are copied,
-                so that they may change afterwards.
+            tensors: of any shape and type; None is sent as None. They are copied, so that they may
+                change afterwards.
 
         Raises:
             ProcessEnded: the other process has ended.
-            ValueError: the tensors cannot be sent in one message.
         """
         if self.in_flight is not None and len(self._sending) >= self.in_flight:
             began = time.perf_counter()
             self._wait_for_first()
             self.waits.append((began, time.perf_counter()))
-        parts = [part for part in pack_message(kind, step, tensors) if part.numel()]
+        data = to_bytes(list(tensors))
+        header = torch.tensor([int(kind), step, data.numel()])
         try:
-            self._sending.append([(self._sent(part), part) for part in parts])
+            self._sending.append([(self._sent(part), part) for part in (header, data)])
         except RuntimeError as error:
             raise self._ended(error) from error
 
@@ -150,17 +144,16 @@ class Channel:
             ValueError: the next message has another step, or a kind that is none of these.
         """
         began = time.perf_counter()
-        header = torch.empty(FIRST + MOST_TENSORS * ENTRY, dtype=torch.int64)
+        header = torch.empty(3, dtype=torch.int64)
         self._fill(header)
-        kind, found_step, _, size, *_ = header.tolist()
+        kind, found_step, size = header.tolist()
+        data = torch.empty(size, dtype=torch.uint8)
+        self._fill(data)
+        self.waits.append((began, time.perf_counter()))
         if found_step != step or kind not in set(kinds):
             name = kinds(kind).name if kind in set(kinds) else str(kind)
             raise self._unexpected(name, found_step, "one", step)
-        data = torch.empty(size, dtype=torch.uint8)
-        if size:
-            self._fill(data)
-        self.waits.append((began, time.perf_counter()))
-        return kinds(kind), unpack_message(header, data)
+        return kinds(kind), from_bytes(data)
 
     def flush(self, keep: int = 0) -> None:
         """Wait until the other process has received all messages but the last ones.
@@ -205,64 +198,3 @@ class Channel:
             f"process {self.peer}, which {self.role}, {what}; its message says why. The others "
             "cannot go on without it: start all of them again from the last checkpoint"
         )
-
-
-def pack_message(
-    kind: IntEnum, step: int, tensors: Sequence[Tensor | None]
-) -> tuple[Tensor, Tensor]:
-    """Make the header and the bytes of a message.
-
-    Args:
-        kind: as in :meth:`Channel.send`.
-        step: likewise.
-        tensors: likewise.
-
-    Returns:
-        Whole numbers ``[64]``, and bytes.
-
-    Raises:
-        ValueError: the tensors cannot be sent in one message.
-    """
-    if len(tensors) > MOST_TENSORS:
-        raise ValueError(f"got {len(tensors)} tensors for a message, expected <= {MOST_TENSORS}")
-    numbers, blocks = [], []
-    for x in tensors:
-        if x is None:
-            numbers += [NO_TENSOR] + [0] * (ENTRY - 1)
-            continue
-        if x.dtype not in TYPES or x.dim() > MOST_AXES:
-            raise ValueError(
-                f"got a tensor {list(x.shape)} of {x.dtype} for a message, expected at most "
-                f"{MOST_AXES} axes and one of {', '.join(map(str, TYPES))}"
-            )
-        numbers += [TYPES.index(x.dtype), x.dim(), *x.shape] + [0] * (MOST_AXES - x.dim())
-        block = x.detach().cpu().contiguous().flatten().view(torch.uint8)
-        blocks += [block, torch.zeros(-block.numel() % ALIGNED, dtype=torch.uint8)]
-    data = torch.cat(blocks) if blocks else torch.empty(0, dtype=torch.uint8)
-    numbers += [0] * ((MOST_TENSORS - len(tensors)) * ENTRY)
-    return torch.tensor([int(kind), step, len(tensors), data.numel(), *numbers]), data
-
-
-def unpack_message(header: Tensor, data: Tensor) -> list[Tensor | None]:
-    """The tensors of a message.
-
-    Args:
-        header: from :func:`pack_message`.
-        data: likewise.
-
-    Returns:
-        The tensors, which lie in the bytes.
-    """
-    _, _, count, _, *numbers = header.tolist()
-    tensors: list[Tensor | None] = []
-    begin = 0
-    for i in range(count):
-        number, axes, *shape = numbers[i * ENTRY : (i + 1) * ENTRY]
-        if number == NO_TENSOR:
-            tensors.append(None)
-            continue
-        dtype, shape = TYPES[number], shape[:axes]
-        end = begin + torch.Size(shape).numel() * dtype.itemsize
-        tensors.append(data[begin:end].view(dtype).view(shape))
-        begin = end + (begin - end) % ALIGNED
-    return tensors

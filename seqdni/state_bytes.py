@@ -1,4 +1,4 @@
-"""A training state as one tensor of bytes, to be sent to other processes; no code is in it.
+"""A training state, or a few tensors, as one tensor of bytes for other processes, without code.
 
 The bytes are the length of a text, the text in JSON, and the numbers of all tensors. In the text, a
 tensor is its type, its shape and where its numbers begin.
@@ -86,6 +86,8 @@ def _restored(text: Any, data: Tensor) -> Any:
     if kind == "tuple":
         return tuple(_restored(value, data) for value in content)
     name, shape, begin = content
-    dtype = getattr(torch, name)
+    dtype = getattr(torch, name, None)
+    if kind != "tensor" or not isinstance(dtype, torch.dtype):
+        raise ValueError(f"got a {kind} of {name} in bytes, expected a tensor of a type of torch")
     end = begin + torch.Size(shape).numel() * dtype.itemsize
     return data[begin:end].clone().view(dtype).view(shape)

@@ -20,7 +20,7 @@ import pytest
 import torch
 from runs import TINY, assert_same, rows_of
 
-from seqdni.recipes.checkpoint import Damaged, from_bytes, to_bytes
+from seqdni.recipes.checkpoint import Damaged, checkpoint_bytes, read_checkpoint
 from seqdni.recipes.cli import main
 from seqdni.recipes.lock import lock
 
@@ -168,15 +168,15 @@ def test_of_200_flipped_bits_200_are_noticed(made):
     bits = random.Random(0).sample(range(8 * len(data)), 200)
     for number in bits:
         with pytest.raises(Damaged):
-            from_bytes(flipped(data, number))
-    assert isinstance(from_bytes(data), dict)
+            read_checkpoint(flipped(data, number))
+    assert isinstance(read_checkpoint(data), dict)
 
 
 def test_bits_of_the_digest_itself_are_noticed(made):
     data = (made / "last.pt").read_bytes()
     for number in range(8 * (len(data) - 93), 8 * len(data)):  # the archive's end, and the digest
         with pytest.raises(Damaged):
-            from_bytes(flipped(data, number))
+            read_checkpoint(flipped(data, number))
 
 
 def test_of_200_bits_of_the_numbers_all_are_noticed_without_a_digest(made, tmp_path):
@@ -196,7 +196,7 @@ def test_of_200_bits_of_the_numbers_all_are_noticed_without_a_digest(made, tmp_p
         start = part.header_offset + 30 + name + extra
         number = 8 * start + chooser.randrange(8 * part.file_size)
         with pytest.raises(Damaged):
-            from_bytes(flipped(data, number))
+            read_checkpoint(flipped(data, number))
 
 
 @pytest.mark.parametrize("command", ["eval", "sample", "export", "horizon", "resume"])
@@ -219,7 +219,7 @@ def test_a_flipped_bit_of_the_readout(folder, capsys):
 def test_scripts_read_a_checkpoint_with_torch_alone(made):
     saved = torch.load(made / "last.pt", weights_only=True)
     assert set(saved["trainer"]["model"]) >= {"readout.weight", "readout.bias"}
-    assert_same(saved, from_bytes((made / "last.pt").read_bytes()))
+    assert_same(saved, read_checkpoint((made / "last.pt").read_bytes()))
 
 
 def put(folder, where, value):
@@ -229,7 +229,7 @@ def put(folder, where, value):
     for name in where[:-1]:
         part = part[name]
     part[where[-1]] = value(part[where[-1]]) if callable(value) else value
-    (folder / "last.pt").write_bytes(to_bytes(saved))
+    (folder / "last.pt").write_bytes(checkpoint_bytes(saved))
 
 
 WEIGHT = ("trainer", "model", "readout.weight")
@@ -353,7 +353,7 @@ PICKLES = {
 @pytest.mark.parametrize("name", PICKLES)
 def test_no_pickle_is_executed(folder, name, form, capsys):
     if form == "archive":
-        (folder / "last.pt").write_bytes(to_bytes(PICKLES[name]))
+        (folder / "last.pt").write_bytes(checkpoint_bytes(PICKLES[name]))
     else:
         (folder / "last.pt").write_bytes(pickle.dumps(PICKLES[name]))
     for words in (("eval", "run"), ("sample", "run"), ("horizon", "run"), ("export", "run")):
@@ -389,7 +389,7 @@ def test_no_archive_is_unpacked(folder, name, capsys):
 @pytest.mark.parametrize("value", [{1, 2}, Counter("aab").keys(), b"bytes", 1j], ids=str)
 def test_only_plain_values_are_read(folder, value, capsys):
     try:
-        (folder / "last.pt").write_bytes(to_bytes({"trainer": {"x": value}}))
+        (folder / "last.pt").write_bytes(checkpoint_bytes({"trainer": {"x": value}}))
     except TypeError:
         pytest.skip("cannot be saved")
     assert "last.pt" in refused(capsys, "eval", "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 
 import pytest
 import stage_cases
@@ -12,7 +13,7 @@ from launched import run_program
 from runs import assert_same
 
 from seqdni import train_in_processes, train_in_threads
-from seqdni.channel import Channel, pack_message
+from seqdni.channel import Channel
 from seqdni.state_bytes import from_bytes, to_bytes
 
 
@@ -86,11 +87,7 @@ def test_a_process_that_ends_is_named_by_those_that_talk_with_it(found):
     assert found[0][1]["lost"].startswith("ProcessEnded: process 1, which runs stage 1, has ended")
 
 
-def test_what_cannot_be_sent_is_refused():
-    with pytest.raises(ValueError, match="got 7 tensors for a message, expected <= 6"):
-        pack_message(stage_cases.Sent.LETTER, 0, [None] * 7)
-    with pytest.raises(ValueError, match=r"got a tensor \[1\] of torch.complex64 for a message"):
-        pack_message(stage_cases.Sent.LETTER, 0, [torch.ones(1, dtype=torch.complex64)])
+def test_a_channel_needs_processes():
     with pytest.raises(RuntimeError, match="start the processes with torchrun"):
         Channel(1, "is number 1")
 
@@ -107,6 +104,14 @@ def test_a_state_is_the_same_after_it_was_sent_and_code_is_refused():
 
 def print_nothing():
     """No state."""
+
+
+@pytest.mark.parametrize("name", ["load", "no_such_type", "Tensor"])
+def test_bytes_of_a_stranger_name_no_function(name):
+    text = json.dumps({"tensor": [name, [1], 0]}).encode()
+    data = len(text).to_bytes(8, "little") + text
+    with pytest.raises(ValueError, match=f"got a tensor of {name} in bytes"):
+        from_bytes(torch.frombuffer(bytearray(data), dtype=torch.uint8))
 
 
 def test_a_process_that_has_ended_before_the_trainers_are_compared_is_an_error_of_its_own(found):
