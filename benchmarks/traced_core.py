@@ -7,6 +7,7 @@ rounds, which a busy machine disturbs less.
 
     python benchmarks/traced_core.py --threads 1
     python benchmarks/traced_core.py --network gru --hidden 256 --batch 64
+    python benchmarks/traced_core.py --threads 1 --compiled
 """
 
 from __future__ import annotations
@@ -33,9 +34,12 @@ def seconds(step: Callable[[], None], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def measure(network: str, hidden: int, rows: int, steps: int, budget: float) -> list[float]:
+def measure(
+    network: str, hidden: int, rows: int, steps: int, budget: float, compiled: bool
+) -> list[float]:
     """Milliseconds of torch's own core, the median ratio and the ratio of the fastest rounds."""
     core = TorchCore(NETWORKS[network](FEATURES, hidden))
+    traced = TorchCore(core.rnn, compiled).traced
     x_TBD = torch.eye(FEATURES)[torch.randint(FEATURES, (steps, rows))]
     state = map_state(torch.randn_like, core.initial_state(rows))
     grads = [torch.randn(steps, rows, hidden), *leaves(map_state(torch.randn_like, state))]
@@ -47,7 +51,7 @@ def measure(network: str, hidden: int, rows: int, steps: int, budget: float) -> 
         for each in trace:
             each.grads()
 
-    contenders = [lambda: chunk(core), lambda: chunk(core.traced)]
+    contenders = [lambda: chunk(core), lambda: chunk(traced)]
     for step in contenders:
         seconds(step, 3)
     once = sum(seconds(step, 2) for step in contenders)
@@ -69,6 +73,7 @@ def main() -> None:
     parser.add_argument("--chunk-len", type=int, nargs="+", default=[2, 4, 8, 20], help="T")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads")
     parser.add_argument("--seconds", type=float, default=1.5, help="budget a cell (default: 1.5)")
+    parser.add_argument("--compiled", action="store_true", help="trace by compiled layers")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -77,7 +82,9 @@ def main() -> None:
     for hidden in options.hidden:
         for rows in options.batch:
             for steps in options.chunk_len:
-                ms, ratio, fastest = measure(options.network, hidden, rows, steps, options.seconds)
+                ms, ratio, fastest = measure(
+                    options.network, hidden, rows, steps, options.seconds, options.compiled
+                )
                 cell = f"{hidden:>5} {rows:>4} {steps:>3} {ms:>9.3f} {ratio:>13.2f}"
                 print(f"{cell} {fastest:>8.2f}", flush=True)
 
