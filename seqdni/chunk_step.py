@@ -27,6 +27,7 @@ from seqdni.cores.state_gradients import Trace
 from seqdni.learner import Learner
 from seqdni.metrics import RunningSums
 from seqdni.parallel import DataParallel
+from seqdni.parallel_checkpoint import restore_grads, saved_grads
 from seqdni.state import State, detach, leaves, reset_rows
 from seqdni.synthetic_gradients import SyntheticGradients
 from seqdni.targets import boundary_pairs, dense_pairs
@@ -226,7 +227,7 @@ class ChunkUpdater:
         ended = restarts.ended
         if self.parallel is not None and self.learner.update_every == "episode":
             none = torch.zeros(rows, dtype=torch.bool)  # all must come to the same plan
-            ended = self.parallel.all_rows(none if ended is None else ended.cpu())
+            ended = self.parallel.all_rows(none if ended is None else ended.cpu(), rows)
         ready = synthetic is not None and synthetic.ready(self.chunks)
         bridges = synthetic is not None and (ready or looks_ahead)
         trains = synthetic is not None and synthetic.trains_on(self.chunks)
@@ -365,13 +366,13 @@ class ChunkUpdater:
         next_predicted_BS = run.predicted_BS if aux else None
         next_valid_B = self.to_device(plan.restarts.spans) if aux else None
         if self.parallel is not None:
-            pairs = self.parallel.all_pairs(pairs)
-            condition_BK = self.parallel.all_rows(condition_BK)
+            pairs = self.parallel.all_pairs(pairs, plan.rows)
+            condition_BK = self.parallel.all_rows(condition_BK, plan.rows)
             if next_predicted_BS is not None:
                 if next_valid_B is None:
                     next_valid_B = next_predicted_BS.new_ones(plan.rows, dtype=torch.bool)
-                next_valid_B = self.parallel.all_rows(next_valid_B)
-                next_predicted_BS = self.parallel.all_rows(next_predicted_BS)
+                next_valid_B = self.parallel.all_rows(next_valid_B, plan.rows)
+                next_predicted_BS = self.parallel.all_rows(next_predicted_BS, plan.rows)
         return synthetic.teach(
             pairs,
             plan.factor,
@@ -482,15 +483,8 @@ class ChunkUpdater:
             "updates": self.updates,
             "window": self.window,
             "window_has_gradient": has_gradient,
-            "grads": [self._saved_grad(p) for p in self.parameters] if self.window else None,
+            "grads": saved_grads(self.parameters, self.parallel) if self.window else None,
         }
-
-    def _saved_grad(self, parameter: nn.Parameter) -> Tensor | None:
-        """The gradient; with several processes that of each, ``[n, ...]``."""
-        if self.parallel is None or not parameter.requires_grad:
-            return parameter.grad
-        grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        return self.parallel.of_each(grad)
 
     def load_state_dict(self, saved: Mapping[str, Any], processes: int = 1) -> None:
         """Continue as if training had never stopped.
@@ -502,12 +496,7 @@ class ChunkUpdater:
         self.chunks, self.updates = saved["chunks"], saved["updates"]
         self.window = saved["window"]
         self.window_has_gradient = saved["window_has_gradient"]
-        grads = saved["grads"] or [None] * len(self.parameters)
-        for parameter, grad in zip(self.parameters, grads, strict=True):
-            if grad is not None and processes > 1:
-                same = self.parallel is not None and self.parallel.size == processes
-                grad = grad[self.parallel.rank] if self.parallel and same else grad.mean(0)
-            parameter.grad = None if grad is None else grad.to(self.device, copy=True)
+        restore_grads(self.parameters, saved["grads"], processes, self.parallel)
 
 
 def _finite_rows(leaf: Tensor) -> Tensor:

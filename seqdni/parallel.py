@@ -1,7 +1,7 @@
 """Several processes that train one model, each on rows of its own.
 
-Shapes: N pairs of a state and a gradient in all processes together, B rows of this process, S
-features of a packed state, K of a condition.
+Shapes: n processes, B rows of each, N pairs of a state and a gradient, S features of a packed
+state.
 
 Each process runs its own rows of every chunk and keeps their carry. Before an update the gradients
 are averaged over the processes, so that all make the same step. What a synthesizer learns from,
@@ -20,7 +20,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from seqdni.state import State, map_state
 from seqdni.state_bytes import from_bytes, to_bytes
 from seqdni.targets import Pairs
 
@@ -192,21 +191,25 @@ class DataParallel:
             if not anywhere:
                 parameter.grad = None
 
-    def all_pairs(self, pairs: Pairs) -> Pairs:
+    def all_pairs(self, pairs: Pairs, rows: int) -> Pairs:
         """The pairs of all processes.
 
         Args:
-            pairs: of this process, of the same number in each.
+            pairs: of this process, of the same number in each: one for each row, then the next one
+                for each row, and so on.
+            rows: B.
 
         Returns:
-            Those of the first process, then those of the second, and so on.
+            One for each row of all processes, then the next one for each row, and so on.
         """
-        both = self._all(torch.cat([pairs.state_NS, pairs.grad_NS.to(pairs.state_NS.dtype)], dim=1))
+        state_NS, grad_NS = pairs.state_NS, pairs.grad_NS.to(pairs.state_NS.dtype)
+        both = self._all_rows(torch.cat([state_NS, grad_NS], dim=1), rows)
         state_NS, grad_NS = both.chunk(2, dim=1)
         count = len(pairs.state_NS)
         valid = torch.ones(count, dtype=torch.bool) if pairs.valid_N is None else pairs.valid_N
         final = torch.zeros(count, dtype=torch.bool) if pairs.final_N is None else pairs.final_N
-        valid_N, final_N = self._all(torch.stack([valid.cpu(), final.cpu()], dim=1)).unbind(1)
+        masks_N2 = self._all_rows(torch.stack([valid.cpu(), final.cpu()], dim=1), rows)
+        valid_N, final_N = masks_N2.unbind(1)
         return Pairs(
             state_NS.contiguous(),
             grad_NS.to(pairs.grad_NS.dtype),
@@ -214,16 +217,17 @@ class DataParallel:
             final_N if bool(final_N.any()) else None,
         )
 
-    def all_rows(self, x: Tensor | None) -> Tensor | None:
+    def all_rows(self, x: Tensor | None, rows: int) -> Tensor | None:
         """The rows of all processes.
 
         Args:
-            x: ``[B, ...]`` of this process, or None in all of them.
+            x: ``[m B, ...]`` of this process, m numbers for each row; None in all processes.
+            rows: B.
 
         Returns:
-            ``[n B, ...]``, or None.
+            ``[m n B, ...]``: the first number of all rows, then the second, and so on; or None.
         """
-        return None if x is None else self._all(x)
+        return None if x is None else self._all_rows(x, rows)
 
     def of_each(self, x: Tensor) -> Tensor:
         """A tensor of each process, for a checkpoint.
@@ -236,35 +240,52 @@ class DataParallel:
         """
         return self._all(x[None])
 
-    def whole_state(self, state: State) -> State:
-        """The state of all rows, for a checkpoint.
+    def whole(self, x: Tensor | None, axis: int) -> Tensor | None:
+        """What belongs to the rows of all processes, for a checkpoint.
 
         Args:
-            state: of this process.
+            x: of the rows of this process; None counts as zeros where another process has a tensor.
+            axis: of the rows.
 
         Returns:
-            The state of the rows of all processes.
+            A tensor on the CPU; None if no process has one.
         """
-        return map_state(lambda leaf: self._all(leaf.movedim(-2, 0)).movedim(0, -2), state)
+        found = self.of_all(x)
+        (like, *_) = [each for each in found if each is not None] or [None]
+        if like is None:
+            return None
+        return torch.cat([torch.zeros_like(like) if x is None else x for x in found], axis)
 
-    def own_state(self, state: State) -> State:
-        """The state of the rows of this process.
+    def own(self, x: Tensor | None, axis: int) -> Tensor | None:
+        """What belongs to the rows of this process, from a checkpoint.
 
         Args:
-            state: of all rows.
+            x: of all rows, or None.
+            axis: of the rows.
+
+        Returns:
+            A tensor of its own, or None.
 
         Raises:
             ValueError: the rows cannot be dealt equally.
         """
-        return map_state(lambda leaf: leaf[..., self.rows(leaf.shape[-2]), :].contiguous(), state)
+        if x is None:
+            return None
+        rows = self.rows(x.shape[axis])
+        return x.narrow(axis, rows.start, rows.stop - rows.start).clone()
 
     def _global(self, rank: int) -> int:
         return rank if self.group is None else dist.get_global_rank(self.group, rank)
 
-    def _all(self, x: Tensor) -> Tensor:
-        """The tensors of all processes, joined along the first axis."""
+    def _all_rows(self, x: Tensor, rows: int) -> Tensor:
+        """The rows of all processes, ``[m n B, ...]``, from ``[m B, ...]``."""
+        x_mB = x.unflatten(0, (-1, rows))
+        return self._all(x_mB, axis=1).flatten(0, 1)
+
+    def _all(self, x: Tensor, axis: int = 0) -> Tensor:
+        """The tensors of all processes, joined along an axis."""
         own = x.contiguous()
         sent = own.view(torch.uint8) if own.dtype == torch.bool else own
         found = [torch.empty_like(sent) for _ in range(self.size)]
         dist.all_gather(found, sent, group=self.group)
-        return torch.cat(found).view(x.dtype)
+        return torch.cat(found, axis).view(x.dtype)

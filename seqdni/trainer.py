@@ -26,6 +26,7 @@ from seqdni.learner import Learner, check_optimizer
 from seqdni.losses import IGNORE
 from seqdni.metrics import RunningSums
 from seqdni.parallel import DataParallel
+from seqdni.parallel_checkpoint import number_of, own_rows, own_sums, saved_sums, whole_rows
 from seqdni.state import State, cut, leaves, state_size
 from seqdni.synthesizers.inputs import check_state_size
 from seqdni.synthetic_gradients import SyntheticGradients, check_dense
@@ -211,11 +212,7 @@ class Trainer:
         self.meter.add(loss_sum=loss, scored=_counted(chunk, plan.scored))
 
     def _count_tokens(self, plan: ChunkPlan) -> None:
-        self.tokens += plan.steps * plan.rows * self._processes
-
-    @property
-    def _processes(self) -> int:
-        return 1 if self.parallel is None else self.parallel.size
+        self.tokens += plan.steps * plan.rows * number_of(self.parallel)
 
     def learn(
         self,
@@ -311,6 +308,7 @@ class Trainer:
         Returns:
             Tensors and primitives only: it survives ``torch.load(weights_only=True)``.
         """
+        whole = whole_rows(self.parallel)
         optimizer = self.learner.optimizer.state_dict()
         synthetic = None if self.synthetic is None else self.synthetic.state_dict()
         if self.captured is not None:  # as a trainer without graphs would save them
@@ -324,11 +322,13 @@ class Trainer:
             synthetic=synthetic,
             overlap=None if self.overlap is None else self.overlap.state_dict(),
             influence=None if self.influence is None else self.influence.state_dict(),
-            carry=None if self.carry is None else [x.clone() for x in leaves(self._whole())],
+            carry=None
+            if self.carry is None
+            else [whole(x, -2).clone() for x in leaves(self.carry)],
             steps=self._updater.state_dict(),
             tokens=self.tokens,
-            meter=self._saved_meter(),
-            processes=self._processes,
+            meter=saved_sums(self.meter, self.parallel),
+            processes=number_of(self.parallel),
         )
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -355,39 +355,19 @@ class Trainer:
         if self.influence is not None:
             self.influence.load_state_dict(saved["influence"], self.device)
         self.carry = self._restored(saved["carry"])
-        if self.parallel is not None and self.carry is not None:
-            self.carry = self.parallel.own_state(self.carry)
         processes = saved.get("processes", 1)
         self._updater.load_state_dict(saved["steps"], processes)
         self.tokens = saved["tokens"]
-        self.meter.load_state_dict(self._own_meter(saved["meter"], processes))
+        self.meter.load_state_dict(own_sums(saved["meter"], processes, self.parallel))
         if self.captured is not None:
             self.captured.forget()
 
-    def _whole(self) -> State:
-        """The carry, of the rows of all processes."""
-        assert self.carry is not None
-        return self.carry if self.parallel is None else self.parallel.whole_state(self.carry)
-
-    def _saved_meter(self) -> dict[str, Any]:
-        """The sums; with several processes those of each, ``[n]``."""
-        if self.parallel is None:
-            return self.meter.state_dict()
-        sums = self.meter.read()
-        each = self.parallel.of_each(torch.tensor(list(sums.values()), dtype=torch.float64))
-        return dict(zip(sums, each.unbind(1), strict=True))
-
-    def _own_meter(self, saved: dict[str, Any], processes: int) -> dict[str, Any]:
-        """The part of this process in saved sums. Where it has none, the first one has them all."""
-        rank = 0 if self.parallel is None else self.parallel.rank
-        if self._processes == processes > 1:
-            return {name: float(value[rank]) for name, value in saved.items()}
-        if processes > 1:
-            saved = {name: float(value.sum()) for name, value in saved.items()}
-        return saved if rank == 0 else dict.fromkeys(saved, 0.0)
-
     def _restored(self, saved: list[Tensor] | None) -> State | None:
-        return None if saved is None else restored_state(saved, self.model, self.device)
+        """A state of the rows of this process, from the tensors of all rows."""
+        if saved is None:
+            return None
+        own = own_rows(self.parallel)
+        return restored_state([own(x, -2) for x in saved], self.model, self.device)
 
 
 def _counted(chunk: Chunk, scored: int) -> int | Tensor:
