@@ -381,15 +381,19 @@ class ChunkUpdater:
             next_valid_B=next_valid_B,
         )
 
-    def add_synth_losses(self, losses: list[Tensor]) -> None:
-        """Add the synthesizer's losses to the meter.
+    def add_synth_losses(
+        self, losses: list[Tensor], loss_name: str = "synth_loss", steps_name: str = "synth_steps"
+    ) -> None:
+        """Add a synthesizer's losses to the meter.
 
         Args:
-            losses: from :meth:`teach`.
+            losses: of each of its steps, as from :meth:`teach`.
+            loss_name: of their sum.
+            steps_name: of their number.
         """
         counts = self.parallel is None or self.parallel.rank == 0  # the losses of all are the same
         for loss in losses:
-            self.meter.add(synth_loss=loss if counts else 0.0 * loss, synth_steps=int(counts))
+            self.meter.add(**{loss_name: loss if counts else 0.0 * loss, steps_name: int(counts)})
 
     def next_carry(self, run: ForwardRun, initial_state: Callable[[int], State]) -> State:
         """The state that the next chunk starts from, without a graph.
