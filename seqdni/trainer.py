@@ -182,6 +182,8 @@ class Trainer:
 
     def _step(self, plan: ChunkPlan, data: ChunkData) -> None:
         chunk, carried = data.chunk, self.carry is not None
+        if self.overlap is not None and self._all_begin(chunk):
+            self.overlap.forget()
         known = None
         if data.ahead is not None:
             known = self._updater.future_grad(self.model, data.ahead, data.goes_on_B)
@@ -263,6 +265,12 @@ class Trainer:
             loss_sum, end, trace = run_chunk(model, longer, start, loss, autocast, traced)
         return ForwardRun(start, loss_sum, end, trace)
 
+    def _all_begin(self, chunk: Chunk) -> bool:
+        """Whether no row continues an episode, in any process."""
+        restarts = chunk.should_reset
+        begin = self.carry is None or (restarts is not None and bool(restarts[0].all()))
+        return begin if self.parallel is None else not self.parallel.any(not begin)
+
     def _keep_for_later(self, chunk: Chunk, run: ForwardRun, carried: bool) -> None:
         """Let what carries credit past the chunk's end take what it needs of the chunk."""
         if self.overlap is not None:
@@ -320,8 +328,8 @@ class Trainer:
             model=self.model.state_dict(),
             optimizer=optimizer,
             synthetic=synthetic,
-            overlap=None if self.overlap is None else self.overlap.state_dict(),
-            influence=None if self.influence is None else self.influence.state_dict(),
+            overlap=None if self.overlap is None else self.overlap.state_dict(whole),
+            influence=None if self.influence is None else self.influence.state_dict(whole),
             carry=None
             if self.carry is None
             else [whole(x, -2).clone() for x in leaves(self.carry)],
@@ -346,14 +354,15 @@ class Trainer:
         for name in ("synthetic", "overlap", "influence"):
             if (getattr(self, name) is None) != (saved[name] is None):
                 raise ValueError(f"the saved trainer and this one differ: one has no {name}")
+        own = own_rows(self.parallel)
         self.model.load_state_dict(saved["model"])
         load_optimizer(self.learner.optimizer, saved["optimizer"])
         if self.synthetic is not None:
             self.synthetic.load_state_dict(saved["synthetic"], self._restored)
         if self.overlap is not None:
-            self.overlap.load_state_dict(saved["overlap"], self._restored)
+            self.overlap.load_state_dict(saved["overlap"], self._restored, own)
         if self.influence is not None:
-            self.influence.load_state_dict(saved["influence"], self.device)
+            self.influence.load_state_dict(saved["influence"], self.device, own)
         self.carry = self._restored(saved["carry"])
         processes = saved.get("processes", 1)
         self._updater.load_state_dict(saved["steps"], processes)

@@ -112,10 +112,8 @@ def check_parallel(learner: Learner, credit: object, parallel: object, capture: 
             "a control mixes the rows of one process only, so it tests nothing with parallel; "
             "leave out the control, or parallel"
         )
-    audited = isinstance(credit, SyntheticGradients) and credit.audit is not None
-    if audited or isinstance(credit, (Overlap, Influence)):
-        kept = "an audit" if audited else type(credit).__name__
+    if isinstance(credit, SyntheticGradients) and credit.audit is not None:
         raise ValueError(
-            f"{kept} keeps what belongs to the rows of one process, and cannot be dealt to several "
-            "yet; leave it out, or leave parallel out"
+            "an audit keeps what belongs to the rows of one process, and cannot be dealt to "
+            "several yet; leave it out, or leave parallel out"
         )

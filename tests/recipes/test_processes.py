@@ -65,7 +65,9 @@ def test_two_processes_train_a_hierarchy_as_one_and_go_on(tmp_path):
         assert {**a, "seconds": 0} == pytest.approx({**b, "seconds": 0}, rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("options", ["dni", "random", "dni --hierarchy 2 --slow-chunk-len 2"])
+@pytest.mark.parametrize(
+    "options", ["dni", "random", "overlap", "influence", "dni --hierarchy 2 --slow-chunk-len 2"]
+)
 def test_each_process_reads_its_part_of_a_text(options, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog. " * 60)
@@ -126,7 +128,7 @@ def test_processes_with_other_options_are_refused(tmp_path):
     ("words", "message"),
     [
         ((*COPY, "--batch", "9"), "--batch 9 cannot be dealt equally to 2 processes"),
-        ((*COPY, "--trainer", "overlap"), "--trainer overlap is for one process alone"),
+        ((*COPY, "--audit-every", "10"), "--audit-every is for one process alone"),
         (("run", "layers"), "or start the run without torchrun"),
     ],
 )

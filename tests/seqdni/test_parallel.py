@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from launched import run_program
-from oracles import make_model, make_trainer
+from oracles import make_model
 from torch import nn
 from trainers import flat_trainer
 
@@ -68,7 +68,9 @@ def alone(tmp_path):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", ["accumulation", "dni", "dni-rls", "hierarchy"])
+@pytest.mark.parametrize(
+    "name", ["accumulation", "dni", "dni-rls", "hierarchy", "overlap", "influence"]
+)
 def test_one_process_is_no_distribution_bit_for_bit(name, alone):
     case, found = parallel_cases.CASES[name], []
     for parallel in (None, alone):
@@ -83,9 +85,6 @@ def test_one_process_is_no_distribution_bit_for_bit(name, alone):
 
 def test_what_does_not_go_together_is_refused(alone):
     model = make_model("lstm", 1)
-    for name in ("overlap", "influence"):
-        with pytest.raises(ValueError, match="leave parallel out"):
-            make_trainer(model, name, parallel=alone)
     boundary = Boundary(LeastSquares(state_size(model.initial_state(1))))
     adam = torch.optim.Adam(model.parameters())
     with pytest.raises(ValueError, match="an audit keeps"):

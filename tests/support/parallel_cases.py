@@ -162,6 +162,8 @@ CASES: dict[str, Case] = {
     "look-ahead": Case(looking_ahead, with_ahead),
     "wrapped": Case(wrapped, plain),
     "unused": Case(with_unused, plain),
+    "overlap": of_kind("overlap"),
+    "influence": of_kind("influence"),
     "hierarchy": of_levels((1, 3), True),
     "hierarchy of 3 levels": of_levels((1, 2, 3), True, "mlp", cuts=(3, 1, 4, 2, 5)),
     "hierarchy, conditions": of_levels((1, 2), False, "condition", cuts=(4, 3), every=2),
@@ -171,7 +173,7 @@ CASES: dict[str, Case] = {
 
 
 QUICK = (  # with four processes; 50 chunks of each
-    *("accumulation", "dni", "dni-rls"),
+    *("accumulation", "dni", "dni-rls", "overlap", "influence"),
     *("hierarchy of 3 levels", "hierarchy, joint"),
 )
 
