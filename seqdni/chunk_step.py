@@ -185,6 +185,10 @@ class ChunkUpdater:
         self.parameters = list(parameters)
         self.device = self.parameters[0].device
         self.learner = learner
+        self.loss = learner.loss_module
+        # All that the optimiser may hold: those of the loss too, which no clip limits.
+        of_loss = [] if self.loss is None else self.loss.parameters()
+        self.trained = list(dict.fromkeys([*self.parameters, *of_loss]))
         self.synthetic = synthetic
         self.meter = meter
         self.error_suffix = error_suffix
@@ -431,8 +435,9 @@ class ChunkUpdater:
         if self.parallel is not None and ends:
             due = self.parallel.any(due)
         if due:
-            learner, parallel = self.learner, self.parallel
-            self.updates += learner.update(self.parameters, where, self.keeps_grads, parallel)
+            if self.parallel is not None:
+                self.parallel.average(self.trained)
+            self.updates += self.learner.update(self.parameters, where, self.keeps_grads)
 
     def update_is_due(self, has_gradient: bool, episode_over: bool = False) -> bool:
         """Whether the present chunk completes an update, before it is counted.
@@ -482,12 +487,14 @@ class ChunkUpdater:
         has_gradient = self.window_has_gradient
         if self.parallel is not None:
             has_gradient = self.parallel.any(has_gradient)
+        of_loss = {} if self.loss is None else {"loss": self.loss.state_dict()}
         return {
+            **of_loss,
             "chunks": self.chunks,
             "updates": self.updates,
             "window": self.window,
             "window_has_gradient": has_gradient,
-            "grads": saved_grads(self.parameters, self.parallel) if self.window else None,
+            "grads": saved_grads(self.trained, self.parallel) if self.window else None,
         }
 
     def load_state_dict(self, saved: Mapping[str, Any], processes: int = 1) -> None:
@@ -496,11 +503,20 @@ class ChunkUpdater:
         Args:
             saved: from :meth:`state_dict`.
             processes: that saved it.
+
+        Raises:
+            ValueError: one of the two has weights of the loss, and the other does not.
         """
         self.chunks, self.updates = saved["chunks"], saved["updates"]
         self.window = saved["window"]
         self.window_has_gradient = saved["window_has_gradient"]
-        restore_grads(self.parameters, saved["grads"], processes, self.parallel)
+        if (self.loss is None) != ("loss" not in saved):
+            raise ValueError(
+                "the saved trainer and this one differ: one has no weights of the loss"
+            )
+        if self.loss is not None:
+            self.loss.load_state_dict(saved["loss"])
+        restore_grads(self.trained, saved["grads"], processes, self.parallel)
 
 
 def _finite_rows(leaf: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ class Trainer:
             model.parameters(), learner, self.synthetic, self.meter, parallel=parallel
         )
         if parallel is not None:
-            for module in (model, self.boundary):
+            for module in (model, self.boundary, learner.loss_module):
                 if isinstance(module, torch.nn.Module):
                     parallel.copy_first(module)
         self.captured = self._capture() if capture else None

@@ -102,11 +102,6 @@ def check_parallel(learner: Learner, credit: object, parallel: object, capture: 
         )
     if capture:
         raise ValueError("capture=True is for one process alone; leave out capture, or parallel")
-    if isinstance(learner.loss, torch.nn.Module) and list(learner.loss.parameters()):
-        raise ValueError(
-            "the loss has parameters, whose gradients are not averaged over the processes; make "
-            "them a part of the model, or leave parallel out"
-        )
     if isinstance(credit, SyntheticGradients) and credit.boundary.control is not None:
         raise ValueError(
             "a control mixes the rows of one process only, so it tests nothing with parallel; "

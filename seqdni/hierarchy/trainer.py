@@ -123,8 +123,9 @@ class HierarchyTrainer:
             settings = (trainings[k], above, above_level, mode == "dni", self.meter, k, parallel)
             self.levels.insert(0, LevelTrainer(model.levels[k], *settings))
         if parallel is not None:
-            parallel.copy_first(model)
-            parallel.copy_first(self.boundary)
+            losses = [learner.loss_module for learner in self.learners]
+            for module in (model, self.boundary, *(loss for loss in losses if loss)):
+                parallel.copy_first(module)
         self.work: Work = EveryLevel(self.levels)
         self._begin(None)
 

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from launched import run_program
 from oracles import make_model
-from torch import nn
 from trainers import flat_trainer
 
 from seqdni import Audit, Boundary, DataParallel, Learner, LeastSquares, controls, state_size
@@ -55,7 +54,7 @@ def check_that_one_process_goes_on(case, saved, alone):
         ends = parallel_cases.END, parallel_cases.CHUNKS
         found.append(parallel_cases.run(parallel_cases.CASES[name], trainer, resets, *ends))
     assert found[0].tokens == found[1].tokens
-    for a, b in zip(*(trainer.model.parameters() for trainer in found), strict=True):
+    for a, b in zip(*map(parallel_cases.weights, found), strict=True):
         torch.testing.assert_close(a, b)
     assert found[0].meter.read() == pytest.approx(found[1].meter.read())
 
@@ -79,8 +78,20 @@ def test_one_process_is_no_distribution_bit_for_bit(name, alone):
         trainer = case.trainer(parallel)
         trainer.load_state_dict(begun.state_dict())
         parallel_cases.run(case, trainer, True, 11, 16)
-        found.append([*trainer.model.parameters()])
+        found.append(parallel_cases.weights(trainer))
     assert all(map(torch.equal, *found))
+
+
+def test_the_weights_of_a_loss_are_saved_and_are_not_missing():
+    case = parallel_cases.CASES["loss with a parameter"]
+    begun = parallel_cases.run(case, case.trainer(None), True, 0, 5)
+    saved, other = begun.state_dict(), case.trainer(None)
+    assert saved["steps"]["loss"]["factor"] != 1
+    other.load_state_dict(saved)
+    assert all(map(torch.equal, *map(parallel_cases.weights, (begun, other))))
+    del saved["steps"]["loss"]
+    with pytest.raises(ValueError, match="one has no weights of the loss"):
+        other.load_state_dict(saved)
 
 
 def test_what_does_not_go_together_is_refused(alone):
@@ -92,10 +103,6 @@ def test_what_does_not_go_together_is_refused(alone):
     shuffled = Boundary(boundary.synthesizer, control=controls.shuffled)
     with pytest.raises(ValueError, match="a control mixes the rows of one process"):
         flat_trainer(model, adam, boundary=shuffled, parallel=alone)
-    weighted = nn.CrossEntropyLoss()
-    weighted.scale = nn.Parameter(torch.ones(()))
-    with pytest.raises(ValueError, match="the loss has parameters"):
-        flat_trainer(model, adam, loss=weighted, parallel=alone)
     with pytest.raises(TypeError, match="expected a DataParallel"):
         check_parallel(Learner(adam), None, 2, False)
 

@@ -17,7 +17,15 @@ from oracles import make_model, make_stream, make_trainer, split
 from torch import nn
 from trainers import flat_trainer
 
-from seqdni import Boundary, Critic, DataParallel, HierarchyTrainer, Trainer, state_size
+from seqdni import (
+    Boundary,
+    Critic,
+    DataParallel,
+    HierarchyTrainer,
+    Trainer,
+    cross_entropy,
+    state_size,
+)
 from seqdni.shared_training import joined_sums
 
 ROWS, STEPS, CHUNKS = 8, 3, 52
@@ -119,6 +127,30 @@ def with_unused(parallel) -> Trainer:
     return flat_trainer(model, torch.optim.AdamW(model.parameters(), 0.01), parallel=parallel)
 
 
+class Tempered(nn.Module):
+    """Cross-entropy of scores that are multiplied by a number which is learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, outputs, targets):
+        return cross_entropy(outputs * self.factor, targets)
+
+
+def with_loss(update_every: int) -> Case:
+    """A loss with a parameter."""
+
+    def trainer(parallel) -> Trainer:
+        model, loss = make_model("lstm", 1), Tempered()
+        adam = torch.optim.Adam([*model.parameters(), *loss.parameters()], 0.01)
+        return flat_trainer(
+            model, adam, loss=loss, update_every=update_every, clip=0.5, parallel=parallel
+        )
+
+    return Case(trainer, plain)
+
+
 # Hierarchies
 
 
@@ -162,6 +194,8 @@ CASES: dict[str, Case] = {
     "look-ahead": Case(looking_ahead, with_ahead),
     "wrapped": Case(wrapped, plain),
     "unused": Case(with_unused, plain),
+    "loss with a parameter": with_loss(1),
+    "loss with a parameter, accumulation": with_loss(3),
     "overlap": of_kind("overlap"),
     "influence": of_kind("influence"),
     "hierarchy": of_levels((1, 3), True),
@@ -213,14 +247,21 @@ def train(name: str, resets: bool, parallel: DataParallel | None) -> dict:
         run(case, begun, resets, STOP, END)
     sums = trainer.meter.read()
     return {
-        "weights": [p.detach() for p in trainer.model.parameters()],
-        "never stopped": [p.detach() for p in begun.model.parameters()],
+        "weights": weights(trainer),
+        "never stopped": weights(begun),
         "boundary": [] if trainer.boundary is None else [*trainer.boundary.parameters()],
         "sums": sums if parallel is None else joined_sums({}, parallel.of_all(sums)),
         "tokens": trainer.tokens,
         "updates": trainer.updates,
         "saved": trainer.state_dict(),
     }
+
+
+def weights(trainer: Any) -> list[torch.Tensor]:
+    """All that the optimisers of the models hold."""
+    optimizers = [learner.optimizer for learner in trainer.learners]
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    return [parameter.detach() for group in groups for parameter in group["params"]]
 
 
 def run(case: Case, trainer: Any, resets: bool, first: int, end: int) -> Any:
