@@ -183,9 +183,6 @@ def build_trainer(
     )
     way = way_of(options)
     credit, parallel = way.credit(options, model, known), together()
-    if parallel is not None and (options.audit_every or options.control):
-        what = "--control" if options.control else "--audit-every"
-        raise RunError(f"{what} is for one process alone; start the run without torchrun")
     if parallel is not None and options.capture:
         raise RunError("--capture is for one process alone; start the run without torchrun")
     wrapped = way.wrap_model(options, model)

@@ -222,18 +222,21 @@ class ChunkUpdater:
             The plan.
 
         Raises:
-            ValueError: an update is due at the end of each episode, and some rows end one where
-                others do not.
+            ValueError: an update is due at the end of each episode, or there is an audit, and some
+                rows end an episode where others do not.
         """
         synthetic, restarts = self.synthetic, rows_of(should_reset)
-        if synthetic is not None and synthetic.audit is not None:
-            lockstep_end(restarts.ended)  # refused before anything is computed
-        ended = restarts.ended
-        if self.parallel is not None and self.learner.update_every == "episode":
+        by_episode, ended = self.learner.update_every == "episode", restarts.ended
+        in_step = by_episode or (synthetic is not None and synthetic.audit is not None)
+        if self.parallel is not None and in_step:
             none = torch.zeros(rows, dtype=torch.bool)  # all must come to the same plan
             ended = self.parallel.all_rows(none if ended is None else ended.cpu(), rows)
+        all_end = in_step and lockstep_end(ended)  # others are refused before anything is computed
         ready = synthetic is not None and synthetic.ready(self.chunks)
         bridges = synthetic is not None and (ready or looks_ahead)
+        goes_on = bridges and not no_rows(restarts.continues)
+        if self.parallel is not None and synthetic is not None and synthetic.boundary.control:
+            goes_on = self.parallel.any(goes_on)  # a control needs the gradients of all
         trains = synthetic is not None and synthetic.trains_on(self.chunks)
         return ChunkPlan(
             rows=rows,
@@ -242,10 +245,10 @@ class ChunkUpdater:
             factor=self.learner.loss_scale / rows,
             restarts=restarts,
             taught_B=restarts.continued,
-            episode_over=self.learner.update_every == "episode" and lockstep_end(ended),
+            episode_over=by_episode and all_end,
             continues_stream=continues_stream,
             synthesizer_ready=ready,
-            gradient_at_end=bridges and not no_rows(restarts.continues),
+            gradient_at_end=goes_on,
             trains_synthesizer=trains,
             dense_targets=trains and synthetic is not None and synthetic.targets == "dense",
         )
@@ -291,6 +294,7 @@ class ChunkUpdater:
             learner.autocast,
             synthesizer_ready=ready,
             goes_on_B=goes_on_B,
+            parallel=self.parallel,
         )
 
     def roots(
@@ -328,7 +332,8 @@ class ChunkUpdater:
                 grad_BS = known(detach(end_tensors), continues_B)
             else:
                 assert run.predicted_BS is not None
-                grad_BS = synthetic.boundary.applied(run.predicted_BS, continues_B)
+                boundary = synthetic.boundary
+                grad_BS = boundary.applied(run.predicted_BS, continues_B, self.parallel)
                 run.applied_BS = grad_BS
                 if synthetic.audit is not None:
                     grad_BS = synthetic.audit.scaled(grad_BS)

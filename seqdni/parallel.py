@@ -13,7 +13,7 @@ Source: Li et al., PyTorch Distributed, arXiv 2006.15704, for averaging gradient
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -228,6 +228,39 @@ class DataParallel:
             ``[m n B, ...]``: the first number of all rows, then the second, and so on; or None.
         """
         return None if x is None else self._all_rows(x, rows)
+
+    def on_all_rows(
+        self, change: Callable[[Tensor], Tensor], x: Tensor, rows: int | None = None
+    ) -> Tensor:
+        """Change the rows of all processes together. The first process alone draws random numbers.
+
+        Args:
+            change: takes and returns ``[m n B, ...]``, as of one process with all rows.
+            x: ``[m B, ...]`` of this process, m numbers for each row.
+            rows: B; None: there is one number for each row.
+
+        Returns:
+            ``[m B, ...]``: the changed rows of this process.
+        """
+        rows = len(x) if rows is None else rows
+        whole = self._all_rows(x, rows)
+        changed = change(whole).contiguous() if self.rank == 0 else torch.empty_like(whole)
+        dist.broadcast(changed, self._global(0), group=self.group)
+        changed_mB = changed.unflatten(0, (-1, self.size * rows))
+        return changed_mB[:, self.rows(self.size * rows)].flatten(0, 1)
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum of a tensor over the processes.
+
+        Args:
+            x: of this process, of the same shape in all.
+
+        Returns:
+            The sum, the same in all processes.
+        """
+        total = x.clone()
+        dist.all_reduce(total, group=self.group)
+        return total
 
     def of_each(self, x: Tensor) -> Tensor:
         """A tensor of each process, for a checkpoint.

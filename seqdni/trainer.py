@@ -93,7 +93,7 @@ class Trainer:
             model = model.module
         check_model(model)
         check_parts(learner, credit)
-        check_parallel(learner, credit, parallel, capture)
+        check_parallel(parallel, capture)
         check_optimizer("optimizer", learner.optimizer, "model", model, learner.loss)
         self.model = model
         self.learner = learner
@@ -277,7 +277,7 @@ class Trainer:
             self.overlap.keep(self.carry, chunk.inputs, chunk.should_reset)
         if self.synthetic is not None and self.synthetic.audit is not None:
             self.synthetic.audit.after_chunk(
-                self.model, self.learner, run.start, chunk, run.applied_BS
+                self.model, self.learner, run.start, chunk, run.applied_BS, self.parallel
             )
         if self.influence is not None:
             assert run.trace is not None
@@ -318,7 +318,7 @@ class Trainer:
         """
         whole = whole_rows(self.parallel)
         optimizer = self.learner.optimizer.state_dict()
-        synthetic = None if self.synthetic is None else self.synthetic.state_dict()
+        synthetic = None if self.synthetic is None else self.synthetic.state_dict(whole)
         if self.captured is not None:  # as a trainer without graphs would save them
             optimizer = self.captured.optimizers.plain(0, optimizer)
             if synthetic is not None and synthetic["optimizer"] is not None:
@@ -358,7 +358,7 @@ class Trainer:
         self.model.load_state_dict(saved["model"])
         load_optimizer(self.learner.optimizer, saved["optimizer"])
         if self.synthetic is not None:
-            self.synthetic.load_state_dict(saved["synthetic"], self._restored)
+            self.synthetic.load_state_dict(saved["synthetic"], self._restored, own)
         if self.overlap is not None:
             self.overlap.load_state_dict(saved["overlap"], self._restored, own)
         if self.influence is not None:

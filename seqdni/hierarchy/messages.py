@@ -63,7 +63,9 @@ class Messages:
         condition_NK = self._condition(first, messages)
         self.predicted = first + messages
         self._drop()
-        return self.synthetic.boundary.synthetic_grad(messages_NM, condition_BK=condition_NK)
+        boundary = self.synthetic.boundary
+        grad_NM = boundary.limited(boundary.predict(messages_NM, condition_NK))
+        return boundary.masked(grad_NM, parallel=self.parallel, rows=rows)
 
     def correct(self, pairs: Pairs, rows: int, factor: float) -> list[Tensor]:
         """Learn from the gradients of the next messages whose gradients have not arrived yet.

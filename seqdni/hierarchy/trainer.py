@@ -104,9 +104,7 @@ class HierarchyTrainer:
         parallel: DataParallel | None = None,
     ):
         check_levels(model, trainings, mode)
-        for each in trainings:
-            for credit in (each.credit, each.message_credit):
-                check_parallel(each.learner, credit, parallel, capture=False)
+        check_parallel(parallel)
         self.model = model
         self.parallel = parallel
         self.trainings = list(trainings)

@@ -44,6 +44,18 @@ def test_two_processes_train_as_one(whole, tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("options", ["--audit-every 3", "--control shuffled"])
+def test_audits_and_controls_are_those_of_one_process(options, tmp_path):
+    words = [*COPY, *options.split(), "--updates", "60", "--log-every", "16"]
+    found = outcome(launch(*words, "--out", tmp_path / "two"))
+    assert [status for status, *_ in found] == [0, 0], found
+    assert main([*words, "--out", str(tmp_path / "one")]) == 0
+    for a, b in zip(*(rows_of(tmp_path / name) for name in ("two", "one")), strict=True):
+        assert {**a, "seconds": 0} == pytest.approx({**b, "seconds": 0}, rel=1e-3, abs=1e-3)
+    for a, b in zip(weights(tmp_path / "two"), weights(tmp_path / "one"), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
 DIGITS = (
     *("run", "count-digits", "--hidden", "8", "--encoder", "8", "--batch", "8", "--chunk-len", "3"),
     *("--threads", "1", "--log-every", "21", "--evaluate-every", "42", "--synthesizer", "rls"),
@@ -128,7 +140,6 @@ def test_processes_with_other_options_are_refused(tmp_path):
     ("words", "message"),
     [
         ((*COPY, "--batch", "9"), "--batch 9 cannot be dealt equally to 2 processes"),
-        ((*COPY, "--audit-every", "10"), "--audit-every is for one process alone"),
         (("run", "layers"), "or start the run without torchrun"),
     ],
 )

@@ -11,9 +11,8 @@ import torch
 import torch.distributed as dist
 from launched import run_program
 from oracles import make_model
-from trainers import flat_trainer
 
-from seqdni import Audit, Boundary, DataParallel, Learner, LeastSquares, controls, state_size
+from seqdni import DataParallel, Learner, Trainer
 from seqdni.trainer_parts import check_parallel
 
 
@@ -96,15 +95,11 @@ def test_the_weights_of_a_loss_are_saved_and_are_not_missing():
 
 def test_what_does_not_go_together_is_refused(alone):
     model = make_model("lstm", 1)
-    boundary = Boundary(LeastSquares(state_size(model.initial_state(1))))
-    adam = torch.optim.Adam(model.parameters())
-    with pytest.raises(ValueError, match="an audit keeps"):
-        flat_trainer(model, adam, boundary=boundary, audit=Audit(), parallel=alone)
-    shuffled = Boundary(boundary.synthesizer, control=controls.shuffled)
-    with pytest.raises(ValueError, match="a control mixes the rows of one process"):
-        flat_trainer(model, adam, boundary=shuffled, parallel=alone)
+    learner = Learner(torch.optim.Adam(model.parameters()))
     with pytest.raises(TypeError, match="expected a DataParallel"):
-        check_parallel(Learner(adam), None, 2, False)
+        check_parallel(2)
+    with pytest.raises(ValueError, match="capture=True is for one process alone"):
+        Trainer(model, learner, parallel=alone, capture=True)
 
 
 def test_rows_that_cannot_be_dealt_are_refused(alone):

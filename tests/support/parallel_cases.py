@@ -18,11 +18,13 @@ from torch import nn
 from trainers import flat_trainer
 
 from seqdni import (
+    Audit,
     Boundary,
     Critic,
     DataParallel,
     HierarchyTrainer,
     Trainer,
+    controls,
     cross_entropy,
     state_size,
 )
@@ -71,6 +73,18 @@ def with_ahead(resets: bool, rows: slice):
     """Each chunk with the next one."""
     ready = chunks(resets, rows)
     return [([ready[k]], {"ahead": ready[k + 1]}) for k in range(END + 1)]
+
+
+def in_step(resets: bool, rows: slice):
+    """Episodes of three chunks that all rows play in step. One row alone has a step not scored."""
+    found = []
+    for k, (inputs, targets, _, _) in enumerate(chunks(resets, slice(None))):
+        restarts = torch.zeros(STEPS + 1, ROWS, dtype=torch.bool)
+        restarts[0], restarts[-1] = k % 3 == 0, k % 3 == 2
+        targets = targets.clone()
+        targets[1, -1] = -100
+        found.append(([own((inputs, targets, None, restarts), rows)], {}))
+    return found
 
 
 def with_symbols(resets: bool, rows: slice):
@@ -125,6 +139,32 @@ def with_unused(parallel) -> Trainer:
     model = make_model("lstm", 1)
     model.unused = nn.Linear(2, 2).double()
     return flat_trainer(model, torch.optim.AdamW(model.parameters(), 0.01), parallel=parallel)
+
+
+def audited(update_every) -> Case:
+    """Synthetic gradients that are scaled by what they are worth."""
+    return Case(
+        lambda parallel: make_trainer(
+            *(make_model("lstm", 1), "dni-rls"),
+            parallel=parallel,
+            audit=Audit(every=2),
+            update_every=update_every,
+        ),
+        in_step,
+    )
+
+
+def mixed(case: Case, control: Callable[[torch.Tensor], torch.Tensor]) -> Case:
+    """The same with a control at each boundary."""
+
+    def trainer(parallel) -> Any:
+        made = case.trainer(parallel)
+        boundaries = made.boundary if isinstance(made, HierarchyTrainer) else [made.boundary]
+        for boundary in boundaries:
+            boundary.control = control
+        return made
+
+    return Case(trainer, case.steps)
 
 
 class Tempered(nn.Module):
@@ -206,8 +246,16 @@ CASES: dict[str, Case] = {
 }
 
 
+CASES |= {
+    "audit": audited(1),
+    "audit, update by episode": audited("episode"),
+    "shuffled": mixed(CASES["dni"], controls.shuffled),
+    "batch mean": mixed(CASES["dni-rls"], controls.batch_mean),
+    "look-ahead, shuffled": mixed(CASES["look-ahead"], controls.shuffled),
+    "hierarchy, shuffled": mixed(CASES["hierarchy, conditions"], controls.shuffled),
+}
 QUICK = (  # with four processes; 50 chunks of each
-    *("accumulation", "dni", "dni-rls", "overlap", "influence"),
+    *("accumulation", "dni", "dni-rls", "overlap", "influence", "audit", "hierarchy, shuffled"),
     *("hierarchy of 3 levels", "hierarchy, joint"),
 )
 
@@ -268,6 +316,8 @@ def run(case: Case, trainer: Any, resets: bool, first: int, end: int) -> Any:
     rows = slice(None) if parallel is None else parallel.rows(ROWS)
     for arguments, named in case.steps(resets, rows)[first:end]:
         trainer.step(*arguments, **named)
+        if getattr(trainer, "overlap", None) is not None:
+            trainer.state_dict()  # also where all rows of one process have just restarted
     return trainer
 
 
