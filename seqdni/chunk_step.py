@@ -438,10 +438,8 @@ class ChunkUpdater:
         ends = self._ends_window(episode_over)
         self.count(has_gradient, episode_over)
         if self.parallel is not None and ends:
-            due = self.parallel.any(due)
+            due = self.parallel.average(self.trained, due)
         if due:
-            if self.parallel is not None:
-                self.parallel.average(self.trained)
             self.updates += self.learner.update(self.parameters, where, self.keeps_grads)
 
     def update_is_due(self, has_gradient: bool, episode_over: bool = False) -> bool:

@@ -162,34 +162,37 @@ class DataParallel:
             dist.broadcast(tensor.data, self._global(0), group=self.group)
 
     @torch.no_grad()
-    def average(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace the gradients by their means over the processes.
+    def average(self, parameters: Iterable[nn.Parameter], due: bool = True) -> bool:
+        """Replace the gradients by their means over the processes, if an update is due in any.
 
         A parameter without a gradient counts as one with zeros, and has none afterwards if no
-        process has one.
+        process has one. The gradients become parts of one tensor.
 
         Args:
             parameters: the same in all processes, in the same order.
+            due: whether an update is due in this process.
+
+        Returns:
+            Whether it is due in any process.
         """
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        has_grad = torch.tensor([[parameter.grad is not None for parameter in trained]])
-        for parameter in trained:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        by_type: dict[torch.dtype, list[Tensor]] = {}
-        for parameter in trained:
-            assert parameter.grad is not None
-            by_type.setdefault(parameter.dtype, []).append(parameter.grad)
-        for grads in by_type.values():
+        flags = [due, *(parameter.grad is not None for parameter in trained)]
+        due_anywhere, *given = self._all(torch.tensor([flags])).any(0).tolist()
+        if not due_anywhere:
+            return False
+        by_type: dict[torch.dtype, list[nn.Parameter]] = {}
+        for parameter, anywhere in zip(trained, given, strict=True):
+            if anywhere:
+                by_type.setdefault(parameter.dtype, []).append(parameter)
+        for held in by_type.values():
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in held]
             flat = torch.cat([grad.flatten() for grad in grads])
             dist.all_reduce(flat, group=self.group)
             flat /= self.size
-            parts = flat.split([grad.numel() for grad in grads])
-            for grad, part in zip(grads, parts, strict=True):
-                grad.copy_(part.view_as(grad))
-        for parameter, anywhere in zip(trained, self._all(has_grad).any(0).tolist(), strict=True):
-            if not anywhere:
-                parameter.grad = None
+            parts = flat.split([parameter.numel() for parameter in held])
+            for parameter, part in zip(held, parts, strict=True):
+                parameter.grad = part.view_as(parameter)
+        return True
 
     def all_pairs(self, pairs: Pairs, rows: int) -> Pairs:
         """The pairs of all processes.
