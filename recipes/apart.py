@@ -88,7 +88,22 @@ def check_launched(options: Any, parts: int, what: str) -> None:
             f"this model, got {processes}; start it with: torchrun --nproc-per-node {parts} "
             f"$(which seqdni) run {options.recipe} --apart processes ..."
         )
-    if processes > 1 and not apart:
+    if apart and device_of(options).type != "cpu":
+        raise RunError("--apart processes is for the CPU so far; give --device cpu")
+
+
+def check_not_dealt(options: Any, parts: int) -> None:
+    """Refuse several processes without ``--apart``, for a model whose rows they cannot share.
+
+    Args:
+        options: of a run that begins or goes on.
+        parts: of its model.
+
+    Raises:
+        RunError: there are several, and they do not train a part each; the message says what to do.
+    """
+    processes = launched()
+    if processes > 1 and options.apart != "processes":
         (option_apart,) = (each for each in fields(options) if each.name == "apart")
         can_be = option_apart.metadata["only"](options)
         give = f"give --apart processes, which needs {parts} of them for this model, or "
@@ -96,8 +111,6 @@ def check_launched(options: Any, parts: int, what: str) -> None:
             f"{processes} processes were started, and --apart is not given; "
             f"{give if can_be else ''}start the run without torchrun"
         )
-    if apart and device_of(options).type != "cpu":
-        raise RunError("--apart processes is for the CPU so far; give --device cpu")
 
 
 def section_length(

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 from seqdni import (
     LRU,
-    Influence,
     Learner,
     OneHot,
-    Overlap,
     SequenceModel,
     Stack,
     TorchCore,
@@ -192,11 +190,6 @@ def build_trainer(
     )
     way = way_of(options)
     credit, parallel = way.credit(options, model, known), together()
-    alone = isinstance(credit, (Overlap, Influence)) or options.audit_every or options.control
-    if parallel is not None and alone:
-        what = "--audit-every" if options.audit_every else f"--trainer {options.trainer}"
-        what = "--control" if options.control else what
-        raise RunError(f"{what} is for one process alone; start the run without torchrun")
     if parallel is not None and options.capture:
         raise RunError("--capture is for one process alone; start the run without torchrun")
     wrapped = way.wrap_model(options, model)

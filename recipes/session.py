@@ -26,6 +26,7 @@ from seqdni.recipes.launched import launched, rank
 from seqdni.recipes.option_field import LIMITS, flag
 from seqdni.recipes.processes import as_first_sees, is_lost, together
 from seqdni.recipes.trainers import way_of
+from seqdni.shared_training import joined_sums
 
 FIRST_LINE, EVERY_LINE = 2.0, 30.0  # seconds of training between lines, where there is no terminal
 # The errors that a checkpoint with edited values can cause when it is restored or first used.
@@ -238,7 +239,7 @@ class Session:
     def _sums(self) -> dict[str, float]:
         """What the trainer has added up, in all processes together."""
         sums = self.trainer.meter.read()
-        return sums if self.parallel is None else self.parallel.sum(sums)
+        return sums if self.parallel is None else joined_sums({}, self.parallel.of_all(sums))
 
     def _agreed(self, stopping: bool) -> bool:
         """Whether any process was asked to stop. All take the time of the first for their own."""
@@ -396,8 +397,10 @@ class Session:
         assert self.parallel is not None
         rows = self.parallel.rows(self.options.batch)
 
-        def own(chunk: Any) -> Any:
-            return None if chunk is None else tuple(x if x is None else x[:, rows] for x in chunk)
+        def own(part: Any) -> Any:
+            if part is None or isinstance(part, Tensor):
+                return part if part is None else part[:, rows]
+            return getattr(part, "_make", type(part))(map(own, part))
 
         if "ahead" in arguments:
             arguments["ahead"] = own(arguments["ahead"])

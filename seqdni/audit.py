@@ -16,6 +16,8 @@ from seqdni.boundary import with_grads
 from seqdni.chunk import Chunk, lockstep_end, rows_of, run_chunk
 from seqdni.cores.stack import without_dropout
 from seqdni.learner import Learner, check_count
+from seqdni.parallel import DataParallel
+from seqdni.parallel_checkpoint import OfRows, as_it_is
 from seqdni.state import State, cut, detach, leaves, or_zeros, pack, target_grad
 
 if TYPE_CHECKING:
@@ -124,6 +126,7 @@ class Audit:
         start: State,
         chunk: Chunk,
         predicted_BS: Tensor | None,
+        parallel: DataParallel | None = None,
     ) -> None:
         """Count a chunk, and keep it if its episode is audited; at the episode's end, compare.
 
@@ -133,6 +136,7 @@ class Audit:
             start: the state that the chunk was started from.
             chunk: its steps.
             predicted_BS: the synthetic gradient at its end, not scaled; None: there was none.
+            parallel: processes that train the same model on other rows of the same episodes.
 
         Raises:
             ValueError: rows do not end their episodes together.
@@ -158,11 +162,11 @@ class Audit:
         if self._kept:
             module: Any = model
             with without_dropout(module):
-                self._compare(model, learner)
+                self._compare(model, learner, parallel)
         self._kept, self.position = [], 0
         self.episodes += 1
 
-    def _compare(self, model: Model, learner: Learner) -> None:
+    def _compare(self, model: Model, learner: Learner, parallel: DataParallel | None) -> None:
         """Run the kept chunks from the last to the first, and add what is found to the sums."""
         weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
         true_BS: Tensor | None = None  # of all the loss after the chunk
@@ -175,7 +179,7 @@ class Audit:
             if true_BS is not None:
                 true = _grads(*with_grads(end, true_BS), [*inputs, *weights])
                 predicted = _grads(*with_grads(end, kept.predicted_BS), weights)
-                found.append(_moments(predicted, true[len(inputs) :]))
+                found.append(_moments(predicted, true[len(inputs) :], parallel))
                 arrived = [a + b for a, b in zip(arrived, true, strict=False)]
             for leaf, grad in zip(inputs, arrived, strict=True):
                 leaf.grad = grad
@@ -189,13 +193,23 @@ class Audit:
             self.sums[: len(old)] += old
             self.sums[: len(new)] += new
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, whole: OfRows = as_it_is) -> dict[str, Any]:
         """What was found, and the chunks that are kept.
+
+        Args:
+            whole: makes a tensor of all rows from one with the rows of this process.
 
         Returns:
             Tensors and primitives.
         """
-        kept = [[leaves(k.start), list(k.chunk), k.predicted_BS] for k in self._kept]
+        kept = [
+            [
+                [whole(leaf, -2) for leaf in leaves(start)],
+                _saved_chunk(chunk, whole),
+                whole(predicted_BS, 0),
+            ]
+            for start, chunk, predicted_BS in self._kept
+        ]
         return {
             "episodes": self.episodes,
             "position": self.position,
@@ -204,13 +218,17 @@ class Audit:
         }
 
     def load_state_dict(
-        self, saved: Mapping[str, Any], restore: Callable[[list[Tensor]], State | None]
+        self,
+        saved: Mapping[str, Any],
+        restore: Callable[[list[Tensor]], State | None],
+        own: OfRows = as_it_is,
     ) -> None:
         """Continue as if never stopped.
 
         Args:
             saved: from :meth:`state_dict`.
-            restore: makes a state of its leaves again.
+            restore: makes a state of the rows of this process again, of its leaves.
+            own: takes the rows of this process out of a tensor of all rows.
         """
         self.episodes, self.position = saved["episodes"], saved["position"]
         self.sums = saved["sums"]
@@ -219,7 +237,16 @@ class Audit:
             state = restore(start)
             assert state is not None
             device = leaves(state)[0].device
-            self._kept.append(_Kept(state, Chunk(*chunk), predicted_BS.to(device)))
+            own_chunk = Chunk(*(own(part, 1) for part in chunk))
+            self._kept.append(_Kept(state, own_chunk, own(predicted_BS, 0).to(device)))
+
+
+def _saved_chunk(chunk: Chunk, whole: OfRows) -> list[Tensor | None]:
+    inputs, targets, mask, should_reset = chunk
+    # Where one process has no mask, which scores all steps, and another one has, None is zeros.
+    left_out = whole(None if mask is None else ~mask, 1)
+    mask = None if left_out is None else ~left_out
+    return [whole(inputs, 1), whole(targets, 1), mask, whole(should_reset, 1)]
 
 
 def _grads(
@@ -239,7 +266,10 @@ def _grads(
     return or_zeros(found, inputs)
 
 
-def _moments(predicted: list[Tensor], true: list[Tensor]) -> Tensor:
-    """Inner product and squares of two gradients of the weights."""
-    a, b = (torch.cat([part.flatten() for part in parts]).double() for parts in (predicted, true))
+def _moments(predicted: list[Tensor], true: list[Tensor], parallel: DataParallel | None) -> Tensor:
+    """Inner product and squares of two gradients of the weights, of the rows of all processes."""
+    both = torch.stack(
+        [torch.cat([part.flatten() for part in parts]).double() for parts in (predicted, true)]
+    )
+    a, b = both if parallel is None else parallel.total(both)
     return torch.stack([a @ b, a @ a, b @ b])

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from seqdni.guard import TargetGuard
+from seqdni.parallel import DataParallel
 from seqdni.state import State, leaves, pack, target_grad, unpack
 from seqdni.synthesizers.base import Synthesizer
 from seqdni.synthesizers.gradient_scale import GradientScale
@@ -158,18 +159,22 @@ class Boundary(nn.Module):
         return self.synthesizer(packed_BS, condition_BK)
 
     def applied(
-        self, predicted_BS: Float[Tensor, "B S"], continues_B: Bool[Tensor, " B"] | None = None
+        self,
+        predicted_BS: Float[Tensor, "B S"],
+        continues_B: Bool[Tensor, " B"] | None = None,
+        parallel: DataParallel | None = None,
     ) -> Float[Tensor, "B S"]:
         """The gradient that the model gets from a prediction: :meth:`limited` and :meth:`masked`.
 
         Args:
             predicted_BS: from :meth:`predict`.
             continues_B: rows whose episode goes on after the chunk; None if all do.
+            parallel: as in :meth:`masked`.
 
         Returns:
             A tensor without a graph, in per-example-sum units.
         """
-        return self.masked(self.limited(predicted_BS), continues_B)
+        return self.masked(self.limited(predicted_BS), continues_B, parallel)
 
     def limited(self, predicted_BS: Float[Tensor, "B S"]) -> Float[Tensor, "B S"]:
         """Limit a prediction to the bound, and multiply it by ``grad_scale``.
@@ -186,18 +191,28 @@ class Boundary(nn.Module):
         return grad_BS if self.grad_scale == 1 else grad_BS * self.grad_scale
 
     def masked(
-        self, grad_BS: Float[Tensor, "B S"], continues_B: Bool[Tensor, " B"] | None = None
+        self,
+        grad_BS: Float[Tensor, "B S"],
+        continues_B: Bool[Tensor, " B"] | None = None,
+        parallel: DataParallel | None = None,
+        rows: int | None = None,
     ) -> Float[Tensor, "B S"]:
         """Apply the control to a gradient, and set it to 0 where the episode ended.
 
         Args:
             grad_BS: the gradient of what follows, known or predicted.
             continues_B: rows whose episode goes on after the chunk; None if all do.
+            parallel: processes whose rows the control is applied to together.
+            rows: of the batch, where there are several gradients for each, as for messages.
 
         Returns:
             A tensor without a graph, in per-example-sum units.
         """
-        grad_BS = grad_BS.detach() if self.control is None else self.control(grad_BS.detach())
+        grad_BS, control = grad_BS.detach(), self.control
+        if control is not None and parallel is not None:
+            grad_BS = parallel.on_all_rows(control, grad_BS, rows)
+        elif control is not None:
+            grad_BS = control(grad_BS)
         return where_continues(grad_BS, continues_B)
 
     def synthetic_grad(

@@ -27,6 +27,7 @@ from seqdni.cores.state_gradients import Trace
 from seqdni.learner import Learner
 from seqdni.metrics import RunningSums
 from seqdni.parallel import DataParallel
+from seqdni.parallel_checkpoint import restore_grads, saved_grads
 from seqdni.state import State, detach, leaves, reset_rows
 from seqdni.synthetic_gradients import SyntheticGradients
 from seqdni.targets import boundary_pairs, dense_pairs
@@ -184,6 +185,10 @@ class ChunkUpdater:
         self.parameters = list(parameters)
         self.device = self.parameters[0].device
         self.learner = learner
+        self.loss = learner.loss_module
+        # All that the optimiser may hold: those of the loss too, which no clip limits.
+        of_loss = [] if self.loss is None else self.loss.parameters()
+        self.trained = list(dict.fromkeys([*self.parameters, *of_loss]))
         self.synthetic = synthetic
         self.meter = meter
         self.error_suffix = error_suffix
@@ -217,18 +222,21 @@ class ChunkUpdater:
             The plan.
 
         Raises:
-            ValueError: an update is due at the end of each episode, and some rows end one where
-                others do not.
+            ValueError: an update is due at the end of each episode, or there is an audit, and some
+                rows end an episode where others do not.
         """
         synthetic, restarts = self.synthetic, rows_of(should_reset)
-        if synthetic is not None and synthetic.audit is not None:
-            lockstep_end(restarts.ended)  # refused before anything is computed
-        ended = restarts.ended
-        if self.parallel is not None and self.learner.update_every == "episode":
+        by_episode, ended = self.learner.update_every == "episode", restarts.ended
+        in_step = by_episode or (synthetic is not None and synthetic.audit is not None)
+        if self.parallel is not None and in_step:
             none = torch.zeros(rows, dtype=torch.bool)  # all must come to the same plan
-            ended = self.parallel.all_rows(none if ended is None else ended.cpu())
+            ended = self.parallel.all_rows(none if ended is None else ended.cpu(), rows)
+        all_end = in_step and lockstep_end(ended)  # others are refused before anything is computed
         ready = synthetic is not None and synthetic.ready(self.chunks)
         bridges = synthetic is not None and (ready or looks_ahead)
+        goes_on = bridges and not no_rows(restarts.continues)
+        if self.parallel is not None and synthetic is not None and synthetic.boundary.control:
+            goes_on = self.parallel.any(goes_on)  # a control needs the gradients of all
         trains = synthetic is not None and synthetic.trains_on(self.chunks)
         return ChunkPlan(
             rows=rows,
@@ -237,10 +245,10 @@ class ChunkUpdater:
             factor=self.learner.loss_scale / rows,
             restarts=restarts,
             taught_B=restarts.continued,
-            episode_over=self.learner.update_every == "episode" and lockstep_end(ended),
+            episode_over=by_episode and all_end,
             continues_stream=continues_stream,
             synthesizer_ready=ready,
-            gradient_at_end=bridges and not no_rows(restarts.continues),
+            gradient_at_end=goes_on,
             trains_synthesizer=trains,
             dense_targets=trains and synthetic is not None and synthetic.targets == "dense",
         )
@@ -286,6 +294,7 @@ class ChunkUpdater:
             learner.autocast,
             synthesizer_ready=ready,
             goes_on_B=goes_on_B,
+            parallel=self.parallel,
         )
 
     def roots(
@@ -323,7 +332,8 @@ class ChunkUpdater:
                 grad_BS = known(detach(end_tensors), continues_B)
             else:
                 assert run.predicted_BS is not None
-                grad_BS = synthetic.boundary.applied(run.predicted_BS, continues_B)
+                boundary = synthetic.boundary
+                grad_BS = boundary.applied(run.predicted_BS, continues_B, self.parallel)
                 run.applied_BS = grad_BS
                 if synthetic.audit is not None:
                     grad_BS = synthetic.audit.scaled(grad_BS)
@@ -365,13 +375,13 @@ class ChunkUpdater:
         next_predicted_BS = run.predicted_BS if aux else None
         next_valid_B = self.to_device(plan.restarts.spans) if aux else None
         if self.parallel is not None:
-            pairs = self.parallel.all_pairs(pairs)
-            condition_BK = self.parallel.all_rows(condition_BK)
+            pairs = self.parallel.all_pairs(pairs, plan.rows)
+            condition_BK = self.parallel.all_rows(condition_BK, plan.rows)
             if next_predicted_BS is not None:
                 if next_valid_B is None:
                     next_valid_B = next_predicted_BS.new_ones(plan.rows, dtype=torch.bool)
-                next_valid_B = self.parallel.all_rows(next_valid_B)
-                next_predicted_BS = self.parallel.all_rows(next_predicted_BS)
+                next_valid_B = self.parallel.all_rows(next_valid_B, plan.rows)
+                next_predicted_BS = self.parallel.all_rows(next_predicted_BS, plan.rows)
         return synthetic.teach(
             pairs,
             plan.factor,
@@ -380,15 +390,19 @@ class ChunkUpdater:
             next_valid_B=next_valid_B,
         )
 
-    def add_synth_losses(self, losses: list[Tensor]) -> None:
-        """Add the synthesizer's losses to the meter.
+    def add_synth_losses(
+        self, losses: list[Tensor], loss_name: str = "synth_loss", steps_name: str = "synth_steps"
+    ) -> None:
+        """Add a synthesizer's losses to the meter.
 
         Args:
-            losses: from :meth:`teach`.
+            losses: of each of its steps, as from :meth:`teach`.
+            loss_name: of their sum.
+            steps_name: of their number.
         """
         counts = self.parallel is None or self.parallel.rank == 0  # the losses of all are the same
         for loss in losses:
-            self.meter.add(synth_loss=loss if counts else 0.0 * loss, synth_steps=int(counts))
+            self.meter.add(**{loss_name: loss if counts else 0.0 * loss, steps_name: int(counts)})
 
     def next_carry(self, run: ForwardRun, initial_state: Callable[[int], State]) -> State:
         """The state that the next chunk starts from, without a graph.
@@ -424,10 +438,9 @@ class ChunkUpdater:
         ends = self._ends_window(episode_over)
         self.count(has_gradient, episode_over)
         if self.parallel is not None and ends:
-            due = self.parallel.any(due)
+            due = self.parallel.average(self.trained, due)
         if due:
-            learner, parallel = self.learner, self.parallel
-            self.updates += learner.update(self.parameters, where, self.keeps_grads, parallel)
+            self.updates += self.learner.update(self.parameters, where, self.keeps_grads)
 
     def update_is_due(self, has_gradient: bool, episode_over: bool = False) -> bool:
         """Whether the present chunk completes an update, before it is counted.
@@ -477,20 +490,15 @@ class ChunkUpdater:
         has_gradient = self.window_has_gradient
         if self.parallel is not None:
             has_gradient = self.parallel.any(has_gradient)
+        of_loss = {} if self.loss is None else {"loss": self.loss.state_dict()}
         return {
+            **of_loss,
             "chunks": self.chunks,
             "updates": self.updates,
             "window": self.window,
             "window_has_gradient": has_gradient,
-            "grads": [self._saved_grad(p) for p in self.parameters] if self.window else None,
+            "grads": saved_grads(self.trained, self.parallel) if self.window else None,
         }
-
-    def _saved_grad(self, parameter: nn.Parameter) -> Tensor | None:
-        """The gradient; with several processes that of each, ``[n, ...]``."""
-        if self.parallel is None or not parameter.requires_grad:
-            return parameter.grad
-        grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        return self.parallel.of_each(grad)
 
     def load_state_dict(self, saved: Mapping[str, Any], processes: int = 1) -> None:
         """Continue as if training had never stopped.
@@ -498,16 +506,20 @@ class ChunkUpdater:
         Args:
             saved: from :meth:`state_dict`.
             processes: that saved it.
+
+        Raises:
+            ValueError: one of the two has weights of the loss, and the other does not.
         """
         self.chunks, self.updates = saved["chunks"], saved["updates"]
         self.window = saved["window"]
         self.window_has_gradient = saved["window_has_gradient"]
-        grads = saved["grads"] or [None] * len(self.parameters)
-        for parameter, grad in zip(self.parameters, grads, strict=True):
-            if grad is not None and processes > 1:
-                same = self.parallel is not None and self.parallel.size == processes
-                grad = grad[self.parallel.rank] if self.parallel and same else grad.mean(0)
-            parameter.grad = None if grad is None else grad.to(self.device, copy=True)
+        if (self.loss is None) != ("loss" not in saved):
+            raise ValueError(
+                "the saved trainer and this one differ: one has no weights of the loss"
+            )
+        if self.loss is not None:
+            self.loss.load_state_dict(saved["loss"])
+        restore_grads(self.trained, saved["grads"], processes, self.parallel)
 
 
 def _finite_rows(leaf: Tensor) -> Tensor:

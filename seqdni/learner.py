@@ -73,6 +73,12 @@ class Learner:
             raise ValueError(f"non_finite is {self.non_finite!r}, expected 'raise' or 'skip'")
         _check_autocast(self.autocast)
 
+    @property
+    def loss_module(self) -> nn.Module | None:
+        """The loss, where it is a module with weights or buffers of its own; else None."""
+        loss = self.loss
+        return loss if isinstance(loss, nn.Module) and loss.state_dict() else None
+
     def precision(self, device: torch.device) -> torch.autocast:
         """The autocast context of the model: ``with learner.precision(device): model(x, state)``.
 
@@ -114,7 +120,6 @@ class Learner:
         parameters: Sequence[nn.Parameter],
         where: str,
         keep_grads: bool = False,
-        parallel: DataParallel | None = None,
     ) -> bool:
         """Make one step of the optimiser from the present gradients, if they are finite.
 
@@ -122,7 +127,6 @@ class Learner:
             parameters: of the model.
             where: the name of the chunk, for the error.
             keep_grads: set the gradients to zero afterwards, and not to None.
-            parallel: the processes whose gradients are averaged first.
 
         Returns:
             Whether a step was made. On a GPU always True.
@@ -130,8 +134,6 @@ class Learner:
         Raises:
             FloatingPointError: a gradient is not finite, and ``non_finite`` is ``"raise"``.
         """
-        if parallel is not None:
-            parallel.average(parameters)
         dropped = clipped(parameters, self.clip)
         if not dropped:
             self.optimizer.step()

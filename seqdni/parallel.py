@@ -1,7 +1,7 @@
 """Several processes that train one model, each on rows of its own.
 
-Shapes: N pairs of a state and a gradient in all processes together, B rows of this process, S
-features of a packed state, K of a condition.
+Shapes: n processes, B rows of each, N pairs of a state and a gradient, S features of a packed
+state.
 
 Each process runs its own rows of every chunk and keeps their carry. Before an update the gradients
 are averaged over the processes, so that all make the same step. What a synthesizer learns from,
@@ -13,14 +13,13 @@ Source: Li et al., PyTorch Distributed, arXiv 2006.15704, for averaging gradient
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from seqdni.state import State, map_state
 from seqdni.state_bytes import from_bytes, to_bytes
 from seqdni.targets import Pairs
 
@@ -163,50 +162,57 @@ class DataParallel:
             dist.broadcast(tensor.data, self._global(0), group=self.group)
 
     @torch.no_grad()
-    def average(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace the gradients by their means over the processes.
+    def average(self, parameters: Iterable[nn.Parameter], due: bool = True) -> bool:
+        """Replace the gradients by their means over the processes, if an update is due in any.
 
         A parameter without a gradient counts as one with zeros, and has none afterwards if no
-        process has one.
+        process has one. The gradients become parts of one tensor.
 
         Args:
             parameters: the same in all processes, in the same order.
+            due: whether an update is due in this process.
+
+        Returns:
+            Whether it is due in any process.
         """
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        has_grad = torch.tensor([[parameter.grad is not None for parameter in trained]])
-        for parameter in trained:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        by_type: dict[torch.dtype, list[Tensor]] = {}
-        for parameter in trained:
-            assert parameter.grad is not None
-            by_type.setdefault(parameter.dtype, []).append(parameter.grad)
-        for grads in by_type.values():
+        flags = [due, *(parameter.grad is not None for parameter in trained)]
+        due_anywhere, *given = self._all(torch.tensor([flags])).any(0).tolist()
+        if not due_anywhere:
+            return False
+        by_type: dict[torch.dtype, list[nn.Parameter]] = {}
+        for parameter, anywhere in zip(trained, given, strict=True):
+            if anywhere:
+                by_type.setdefault(parameter.dtype, []).append(parameter)
+        for held in by_type.values():
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in held]
             flat = torch.cat([grad.flatten() for grad in grads])
             dist.all_reduce(flat, group=self.group)
             flat /= self.size
-            parts = flat.split([grad.numel() for grad in grads])
-            for grad, part in zip(grads, parts, strict=True):
-                grad.copy_(part.view_as(grad))
-        for parameter, anywhere in zip(trained, self._all(has_grad).any(0).tolist(), strict=True):
-            if not anywhere:
-                parameter.grad = None
+            parts = flat.split([parameter.numel() for parameter in held])
+            for parameter, part in zip(held, parts, strict=True):
+                parameter.grad = part.view_as(parameter)
+        return True
 
-    def all_pairs(self, pairs: Pairs) -> Pairs:
+    def all_pairs(self, pairs: Pairs, rows: int) -> Pairs:
         """The pairs of all processes.
 
         Args:
-            pairs: of this process, of the same number in each.
+            pairs: of this process, of the same number in each: one for each row, then the next one
+                for each row, and so on.
+            rows: B.
 
         Returns:
-            Those of the first process, then those of the second, and so on.
+            One for each row of all processes, then the next one for each row, and so on.
         """
-        both = self._all(torch.cat([pairs.state_NS, pairs.grad_NS.to(pairs.state_NS.dtype)], dim=1))
+        state_NS, grad_NS = pairs.state_NS, pairs.grad_NS.to(pairs.state_NS.dtype)
+        both = self._all_rows(torch.cat([state_NS, grad_NS], dim=1), rows)
         state_NS, grad_NS = both.chunk(2, dim=1)
         count = len(pairs.state_NS)
         valid = torch.ones(count, dtype=torch.bool) if pairs.valid_N is None else pairs.valid_N
         final = torch.zeros(count, dtype=torch.bool) if pairs.final_N is None else pairs.final_N
-        valid_N, final_N = self._all(torch.stack([valid.cpu(), final.cpu()], dim=1)).unbind(1)
+        masks_N2 = self._all_rows(torch.stack([valid.cpu(), final.cpu()], dim=1), rows)
+        valid_N, final_N = masks_N2.unbind(1)
         return Pairs(
             state_NS.contiguous(),
             grad_NS.to(pairs.grad_NS.dtype),
@@ -214,16 +220,50 @@ class DataParallel:
             final_N if bool(final_N.any()) else None,
         )
 
-    def all_rows(self, x: Tensor | None) -> Tensor | None:
+    def all_rows(self, x: Tensor | None, rows: int) -> Tensor | None:
         """The rows of all processes.
 
         Args:
-            x: ``[B, ...]`` of this process, or None in all of them.
+            x: ``[m B, ...]`` of this process, m numbers for each row; None in all processes.
+            rows: B.
 
         Returns:
-            ``[n B, ...]``, or None.
+            ``[m n B, ...]``: the first number of all rows, then the second, and so on; or None.
         """
-        return None if x is None else self._all(x)
+        return None if x is None else self._all_rows(x, rows)
+
+    def on_all_rows(
+        self, change: Callable[[Tensor], Tensor], x: Tensor, rows: int | None = None
+    ) -> Tensor:
+        """Change the rows of all processes together. The first process alone draws random numbers.
+
+        Args:
+            change: takes and returns ``[m n B, ...]``, as of one process with all rows.
+            x: ``[m B, ...]`` of this process, m numbers for each row.
+            rows: B; None: there is one number for each row.
+
+        Returns:
+            ``[m B, ...]``: the changed rows of this process.
+        """
+        rows = len(x) if rows is None else rows
+        whole = self._all_rows(x, rows)
+        changed = change(whole).contiguous() if self.rank == 0 else torch.empty_like(whole)
+        dist.broadcast(changed, self._global(0), group=self.group)
+        changed_mB = changed.unflatten(0, (-1, self.size * rows))
+        return changed_mB[:, self.rows(self.size * rows)].flatten(0, 1)
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum of a tensor over the processes.
+
+        Args:
+            x: of this process, of the same shape in all.
+
+        Returns:
+            The sum, the same in all processes.
+        """
+        total = x.clone()
+        dist.all_reduce(total, group=self.group)
+        return total
 
     def of_each(self, x: Tensor) -> Tensor:
         """A tensor of each process, for a checkpoint.
@@ -236,35 +276,52 @@ class DataParallel:
         """
         return self._all(x[None])
 
-    def whole_state(self, state: State) -> State:
-        """The state of all rows, for a checkpoint.
+    def whole(self, x: Tensor | None, axis: int) -> Tensor | None:
+        """What belongs to the rows of all processes, for a checkpoint.
 
         Args:
-            state: of this process.
+            x: of the rows of this process; None counts as zeros where another process has a tensor.
+            axis: of the rows.
 
         Returns:
-            The state of the rows of all processes.
+            A tensor on the CPU; None if no process has one.
         """
-        return map_state(lambda leaf: self._all(leaf.movedim(-2, 0)).movedim(0, -2), state)
+        found = self.of_all(x)
+        (like, *_) = [each for each in found if each is not None] or [None]
+        if like is None:
+            return None
+        return torch.cat([torch.zeros_like(like) if x is None else x for x in found], axis)
 
-    def own_state(self, state: State) -> State:
-        """The state of the rows of this process.
+    def own(self, x: Tensor | None, axis: int) -> Tensor | None:
+        """What belongs to the rows of this process, from a checkpoint.
 
         Args:
-            state: of all rows.
+            x: of all rows, or None.
+            axis: of the rows.
+
+        Returns:
+            A tensor of its own, or None.
 
         Raises:
             ValueError: the rows cannot be dealt equally.
         """
-        return map_state(lambda leaf: leaf[..., self.rows(leaf.shape[-2]), :].contiguous(), state)
+        if x is None:
+            return None
+        rows = self.rows(x.shape[axis])
+        return x.narrow(axis, rows.start, rows.stop - rows.start).clone()
 
     def _global(self, rank: int) -> int:
         return rank if self.group is None else dist.get_global_rank(self.group, rank)
 
-    def _all(self, x: Tensor) -> Tensor:
-        """The tensors of all processes, joined along the first axis."""
+    def _all_rows(self, x: Tensor, rows: int) -> Tensor:
+        """The rows of all processes, ``[m n B, ...]``, from ``[m B, ...]``."""
+        x_mB = x.unflatten(0, (-1, rows))
+        return self._all(x_mB, axis=1).flatten(0, 1)
+
+    def _all(self, x: Tensor, axis: int = 0) -> Tensor:
+        """The tensors of all processes, joined along an axis."""
         own = x.contiguous()
         sent = own.view(torch.uint8) if own.dtype == torch.bool else own
         found = [torch.empty_like(sent) for _ in range(self.size)]
         dist.all_gather(found, sent, group=self.group)
-        return torch.cat(found).view(x.dtype)
+        return torch.cat(found, axis).view(x.dtype)

@@ -17,6 +17,7 @@ from seqdni.boundary import Boundary
 from seqdni.checkpoint import load_optimizer
 from seqdni.cores.base import TraceableCore
 from seqdni.learner import check_clip, check_count, check_optimizer, descend
+from seqdni.parallel_checkpoint import OfRows, as_it_is
 from seqdni.state import State
 from seqdni.targets import Pairs
 
@@ -173,26 +174,32 @@ class SyntheticGradients:
             losses.append(loss.detach())
         return losses
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, whole: OfRows = as_it_is) -> dict[str, Any]:
         """The boundary's and the optimiser's state.
+
+        Args:
+            whole: makes a tensor of all rows from one with the rows of this process.
 
         Returns:
             Tensors and primitives.
         """
         optimizer = None if self.optimizer is None else self.optimizer.state_dict()
-        audit = None if self.audit is None else self.audit.state_dict()
+        audit = None if self.audit is None else self.audit.state_dict(whole)
         return {"boundary": self.boundary.state_dict(), "optimizer": optimizer, "audit": audit}
 
     def load_state_dict(
         self,
         saved: Mapping[str, Any],
         restore: Callable[[list[Tensor]], State | None] = lambda _: None,
+        own: OfRows = as_it_is,
     ) -> None:
         """Continue as if training had never stopped.
 
         Args:
             saved: from :meth:`state_dict`.
-            restore: makes a state from the list of its tensors; only an audit needs it.
+            restore: makes a state of the rows of this process from the list of its tensors; only an
+                audit needs it.
+            own: takes the rows of this process out of a tensor of all rows; likewise.
 
         Raises:
             ValueError: one of the two has an optimiser, or an audit, and the other does not.
@@ -207,7 +214,7 @@ class SyntheticGradients:
         if self.optimizer is not None:
             load_optimizer(self.optimizer, saved["optimizer"])
         if self.audit is not None:
-            self.audit.load_state_dict(saved["audit"], restore)
+            self.audit.load_state_dict(saved["audit"], restore, own)
 
     def _check_optimizer(self) -> None:
         if self.optimizer is not None:

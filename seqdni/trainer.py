@@ -26,6 +26,7 @@ from seqdni.learner import Learner, check_optimizer
 from seqdni.losses import IGNORE
 from seqdni.metrics import RunningSums
 from seqdni.parallel import DataParallel
+from seqdni.parallel_checkpoint import number_of, own_rows, own_sums, saved_sums, whole_rows
 from seqdni.state import State, cut, leaves, state_size
 from seqdni.synthesizers.inputs import check_state_size
 from seqdni.synthetic_gradients import SyntheticGradients, check_dense
@@ -92,7 +93,7 @@ class Trainer:
             model = model.module
         check_model(model)
         check_parts(learner, credit)
-        check_parallel(learner, credit, parallel, capture)
+        check_parallel(parallel, capture)
         check_optimizer("optimizer", learner.optimizer, "model", model, learner.loss)
         self.model = model
         self.learner = learner
@@ -114,7 +115,7 @@ class Trainer:
             model.parameters(), learner, self.synthetic, self.meter, parallel=parallel
         )
         if parallel is not None:
-            for module in (model, self.boundary):
+            for module in (model, self.boundary, learner.loss_module):
                 if isinstance(module, torch.nn.Module):
                     parallel.copy_first(module)
         self.captured = self._capture() if capture else None
@@ -181,6 +182,8 @@ class Trainer:
 
     def _step(self, plan: ChunkPlan, data: ChunkData) -> None:
         chunk, carried = data.chunk, self.carry is not None
+        if self.overlap is not None and self._all_begin(chunk):
+            self.overlap.forget()
         known = None
         if data.ahead is not None:
             known = self._updater.future_grad(self.model, data.ahead, data.goes_on_B)
@@ -211,11 +214,7 @@ class Trainer:
         self.meter.add(loss_sum=loss, scored=_counted(chunk, plan.scored))
 
     def _count_tokens(self, plan: ChunkPlan) -> None:
-        self.tokens += plan.steps * plan.rows * self._processes
-
-    @property
-    def _processes(self) -> int:
-        return 1 if self.parallel is None else self.parallel.size
+        self.tokens += plan.steps * plan.rows * number_of(self.parallel)
 
     def learn(
         self,
@@ -266,13 +265,19 @@ class Trainer:
             loss_sum, end, trace = run_chunk(model, longer, start, loss, autocast, traced)
         return ForwardRun(start, loss_sum, end, trace)
 
+    def _all_begin(self, chunk: Chunk) -> bool:
+        """Whether no row continues an episode, in any process."""
+        restarts = chunk.should_reset
+        begin = self.carry is None or (restarts is not None and bool(restarts[0].all()))
+        return begin if self.parallel is None else not self.parallel.any(not begin)
+
     def _keep_for_later(self, chunk: Chunk, run: ForwardRun, carried: bool) -> None:
         """Let what carries credit past the chunk's end take what it needs of the chunk."""
         if self.overlap is not None:
             self.overlap.keep(self.carry, chunk.inputs, chunk.should_reset)
         if self.synthetic is not None and self.synthetic.audit is not None:
             self.synthetic.audit.after_chunk(
-                self.model, self.learner, run.start, chunk, run.applied_BS
+                self.model, self.learner, run.start, chunk, run.applied_BS, self.parallel
             )
         if self.influence is not None:
             assert run.trace is not None
@@ -311,8 +316,9 @@ class Trainer:
         Returns:
             Tensors and primitives only: it survives ``torch.load(weights_only=True)``.
         """
+        whole = whole_rows(self.parallel)
         optimizer = self.learner.optimizer.state_dict()
-        synthetic = None if self.synthetic is None else self.synthetic.state_dict()
+        synthetic = None if self.synthetic is None else self.synthetic.state_dict(whole)
         if self.captured is not None:  # as a trainer without graphs would save them
             optimizer = self.captured.optimizers.plain(0, optimizer)
             if synthetic is not None and synthetic["optimizer"] is not None:
@@ -322,13 +328,15 @@ class Trainer:
             model=self.model.state_dict(),
             optimizer=optimizer,
             synthetic=synthetic,
-            overlap=None if self.overlap is None else self.overlap.state_dict(),
-            influence=None if self.influence is None else self.influence.state_dict(),
-            carry=None if self.carry is None else [x.clone() for x in leaves(self._whole())],
+            overlap=None if self.overlap is None else self.overlap.state_dict(whole),
+            influence=None if self.influence is None else self.influence.state_dict(whole),
+            carry=None
+            if self.carry is None
+            else [whole(x, -2).clone() for x in leaves(self.carry)],
             steps=self._updater.state_dict(),
             tokens=self.tokens,
-            meter=self._saved_meter(),
-            processes=self._processes,
+            meter=saved_sums(self.meter, self.parallel),
+            processes=number_of(self.parallel),
         )
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -346,48 +354,29 @@ class Trainer:
         for name in ("synthetic", "overlap", "influence"):
             if (getattr(self, name) is None) != (saved[name] is None):
                 raise ValueError(f"the saved trainer and this one differ: one has no {name}")
+        own = own_rows(self.parallel)
         self.model.load_state_dict(saved["model"])
         load_optimizer(self.learner.optimizer, saved["optimizer"])
         if self.synthetic is not None:
-            self.synthetic.load_state_dict(saved["synthetic"], self._restored)
+            self.synthetic.load_state_dict(saved["synthetic"], self._restored, own)
         if self.overlap is not None:
-            self.overlap.load_state_dict(saved["overlap"], self._restored)
+            self.overlap.load_state_dict(saved["overlap"], self._restored, own)
         if self.influence is not None:
-            self.influence.load_state_dict(saved["influence"], self.device)
+            self.influence.load_state_dict(saved["influence"], self.device, own)
         self.carry = self._restored(saved["carry"])
-        if self.parallel is not None and self.carry is not None:
-            self.carry = self.parallel.own_state(self.carry)
         processes = saved.get("processes", 1)
         self._updater.load_state_dict(saved["steps"], processes)
         self.tokens = saved["tokens"]
-        self.meter.load_state_dict(self._own_meter(saved["meter"], processes))
+        self.meter.load_state_dict(own_sums(saved["meter"], processes, self.parallel))
         if self.captured is not None:
             self.captured.forget()
 
-    def _whole(self) -> State:
-        """The carry, of the rows of all processes."""
-        assert self.carry is not None
-        return self.carry if self.parallel is None else self.parallel.whole_state(self.carry)
-
-    def _saved_meter(self) -> dict[str, Any]:
-        """The sums; with several processes those of each, ``[n]``."""
-        if self.parallel is None:
-            return self.meter.state_dict()
-        sums = self.meter.read()
-        each = self.parallel.of_each(torch.tensor(list(sums.values()), dtype=torch.float64))
-        return dict(zip(sums, each.unbind(1), strict=True))
-
-    def _own_meter(self, saved: dict[str, Any], processes: int) -> dict[str, Any]:
-        """The part of this process in saved sums. Where it has none, the first one has them all."""
-        rank = 0 if self.parallel is None else self.parallel.rank
-        if self._processes == processes > 1:
-            return {name: float(value[rank]) for name, value in saved.items()}
-        if processes > 1:
-            saved = {name: float(value.sum()) for name, value in saved.items()}
-        return saved if rank == 0 else dict.fromkeys(saved, 0.0)
-
     def _restored(self, saved: list[Tensor] | None) -> State | None:
-        return None if saved is None else restored_state(saved, self.model, self.device)
+        """A state of the rows of this process, from the tensors of all rows."""
+        if saved is None:
+            return None
+        own = own_rows(self.parallel)
+        return restored_state([own(x, -2) for x in saved], self.model, self.device)
 
 
 def _counted(chunk: Chunk, scored: int) -> int | Tensor:

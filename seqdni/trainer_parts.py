@@ -80,18 +80,16 @@ def check_model(model: Model) -> None:
         )
 
 
-def check_parallel(learner: Learner, credit: object, parallel: object, capture: bool) -> None:
-    """Refuse what several processes cannot train together.
+def check_parallel(parallel: object, capture: bool = False) -> None:
+    """Refuse what is no :class:`DataParallel`, and CUDA graphs in several processes.
 
     Args:
-        learner: of the model.
-        credit: how credit crosses the ends of a chunk.
         parallel: the processes, or None.
         capture: whether chunks are computed by graphs.
 
     Raises:
         TypeError: ``parallel`` is something else.
-        ValueError: the credit keeps what belongs to rows, or there are graphs.
+        ValueError: there are graphs.
     """
     if parallel is None:
         return
@@ -102,20 +100,3 @@ def check_parallel(learner: Learner, credit: object, parallel: object, capture: 
         )
     if capture:
         raise ValueError("capture=True is for one process alone; leave out capture, or parallel")
-    if isinstance(learner.loss, torch.nn.Module) and list(learner.loss.parameters()):
-        raise ValueError(
-            "the loss has parameters, whose gradients are not averaged over the processes; make "
-            "them a part of the model, or leave parallel out"
-        )
-    if isinstance(credit, SyntheticGradients) and credit.boundary.control is not None:
-        raise ValueError(
-            "a control mixes the rows of one process only, so it tests nothing with parallel; "
-            "leave out the control, or parallel"
-        )
-    audited = isinstance(credit, SyntheticGradients) and credit.audit is not None
-    if audited or isinstance(credit, (Overlap, Influence)):
-        kept = "an audit" if audited else type(credit).__name__
-        raise ValueError(
-            f"{kept} keeps what belongs to the rows of one process, and cannot be dealt to several "
-            "yet; leave it out, or leave parallel out"
-        )

@@ -222,7 +222,7 @@ def _check_same_run(session: Session) -> None:
             "the processes have different options, data or versions of seqdni; start all of them "
             "with the same command"
         ) from None
-    if session.parallel is not None:
+    if session.parallel is not None and rank():  # the first draws what one process would draw
         torch.manual_seed(options.seed + rank())
 
 

@@ -46,6 +46,7 @@ from seqdni.recipes.device import device_of
 from seqdni.recipes.directory import RunDirectory
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.levels_apart import sections, step_of
+from seqdni.recipes.processes import together
 from seqdni.recipes.session import Session
 from seqdni.recipes.synthesizers import DESCENDED, build_boundary
 from seqdni.recipes.trained import Trained, check_no_text, check_same_images
@@ -179,7 +180,8 @@ def build_trainer(options: Options, model: Hierarchy) -> HierarchyTrainer:
                 boundary = build_boundary(options, *settings)
                 training.message_credit = _synthetic_gradients(options, boundary)
         trainings.append(training)
-    return HierarchyTrainer(model, trainings, mode)
+    parallel = None if options.apart else together()
+    return HierarchyTrainer(model, trainings, mode, parallel)
 
 
 def _synthetic_gradients(options: Options, boundary: Boundary) -> SyntheticGradients:

@@ -16,7 +16,7 @@ from seqdni.corpora import (
     read_mnist,
     read_small_digits,
 )
-from seqdni.recipes.apart import check_launched
+from seqdni.recipes.apart import check_launched, check_not_dealt
 from seqdni.recipes.build import load_weights
 from seqdni.recipes.common_options import Sampling
 from seqdni.recipes.directory import RunDirectory
@@ -46,6 +46,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
         CorpusError: the images are missing or damaged.
         RunError: a batch is larger than the data.
     """
+    check_not_dealt(options, stages_of(options))
     check_launched(options, stages_of(options), "layer")
     data = _read(options)
     count, pixels = data.train.pixels_nP.shape

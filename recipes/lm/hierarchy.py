@@ -29,6 +29,7 @@ from seqdni.recipes.build import build_core, optimizer_of
 from seqdni.recipes.device import device_of
 from seqdni.recipes.errors import RunError
 from seqdni.recipes.lm.options import window
+from seqdni.recipes.processes import together
 from seqdni.recipes.synthesizers import build_boundary, synthetic_gradients
 from seqdni.recipes.trainers import way_of
 
@@ -142,7 +143,8 @@ def build_trainer(options: Any, reader: Reader, loss: Any) -> HierarchyTrainer:
             if k + 1 < len(model.levels):
                 training.message_credit = _message_credit(options, model.message_sizes[k], k)
         trainings.append(training)
-    return HierarchyTrainer(model, trainings, mode)
+    parallel = None if options.apart else together()
+    return HierarchyTrainer(model, trainings, mode, parallel)
 
 
 def _message_credit(options: Any, size: int, k: int) -> SyntheticGradients:

@@ -113,7 +113,7 @@ def start(options: Options, directory: RunDirectory) -> Session:
             f"--patience and --schedule plateau need a validation split, and {corpus.name} has none"
         )
     # Levels in processes of their own all read the same rows.
-    rows = None if options.hierarchy > 1 else own_rows(options.batch)
+    rows = None if options.apart else own_rows(options.batch)
     try:
         stream = TokenStream(corpus.train, options.batch, options.chunk_len, rows)
     except CorpusError as error:

@@ -95,6 +95,11 @@ def train_levels_in_processes(
     check_count("staleness", staleness, least=0)
     processes = DataParallel(group)
     levels, own = trainer.levels, processes.rank
+    if trainer.parallel is not None:
+        raise ValueError(
+            "the trainer has parallel, by which each process trains all levels on rows of its own; "
+            "here each process trains one level on all rows: leave parallel out"
+        )
     if trainer.mode == "joint":
         raise ValueError("the mode 'joint' is one graph over all levels; use 'dni'")
     for k, each in enumerate(levels):

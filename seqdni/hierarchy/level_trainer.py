@@ -40,6 +40,8 @@ from seqdni.hierarchy.model import LevelCarry, only_of_this_episode, run_pieces
 from seqdni.learner import Learner, check_count
 from seqdni.losses import scored_loss
 from seqdni.metrics import RunningSums
+from seqdni.parallel import DataParallel
+from seqdni.parallel_checkpoint import OfRows, as_it_is, number_of
 from seqdni.state import cut, in_full_precision, leaves
 from seqdni.synthetic_gradients import SyntheticGradients
 from seqdni.targets import Pairs
@@ -132,6 +134,7 @@ class LevelTrainer:
         feedback: whether gradients of messages are predicted and used.
         meter: where losses are added up.
         k: the number of this level, 0 for the lowest.
+        parallel: processes that train the same level on other rows.
     """
 
     def __init__(
@@ -143,16 +146,22 @@ class LevelTrainer:
         feedback: bool,
         meter: RunningSums,
         k: int,
+        parallel: DataParallel | None = None,
     ):
         self.level = level
         self.training = training
         self.above: LevelAbove | None = above
         self.above_level = above_level
-        self.message_gradients = Messages(training.message_credit if feedback else None)
+        self.message_gradients = Messages(training.message_credit if feedback else None, parallel)
         self.meter = meter
         self.k = k
         self._updater = ChunkUpdater(
-            level.parameters(), training.learner, training.credit, meter, f" of level {k}"
+            level.parameters(),
+            training.learner,
+            training.credit,
+            meter,
+            f" of level {k}",
+            parallel,
         )
         self.begin(None)
 
@@ -299,8 +308,9 @@ class LevelTrainer:
         """
         for pairs in arrived:
             factor = self.training.learner.loss_scale / self._rows
-            for loss in self.message_gradients.correct(pairs, self._rows, factor):
-                self.meter.add(**{f"message_loss_{self.k}": loss, f"message_steps_{self.k}": 1})
+            losses = self.message_gradients.correct(pairs, self._rows, factor)
+            names = f"message_loss_{self.k}", f"message_steps_{self.k}"
+            self._updater.add_synth_losses(losses, *names)
 
     @torch.no_grad()
     def _run_without_learning(self, x: Tensor, should_reset: Tensor) -> list[Tensor]:
@@ -563,80 +573,99 @@ class LevelTrainer:
         assert self.trained_carry is not None
         return len(self.trained_carry.since_B)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, whole: OfRows = as_it_is) -> dict[str, Any]:
         """All that the next chunk depends on, except the model and the boundaries.
+
+        Args:
+            whole: makes a tensor of all rows from one with the rows of this process.
 
         Returns:
             Tensors and primitives. An incomplete chunk is saved as its messages, with the targets,
             masks and restarts of the same ticks.
         """
+        # Where no row of a process has a loss, the process has no gradients of contexts; others may
+        # have some. So all of them look at the same ticks.
+        ticks = range(self.received - len(self.messages) + 1, self.received + 1)
+        context_grads = {t: whole(self.context_grads.get(t), 0) for t in ticks}
         return {
             "steps": self._updater.state_dict(),
-            "trained_carry": self.trained_carry and saved_carry(self.trained_carry),
-            "running_carry": self.running_carry and saved_carry(self.running_carry),
+            "trained_carry": self.trained_carry and saved_carry(self.trained_carry, whole),
+            "running_carry": self.running_carry and saved_carry(self.running_carry, whole),
             "carried": self.carried,
-            "ended_B": self.ended_B,
-            "pending_ticks": [list(ticks) for ticks in self.pending_ticks],
-            "messages": [message.clone() for message in self.messages],
-            "contexts": list(self.contexts),
-            "context_grads": dict(self.context_grads),
+            "ended_B": whole(self.ended_B, 0),
+            "pending_ticks": [[whole(x, 1) for x in ticks] for ticks in self.pending_ticks],
+            "messages": [whole(message, 0).clone() for message in self.messages],
+            "contexts": [whole(context, 0) for context in self.contexts],
+            "context_grads": {t: grad for t, grad in context_grads.items() if grad is not None},
             "expired_contexts": self.expired_contexts,
-            "message_gradients": self.message_gradients.state_dict(),
+            "message_gradients": self.message_gradients.state_dict(whole),
         }
 
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+    def load_state_dict(
+        self, saved: Mapping[str, Any], own: OfRows = as_it_is, processes: int = 1
+    ) -> None:
         """Continue as if training had never stopped.
 
         Args:
             saved: from :meth:`state_dict`.
+            own: takes the rows of this process out of a tensor of all rows.
+            processes: that saved it.
         """
         device = self._updater.device
-        self._updater.load_state_dict(saved["steps"])
-        self.trained_carry = saved["trained_carry"] and restored_carry(
-            saved["trained_carry"], self.level, device
-        )
-        self.running_carry = saved["running_carry"] and restored_carry(
-            saved["running_carry"], self.level, device
+        self._updater.load_state_dict(saved["steps"], processes)
+        self.trained_carry, self.running_carry = (
+            saved[name] and restored_carry(saved[name], self.level, device, own)
+            for name in ("trained_carry", "running_carry")
         )
         self.carried = saved["carried"]
-        self.ended_B = saved["ended_B"]
-        self.pending_ticks = [Ticks(*ticks) for ticks in saved["pending_ticks"]]
-        self.messages = [message.to(device) for message in saved["messages"]]
-        self.contexts = [context.to(device) for context in saved["contexts"]]
-        self.context_grads = {t: grad.to(device) for t, grad in saved["context_grads"].items()}
+        self.ended_B = own(saved["ended_B"], 0)
+        self.pending_ticks = [
+            Ticks(*(own(x, 1) for x in ticks)) for ticks in saved["pending_ticks"]
+        ]
+        self.messages = [own(message, 0).to(device) for message in saved["messages"]]
+        self.contexts = [own(context, 0).to(device) for context in saved["contexts"]]
+        # They are in units of the objective, which is a mean over the rows of a process.
+        factor = number_of(self._updater.parallel) / processes
+        self.context_grads = {
+            t: own(grad, 0).to(device) * factor for t, grad in saved["context_grads"].items()
+        }
         self.expired_contexts = saved["expired_contexts"]
-        self.message_gradients.load_state_dict(saved["message_gradients"], device)
+        self.message_gradients.load_state_dict(saved["message_gradients"], device, own)
 
 
-def saved_carry(carry: LevelCarry) -> dict[str, Any]:
+def saved_carry(carry: LevelCarry, whole: OfRows = as_it_is) -> dict[str, Any]:
     """A level's carry as tensors and primitives, for a checkpoint.
 
     Args:
         carry: of a level.
+        whole: makes a tensor of all rows from one with the rows of this process.
 
     Returns:
         Values by name.
     """
     return {
-        "state": leaves(carry.state),
-        "context_BC": carry.context_BC,
+        "state": [whole(leaf, -2) for leaf in leaves(carry.state)],
+        "context_BC": whole(carry.context_BC, 0),
         "ticks": carry.ticks,
-        "since_B": carry.since_B,
+        "since_B": whole(carry.since_B, 0),
     }
 
 
-def restored_carry(saved: Mapping[str, Any], level: Level, device: torch.device) -> LevelCarry:
+def restored_carry(
+    saved: Mapping[str, Any], level: Level, device: torch.device, own: OfRows = as_it_is
+) -> LevelCarry:
     """The carry that was saved.
 
     Args:
         saved: from :func:`saved_carry`.
         level: the level that it belongs to, which has the structure of its state.
         device: where the level computes.
+        own: takes the rows of this process out of a tensor of all rows.
 
     Returns:
         The carry on that device.
     """
-    state = restored_state(saved["state"], level, device)
-    context_BC = saved["context_BC"]
+    state = restored_state([own(leaf, -2) for leaf in saved["state"]], level, device)
+    context_BC = own(saved["context_BC"], 0)
     context_BC = None if context_BC is None else context_BC.to(device)
-    return LevelCarry(state, context_BC, saved["ticks"], saved["since_B"])
+    return LevelCarry(state, context_BC, saved["ticks"], own(saved["since_B"], 0))

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqdni.parallel import DataParallel
+from seqdni.parallel_checkpoint import OfRows, as_it_is
 from seqdni.state import or_zeros
 from seqdni.synthetic_gradients import SyntheticGradients
 from seqdni.targets import Pairs
@@ -23,10 +25,12 @@ class Messages:
 
     Args:
         synthetic: predicts the gradients; None: messages get no gradient.
+        parallel: processes that train the same level on other rows.
     """
 
-    def __init__(self, synthetic: SyntheticGradients | None):
+    def __init__(self, synthetic: SyntheticGradients | None, parallel: DataParallel | None = None):
         self.synthetic = synthetic
+        self.parallel = parallel
         self.corrections = 0  # chunks of the level above whose gradients have arrived
         self.begin()
 
@@ -59,7 +63,9 @@ class Messages:
         condition_NK = self._condition(first, messages)
         self.predicted = first + messages
         self._drop()
-        return self.synthetic.boundary.synthetic_grad(messages_NM, condition_BK=condition_NK)
+        boundary = self.synthetic.boundary
+        grad_NM = boundary.limited(boundary.predict(messages_NM, condition_NK))
+        return boundary.masked(grad_NM, parallel=self.parallel, rows=rows)
 
     def correct(self, pairs: Pairs, rows: int, factor: float) -> list[Tensor]:
         """Learn from the gradients of the next messages whose gradients have not arrived yet.
@@ -75,6 +81,9 @@ class Messages:
         messages, losses = len(pairs.state_NS) // rows, []
         if self.synthetic is not None and self.synthetic.trains_on(self.corrections):
             condition_NK = self._condition(self.corrected, messages)
+            if self.parallel is not None:
+                pairs = self.parallel.all_pairs(pairs, rows)
+                condition_NK = self.parallel.all_rows(condition_NK, rows)
             losses = self.synthetic.teach(pairs, factor, condition_BK=condition_NK)
         self.corrections += 1
         self.corrected += messages
@@ -92,28 +101,34 @@ class Messages:
             del self.conditions[: done - self.held]
             self.held = done
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, whole: OfRows = as_it_is) -> dict[str, Any]:
         """All that the next messages depend on, except the boundary.
+
+        Args:
+            whole: makes a tensor of all rows from one with the rows of this process.
 
         Returns:
             Tensors and primitives.
         """
         return {
-            "conditions": [condition.clone() for condition in self.conditions],
+            "conditions": [whole(condition, 0).clone() for condition in self.conditions],
             "held": self.held,
             "predicted": self.predicted,
             "corrected": self.corrected,
             "corrections": self.corrections,
         }
 
-    def load_state_dict(self, saved: Mapping[str, Any], device: torch.device) -> None:
+    def load_state_dict(
+        self, saved: Mapping[str, Any], device: torch.device, own: OfRows = as_it_is
+    ) -> None:
         """Continue as if training had never stopped.
 
         Args:
             saved: from :meth:`state_dict`.
             device: where the level computes.
+            own: takes the rows of this process out of a tensor of all rows.
         """
-        self.conditions = [condition.to(device) for condition in saved["conditions"]]
+        self.conditions = [own(condition, 0).to(device) for condition in saved["conditions"]]
         self.held, self.predicted = saved["held"], saved["predicted"]
         self.corrected, self.corrections = saved["corrected"], saved["corrections"]
 

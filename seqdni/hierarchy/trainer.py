@@ -41,8 +41,11 @@ from seqdni.hierarchy.work import EveryLevel, Work
 from seqdni.learner import Learner
 from seqdni.losses import scored_loss
 from seqdni.metrics import RunningSums
+from seqdni.parallel import DataParallel
+from seqdni.parallel_checkpoint import OfRows, number_of, own_rows, own_sums, saved_sums, whole_rows
 from seqdni.state import in_full_precision
 from seqdni.synthetic_gradients import SyntheticGradients
+from seqdni.trainer_parts import check_parallel
 
 
 class HierarchyTrainer:
@@ -70,6 +73,7 @@ class HierarchyTrainer:
         model: the hierarchy.
         trainings: how each level is trained, from the lowest.
         mode: one of the three ways.
+        parallel: processes that train the same hierarchy, each on rows of its own.
 
     Raises:
         ValueError: the trainings do not fit the levels or the mode.
@@ -92,9 +96,17 @@ class HierarchyTrainer:
         [4, 2]
     """
 
-    def __init__(self, model: Hierarchy, trainings: Sequence[LevelTraining], mode: Mode = "dni"):
+    def __init__(
+        self,
+        model: Hierarchy,
+        trainings: Sequence[LevelTraining],
+        mode: Mode = "dni",
+        parallel: DataParallel | None = None,
+    ):
         check_levels(model, trainings, mode)
+        check_parallel(parallel)
         self.model = model
+        self.parallel = parallel
         self.trainings = list(trainings)
         self.mode = mode
         self.boundary = nn.ModuleList(b for each in trainings for b in each.boundaries())
@@ -106,8 +118,12 @@ class HierarchyTrainer:
             above, above_level = (
                 (self.levels[0], model.levels[k + 1]) if self.levels else (None, None)
             )
-            settings = (trainings[k], above, above_level, mode == "dni", self.meter, k)
+            settings = (trainings[k], above, above_level, mode == "dni", self.meter, k, parallel)
             self.levels.insert(0, LevelTrainer(model.levels[k], *settings))
+        if parallel is not None:
+            losses = [learner.loss_module for learner in self.learners]
+            for module in (model, self.boundary, *(loss for loss in losses if loss)):
+                parallel.copy_first(module)
         self.work: Work = EveryLevel(self.levels)
         self._begin(None)
 
@@ -167,6 +183,8 @@ class HierarchyTrainer:
                     f"{got}: give conditions with chunks"
                 )
         if self.carry is None:
+            if self.parallel is not None:
+                self.parallel.check_same("rows in a chunk", rows)
             self._begin(rows)
         if should_reset is None:
             should_reset = torch.zeros(steps + 1, rows, dtype=torch.bool)
@@ -185,7 +203,7 @@ class HierarchyTrainer:
                     level.message_gradients.conditions += here.unbind(0)
             self.work.step(inputs, lowest, None if ahead is None else self._ahead(ahead))
         self.stream_steps += steps
-        self.tokens += steps * rows
+        self.tokens += steps * rows * number_of(self.parallel)
 
     def finish(self) -> None:
         """End the stream: learn from the incomplete chunks, and be ready for another stream."""
@@ -210,21 +228,25 @@ class HierarchyTrainer:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, chunks in the making included.
 
+        With ``parallel`` all processes must call it together.
+
         Returns:
             Tensors and primitives only: it survives ``torch.load(weights_only=True)``.
         """
+        whole = whole_rows(self.parallel)
         return new_checkpoint(
             model=self.model.state_dict(),
             optimizers=[each.learner.optimizer.state_dict() for each in self.trainings],
             synthetic=[each and each.state_dict() for each in self._synthetic],
-            levels=[level.state_dict() for level in self.levels],
-            since=self.since,
-            carry=self.carry and [saved_carry(each) for each in self.carry],
-            waiting=[[x.clone(), list(y), reset] for x, y, reset, _ in self.waiting],
+            levels=[level.state_dict(whole) for level in self.levels],
+            since=[whole(since_B, 0) for since_B in self.since],
+            carry=self.carry and [saved_carry(each, whole) for each in self.carry],
+            waiting=[_of_rows(chunk, whole) for chunk in self.waiting],
             tokens=self.tokens,
             stream_steps=self.stream_steps,
             built=self._built,
-            meter=self.meter.state_dict(),
+            meter=saved_sums(self.meter, self.parallel),
+            processes=number_of(self.parallel),
         )
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -249,20 +271,20 @@ class HierarchyTrainer:
                 raise ValueError("the saved trainer and this one differ in their boundaries")
             if synthetic is not None:
                 synthetic.load_state_dict(state)
+        own, processes = own_rows(self.parallel), saved.get("processes", 1)
         for level, state in zip(self.levels, saved["levels"], strict=True):
-            level.load_state_dict(state)
-        self.since = list(saved["since"])
+            level.load_state_dict(state, own, processes)
+        self.since = [own(since_B, 0) for since_B in saved["since"]]
         carry = saved["carry"]
         self.carry = carry and [
-            restored_carry(each, level, self.device)
+            restored_carry(each, level, self.device, own)
             for each, level in zip(carry, self.model.levels, strict=True)
         ]
         self.waiting = [
-            HierarchyChunk(x, [pair and tuple(pair) for pair in answers], reset)
-            for x, answers, reset in saved["waiting"]
+            HierarchyChunk(*_of_rows(HierarchyChunk(*chunk), own)) for chunk in saved["waiting"]
         ]
         self.tokens, self.stream_steps = saved["tokens"], saved["stream_steps"]
-        self.meter.load_state_dict(saved["meter"])
+        self.meter.load_state_dict(own_sums(saved["meter"], processes, self.parallel))
 
     def _begin(self, rows: int | None) -> None:
         """Begin a stream of so many rows; None: their number is not known yet."""
@@ -332,3 +354,10 @@ class HierarchyTrainer:
             objective.backward()
         for level in self.levels:
             level.update_jointly(objective.requires_grad)
+
+
+def _of_rows(chunk: HierarchyChunk, rows: OfRows) -> list[Any]:
+    """Inputs, answers and restarts of a chunk that waits for an update, with other rows."""
+    inputs, answers, should_reset, _ = chunk
+    pairs = [pair and (rows(pair[0], 1), rows(filled_mask(pair), 1)) for pair in answers]
+    return [rows(inputs, 1).clone(), pairs, rows(should_reset, 1)]

@@ -20,6 +20,7 @@ from seqdni.cores.base import Core, TorchCore, TraceableCore
 from seqdni.cores.model import SequenceModel
 from seqdni.cores.state_gradients import Trace
 from seqdni.cores.unit_steps import UnitSteps
+from seqdni.parallel_checkpoint import OfRows, as_it_is
 from seqdni.state import State, target_grad
 
 
@@ -151,22 +152,30 @@ class Influence:
             kept.append((list(inputs), new_BPHGK))
         self._kept = kept
 
-    def state_dict(self) -> list[dict[str, Any]]:
+    def state_dict(self, whole: OfRows = as_it_is) -> list[dict[str, Any]]:
         """The influence, as it is kept: parameters that drive the units together are side by side.
+
+        Args:
+            whole: makes a tensor of all rows from one with the rows of this process.
 
         Returns:
             Lists, names and tensors ``[B, P, H, G, K]``; empty before the first chunk.
         """
-        return [{"parameters": list(names), "influence": kept} for names, kept in self._kept]
+        return [
+            {"parameters": list(names), "influence": whole(kept, 0)} for names, kept in self._kept
+        ]
 
-    def load_state_dict(self, saved: list[dict[str, Any]], device: torch.device) -> None:
+    def load_state_dict(
+        self, saved: list[dict[str, Any]], device: torch.device, own: OfRows = as_it_is
+    ) -> None:
         """Restore the influence.
 
         Args:
             saved: from :meth:`state_dict`.
             device: where the model computes.
+            own: takes the rows of this process out of a tensor of all rows.
         """
-        self._kept = [(each["parameters"], each["influence"].to(device)) for each in saved]
+        self._kept = [(each["parameters"], own(each["influence"], 0).to(device)) for each in saved]
 
 
 def _widths(core: nn.Module, names: list[str], kept_BPHGK: Tensor) -> list[int]:

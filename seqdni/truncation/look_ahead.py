@@ -19,6 +19,7 @@ from seqdni.boundary import Boundary, where_continues, with_grads
 from seqdni.chunk import Chunk, ChunkLike, as_chunk, run_chunk
 from seqdni.cores.base import Core, FixedWeights
 from seqdni.losses import cross_entropy
+from seqdni.parallel import DataParallel
 from seqdni.state import State, cut, leaves, or_zeros, pack
 
 
@@ -95,6 +96,7 @@ def ahead_grad(
     autocast: torch.dtype | None = None,
     synthesizer_ready: bool = True,
     goes_on_B: Bool[Tensor, " B"] | None = None,
+    parallel: DataParallel | None = None,
 ) -> Float[Tensor, "B S"]:
     """The gradient at a boundary when the steps after it are known.
 
@@ -112,6 +114,7 @@ def ahead_grad(
         synthesizer_ready: whether to use the synthesizer; False: no gradient comes from after the
             known steps.
         goes_on_B: rows whose episode goes on after the known steps; None if all do.
+        parallel: processes whose rows the control is applied to together.
 
     Returns:
         A tensor without a graph, in units of a row's summed loss.
@@ -124,4 +127,4 @@ def ahead_grad(
 
     further = beyond if synthesizer_ready and boundary.synthesizer is not None else None
     grad_BS = _look_ahead(model, ahead, end, loss, further, autocast)
-    return boundary.masked(grad_BS, continues_B)
+    return boundary.masked(grad_BS, continues_B, parallel)

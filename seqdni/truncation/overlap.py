@@ -15,6 +15,7 @@ from torch import Tensor
 
 from seqdni.chunk import join_resets
 from seqdni.learner import check_count
+from seqdni.parallel_checkpoint import OfRows, as_it_is
 from seqdni.state import State, leaves
 
 
@@ -22,8 +23,8 @@ class Overlap:
     r"""Runs the chunks before each chunk once more, so that its gradient reaches through them.
 
     This is :math:`BPTT(h; h')` with :math:`h = (history + 1) T` and :math:`h' = T`. Time and memory
-    of a chunk are ``history + 1`` times as large. The chunks before a step at which all rows
-    restart are dropped, because nothing depends on them.
+    of a chunk are ``history + 1`` times as large. Where a chunk begins with a restart of all rows,
+    the trainer drops the chunks before it, because nothing depends on them.
 
     Args:
         history: the number of chunks that are run again before each scored chunk.
@@ -59,7 +60,7 @@ class Overlap:
         Returns:
             The same three for the longer chunk.
         """
-        if not self._kept or _begins(carry, should_reset):
+        if not self._kept:
             return carry, inputs, should_reset
         _, xs, resets = zip(*self._kept, (carry, inputs, should_reset), strict=True)
         return (
@@ -67,6 +68,10 @@ class Overlap:
             torch.cat([x.to(inputs.device) for x in xs]),
             join_resets(xs, resets),
         )
+
+    def forget(self) -> None:
+        """Drop the kept chunks."""
+        self._kept.clear()
 
     def keep(self, carry: State | None, inputs: Tensor, should_reset: Tensor | None) -> None:
         """Keep a chunk, and drop the oldest one if there are more than ``history``.
@@ -76,29 +81,39 @@ class Overlap:
             inputs: of the chunk.
             should_reset: of the chunk.
         """
-        if _begins(carry, should_reset):
-            self._kept.clear()
         self._kept.append((carry, inputs, should_reset))
 
-    def state_dict(self) -> list[list[Any]]:
+    def state_dict(self, whole: OfRows = as_it_is) -> list[list[Any]]:
         """The kept chunks.
+
+        Args:
+            whole: makes a tensor of all rows from one with the rows of this process.
 
         Returns:
             Lists, tensors and None only.
         """
         return [
-            [None if carry is None else leaves(carry), inputs.clone(), should_reset]
+            [
+                None if carry is None else [whole(leaf, -2) for leaf in leaves(carry)],
+                whole(inputs, 1).clone(),
+                whole(should_reset, 1),
+            ]
             for carry, inputs, should_reset in self._kept
         ]
 
     def load_state_dict(
-        self, saved: list[list[Any]], restore: Callable[[list[Tensor] | None], State | None]
+        self,
+        saved: list[list[Any]],
+        restore: Callable[[list[Tensor] | None], State | None],
+        own: OfRows = as_it_is,
     ) -> None:
         """Restore the kept chunks.
 
         Args:
             saved: from :meth:`state_dict`.
-            restore: makes a state from the list of its tensors; None from None.
+            restore: makes a state of the rows of this process from the list of its tensors; None
+                from None.
+            own: takes the rows of this process out of a tensor of all rows.
 
         Raises:
             ValueError: there are more than ``history`` of them.
@@ -109,8 +124,6 @@ class Overlap:
                 "give it the same history"
             )
         self._kept.clear()
-        self._kept.extend((restore(carry), x, reset) for carry, x, reset in saved)
-
-
-def _begins(carry: State | None, should_reset: Tensor | None) -> bool:
-    return carry is None or (should_reset is not None and bool(should_reset[0].all()))
+        self._kept.extend(
+            (restore(carry), own(x, 1), own(should_reset, 1)) for carry, x, should_reset in saved
+        )

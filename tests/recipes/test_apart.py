@@ -12,7 +12,7 @@ import torch
 from launched import launch, outcome, wait_for
 from runs import VERSE, assert_same, result_of, rows_of, run, without_times
 
-from seqdni.recipes.apart import check_launched
+from seqdni.recipes.apart import check_not_dealt
 from seqdni.recipes.cli import main
 from seqdni.recipes.commands import curves
 from seqdni.recipes.errors import RunError
@@ -108,8 +108,6 @@ def test_all_processes_stop_when_the_first_one_decides_so(tmp_path, monkeypatch)
         ("layers --trainer cdni", "give --apart processes, which needs 3 of them for this model"),
         ("layers --trainer backprop", "--apart is not given; start the run without torchrun"),
         ("layers --trainer all", "--apart is not given; start the run without torchrun"),
-        ("count-digits --trainer joint", "--apart is not given; start the run without torchrun"),
-        ("lm --hierarchy 2 --trainer joint", "is not given; start the run without torchrun"),
     ],
 )
 def test_processes_without_apart_are_advised_what_works(words, advice, monkeypatch):
@@ -119,7 +117,7 @@ def test_processes_without_apart_are_advised_what_works(words, advice, monkeypat
         setattr(options, name.removeprefix("--"), int(value) if value.isdigit() else value)
     monkeypatch.setattr("seqdni.recipes.apart.launched", lambda: 2)
     with pytest.raises(RunError, match=advice):
-        check_launched(options, 3, "part")
+        check_not_dealt(options, 3)
 
 
 def test_ctrl_c_stops_a_run_apart_after_the_section_and_says_so(tmp_path):

@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 from launched import launch, outcome, wait_for
+from runs import rows_of
 
 from seqdni.recipes.cli import main
 from seqdni.recipes.directory import RunDirectory
@@ -43,11 +44,46 @@ def test_two_processes_train_as_one(whole, tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("trainer", ["dni", "random"])
-def test_each_process_reads_its_part_of_a_text(trainer, tmp_path):
+@pytest.mark.parametrize("options", ["--audit-every 3", "--control shuffled"])
+def test_audits_and_controls_are_those_of_one_process(options, tmp_path):
+    words = [*COPY, *options.split(), "--updates", "60", "--log-every", "16"]
+    found = outcome(launch(*words, "--out", tmp_path / "two"))
+    assert [status for status, *_ in found] == [0, 0], found
+    assert main([*words, "--out", str(tmp_path / "one")]) == 0
+    for a, b in zip(*(rows_of(tmp_path / name) for name in ("two", "one")), strict=True):
+        assert {**a, "seconds": 0} == pytest.approx({**b, "seconds": 0}, rel=1e-3, abs=1e-3)
+    for a, b in zip(weights(tmp_path / "two"), weights(tmp_path / "one"), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+DIGITS = (
+    *("run", "count-digits", "--hidden", "8", "--encoder", "8", "--batch", "8", "--chunk-len", "3"),
+    *("--threads", "1", "--log-every", "21", "--evaluate-every", "42", "--synthesizer", "rls"),
+)
+
+
+def test_two_processes_train_a_hierarchy_as_one_and_go_on(tmp_path):
+    pytest.importorskip("sklearn")
+    two, one = tmp_path / "two", tmp_path / "one"
+    for words in ((*DIGITS, "--max-tokens", 1500), ("run", "--max-tokens", 3000, "--resume", two)):
+        out = () if "--resume" in words else ("--out", two)
+        found = outcome(launch(*words, *out))
+        assert [status for status, *_ in found] == [0, 0], found
+    assert main([*DIGITS, "--max-tokens", "3000", "--out", str(one)]) == 0
+    for a, b in zip(weights(two), weights(one), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    rows = [rows_of(path) for path in (two, one)]
+    for a, b in zip(*rows, strict=True):
+        assert {**a, "seconds": 0} == pytest.approx({**b, "seconds": 0}, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options", ["dni", "random", "overlap", "influence", "dni --hierarchy 2 --slow-chunk-len 2"]
+)
+def test_each_process_reads_its_part_of_a_text(options, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog. " * 60)
-    words = ["run", "lm", "--corpus", str(text), "--trainer", trainer, "--hidden", "16"]
+    words = ["run", "lm", "--corpus", str(text), "--hidden", "16", "--trainer", *options.split()]
     words += ["--batch", "4", "--updates", "12", "--threads", "1"]
     found = outcome(launch(*words, "--out", tmp_path / "two"))
     assert [status for status, *_ in found] == [0, 0], found
@@ -104,8 +140,7 @@ def test_processes_with_other_options_are_refused(tmp_path):
     ("words", "message"),
     [
         ((*COPY, "--batch", "9"), "--batch 9 cannot be dealt equally to 2 processes"),
-        ((*COPY, "--trainer", "overlap"), "--trainer overlap is for one process alone"),
-        (("run", "count-digits"), "or start the run without torchrun"),
+        (("run", "layers"), "or start the run without torchrun"),
     ],
 )
 def test_what_several_processes_cannot_do_is_refused(words, message, tmp_path):

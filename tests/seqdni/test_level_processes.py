@@ -14,6 +14,7 @@ from runs import assert_same
 from torch import nn
 
 from seqdni import (
+    DataParallel,
     HierarchyTrainer,
     TorchCore,
     train_levels_in_processes,
@@ -126,6 +127,9 @@ def test_what_processes_cannot_run_is_refused(tmp_path):
     dist.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
         model = make_hierarchy((1, 2), contexts=False)
+        trainer = HierarchyTrainer(model, learning(model), parallel=DataParallel())
+        with pytest.raises(ValueError, match="each process trains all levels on rows of its own"):
+            train_levels_in_processes(trainer, [])
         trainer = HierarchyTrainer(model, learning(model), "joint")
         with pytest.raises(ValueError, match="'joint' is one graph over all levels"):
             train_levels_in_processes(trainer, [])

@@ -10,11 +10,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from launched import run_program
-from oracles import make_model, make_trainer
-from torch import nn
-from trainers import flat_trainer
+from oracles import make_model
 
-from seqdni import Audit, Boundary, DataParallel, Learner, LeastSquares, controls, state_size
+from seqdni import DataParallel, Learner, Trainer
 from seqdni.trainer_parts import check_parallel
 
 
@@ -38,22 +36,24 @@ def test_parts_of_the_rows_train_as_all_rows_in_one_process(size, tmp_path):
                 assert all(map(torch.equal, other[case][part], found[part])), case
         assert (found["updates"], found["tokens"]) == (alone["updates"], alone["tokens"]), case
         assert found["sums"] == pytest.approx(alone["sums"]), case
-        if size == 4:
+        if size == 2:
+            assert all(map(torch.equal, found["weights"], found["never stopped"])), case
+        else:
             check_that_one_process_goes_on(case, found["saved"], alone["saved"])
 
 
 def check_that_one_process_goes_on(case, saved, alone):
     """A checkpoint of several processes, and one of one process, are continued to the same end."""
+    name, resets = case
     found = []
-    ready = parallel_cases.chunks(case[1], slice(None))
     for each in (saved, alone):
-        trainer = parallel_cases.CASES[case[0]](None)
+        trainer = parallel_cases.CASES[name].trainer(None)
         trainer.load_state_dict(each)
-        for k in (50, 51):
-            parallel_cases.step(trainer, case[0], ready, k)
-        found.append(trainer)
+        torch.manual_seed(parallel_cases.SEED)
+        ends = parallel_cases.END, parallel_cases.CHUNKS
+        found.append(parallel_cases.run(parallel_cases.CASES[name], trainer, resets, *ends))
     assert found[0].tokens == found[1].tokens
-    for a, b in zip(*(trainer.model.parameters() for trainer in found), strict=True):
+    for a, b in zip(*map(parallel_cases.weights, found), strict=True):
         torch.testing.assert_close(a, b)
     assert found[0].meter.read() == pytest.approx(found[1].meter.read())
 
@@ -66,35 +66,40 @@ def alone(tmp_path):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", ["tbptt", "dni", "dni-rls"])
+@pytest.mark.parametrize(
+    "name", ["accumulation", "dni", "dni-rls", "hierarchy", "overlap", "influence"]
+)
 def test_one_process_is_no_distribution_bit_for_bit(name, alone):
-    found = []
+    case, found = parallel_cases.CASES[name], []
     for parallel in (None, alone):
-        trainer = parallel_cases.CASES[name](parallel)
-        for chunk in parallel_cases.chunks(True, slice(None))[:12]:
-            trainer.step(chunk)
-        found.append([*trainer.model.parameters()])
+        torch.manual_seed(parallel_cases.SEED)
+        begun = parallel_cases.run(case, case.trainer(parallel), True, 0, 11)
+        trainer = case.trainer(parallel)
+        trainer.load_state_dict(begun.state_dict())
+        parallel_cases.run(case, trainer, True, 11, 16)
+        found.append(parallel_cases.weights(trainer))
     assert all(map(torch.equal, *found))
+
+
+def test_the_weights_of_a_loss_are_saved_and_are_not_missing():
+    case = parallel_cases.CASES["loss with a parameter"]
+    begun = parallel_cases.run(case, case.trainer(None), True, 0, 5)
+    saved, other = begun.state_dict(), case.trainer(None)
+    assert saved["steps"]["loss"]["factor"] != 1
+    other.load_state_dict(saved)
+    assert all(map(torch.equal, *map(parallel_cases.weights, (begun, other))))
+    del saved["steps"]["loss"]
+    with pytest.raises(ValueError, match="one has no weights of the loss"):
+        other.load_state_dict(saved)
 
 
 def test_what_does_not_go_together_is_refused(alone):
     model = make_model("lstm", 1)
-    for name in ("overlap", "influence"):
-        with pytest.raises(ValueError, match="leave parallel out"):
-            make_trainer(model, name, parallel=alone)
-    boundary = Boundary(LeastSquares(state_size(model.initial_state(1))))
-    adam = torch.optim.Adam(model.parameters())
-    with pytest.raises(ValueError, match="an audit keeps"):
-        flat_trainer(model, adam, boundary=boundary, audit=Audit(), parallel=alone)
-    shuffled = Boundary(boundary.synthesizer, control=controls.shuffled)
-    with pytest.raises(ValueError, match="a control mixes the rows of one process"):
-        flat_trainer(model, adam, boundary=shuffled, parallel=alone)
-    weighted = nn.CrossEntropyLoss()
-    weighted.scale = nn.Parameter(torch.ones(()))
-    with pytest.raises(ValueError, match="the loss has parameters"):
-        flat_trainer(model, adam, loss=weighted, parallel=alone)
+    learner = Learner(torch.optim.Adam(model.parameters()))
     with pytest.raises(TypeError, match="expected a DataParallel"):
-        check_parallel(Learner(adam), None, 2, False)
+        check_parallel(2)
+    with pytest.raises(ValueError, match="capture=True is for one process alone"):
+        Trainer(model, learner, parallel=alone, capture=True)
 
 
 def test_rows_that_cannot_be_dealt_are_refused(alone):

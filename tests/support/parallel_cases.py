@@ -8,22 +8,102 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import hierarchies
 import torch
 import torch.distributed as dist
 from oracles import make_model, make_stream, make_trainer, split
 from torch import nn
 from trainers import flat_trainer
 
-from seqdni import Boundary, Critic, DataParallel, Trainer, state_size
+from seqdni import (
+    Audit,
+    Boundary,
+    Critic,
+    DataParallel,
+    HierarchyTrainer,
+    Trainer,
+    controls,
+    cross_entropy,
+    state_size,
+)
+from seqdni.shared_training import joined_sums
 
 ROWS, STEPS, CHUNKS = 8, 3, 52
+STOP, END = 31, 50  # chunks before the trainer is restored from a checkpoint, and all of them
+SEED = 5
 
 
-def of_kind(name: str, **options) -> Callable[..., Trainer]:
+class Case(NamedTuple):
+    """A trainer, and what it is trained on.
+
+    Args:
+        trainer: makes it, for these processes.
+        steps: takes whether rows restart, and the rows of this process; returns the arguments of
+            each call of ``trainer.step``, a list and the named ones.
+    """
+
+    trainer: Callable[[DataParallel | None], Any]
+    steps: Callable[[bool, slice], list[tuple[list, dict]]]
+
+
+# What a network is trained on
+
+
+def chunks(resets: bool, rows: slice) -> list[tuple]:
+    """The stream's chunks, only these rows of them."""
+    stream = split(make_stream(STEPS * CHUNKS, ROWS, resets), [STEPS] * CHUNKS)
+    return [own(chunk, rows) for chunk in stream]
+
+
+def own(part: Any, rows: slice) -> Any:
+    """These rows of all tensors, in any structure; the rows are the second axis."""
+    if isinstance(part, torch.Tensor):
+        return part[:, rows]
+    return part and type(part)(own(each, rows) for each in part)
+
+
+def plain(resets: bool, rows: slice):
+    """One chunk after another."""
+    return [([chunk], {}) for chunk in chunks(resets, rows)]
+
+
+def with_ahead(resets: bool, rows: slice):
+    """Each chunk with the next one."""
+    ready = chunks(resets, rows)
+    return [([ready[k]], {"ahead": ready[k + 1]}) for k in range(END + 1)]
+
+
+def in_step(resets: bool, rows: slice):
+    """Episodes of three chunks that all rows play in step. One row alone has a step not scored."""
+    found = []
+    for k, (inputs, targets, _, _) in enumerate(chunks(resets, slice(None))):
+        restarts = torch.zeros(STEPS + 1, ROWS, dtype=torch.bool)
+        restarts[0], restarts[-1] = k % 3 == 0, k % 3 == 2
+        targets = targets.clone()
+        targets[1, -1] = -100
+        found.append(([own((inputs, targets, None, restarts), rows)], {}))
+    return found
+
+
+def with_symbols(resets: bool, rows: slice):
+    """Each chunk with the symbols that are read at its start and after its end."""
+    ready, critic = chunks(resets, rows), Critic(1, 5).double()
+    seen = [critic.condition(inputs[:1]) for inputs, *_ in ready]
+    return [([ready[k]], {"condition": (seen[k], seen[k + 1])}) for k in range(END + 1)]
+
+
+# Networks
+
+
+def of_kind(name: str, **options) -> Case:
     """A trainer of the shared oracles by its name there."""
-    return lambda parallel: make_trainer(
-        make_model("lstm", 1), name, parallel=parallel, clip=0.5, **options
+    return Case(
+        lambda parallel: make_trainer(
+            make_model("lstm", 1), name, parallel=parallel, clip=0.5, **options
+        ),
+        plain,
     )
 
 
@@ -61,7 +141,85 @@ def with_unused(parallel) -> Trainer:
     return flat_trainer(model, torch.optim.AdamW(model.parameters(), 0.01), parallel=parallel)
 
 
-CASES: dict[str, Callable[..., Trainer]] = {
+def audited(update_every) -> Case:
+    """Synthetic gradients that are scaled by what they are worth."""
+    return Case(
+        lambda parallel: make_trainer(
+            *(make_model("lstm", 1), "dni-rls"),
+            parallel=parallel,
+            audit=Audit(every=2),
+            update_every=update_every,
+        ),
+        in_step,
+    )
+
+
+def mixed(case: Case, control: Callable[[torch.Tensor], torch.Tensor]) -> Case:
+    """The same with a control at each boundary."""
+
+    def trainer(parallel) -> Any:
+        made = case.trainer(parallel)
+        boundaries = made.boundary if isinstance(made, HierarchyTrainer) else [made.boundary]
+        for boundary in boundaries:
+            boundary.control = control
+        return made
+
+    return Case(trainer, case.steps)
+
+
+class Tempered(nn.Module):
+    """Cross-entropy of scores that are multiplied by a number which is learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, outputs, targets):
+        return cross_entropy(outputs * self.factor, targets)
+
+
+def with_loss(update_every: int) -> Case:
+    """A loss with a parameter."""
+
+    def trainer(parallel) -> Trainer:
+        model, loss = make_model("lstm", 1), Tempered()
+        adam = torch.optim.Adam([*model.parameters(), *loss.parameters()], 0.01)
+        return flat_trainer(
+            model, adam, loss=loss, update_every=update_every, clip=0.5, parallel=parallel
+        )
+
+    return Case(trainer, plain)
+
+
+# Hierarchies
+
+
+def of_levels(periods, contexts, kind="rls", mode="dni", cuts=(3,), every=1) -> Case:
+    """Levels with these periods, on chunks of these lengths in turn."""
+
+    def model() -> Any:
+        return hierarchies.make_hierarchy(periods, contexts)
+
+    def trainer(parallel) -> HierarchyTrainer:
+        levels = model()
+        trainings = hierarchies.learning(levels, kind)
+        for training in trainings:
+            training.learner.update_every = every
+        return HierarchyTrainer(levels, trainings, mode, parallel)
+
+    def steps(resets: bool, rows: slice):
+        sizes = [cuts[k % len(cuts)] for k in range(CHUNKS)]
+        stream = hierarchies.make_stream(model(), sum(sizes), ROWS, resets)
+        ready = stream.chunks(sizes)
+        return [
+            ([chunk._replace(**dict(zip(chunk._fields, own(tuple(chunk), rows), strict=True)))], {})
+            for chunk in ready
+        ]
+
+    return Case(trainer, steps)
+
+
+CASES: dict[str, Case] = {
     "tbptt": of_kind("tbptt"),
     "accumulation": of_kind("tbptt", update_every=3),
     "dni": of_kind("dni"),
@@ -71,63 +229,96 @@ CASES: dict[str, Callable[..., Trainer]] = {
     "dni-rls": of_kind("dni-rls"),
     "dni-whitened": of_kind("dni-whitened"),
     "dni-dense": of_kind("dni-dense"),
-    "critic": with_critic,
-    "look-ahead": looking_ahead,
-    "wrapped": wrapped,
-    "unused": with_unused,
+    "dni-dense, several steps": of_kind("dni-dense", updates_per_chunk=3),
+    "critic": Case(with_critic, with_symbols),
+    "look-ahead": Case(looking_ahead, with_ahead),
+    "wrapped": Case(wrapped, plain),
+    "unused": Case(with_unused, plain),
+    "loss with a parameter": with_loss(1),
+    "loss with a parameter, accumulation": with_loss(3),
+    "overlap": of_kind("overlap"),
+    "influence": of_kind("influence"),
+    "hierarchy": of_levels((1, 3), True),
+    "hierarchy of 3 levels": of_levels((1, 2, 3), True, "mlp", cuts=(3, 1, 4, 2, 5)),
+    "hierarchy, conditions": of_levels((1, 2), False, "condition", cuts=(4, 3), every=2),
+    "hierarchy, joint": of_levels((1, 3), True, mode="joint", every=2),
+    "hierarchy, no feedback": of_levels((1, 1), True, mode="no-feedback", cuts=(2,)),
 }
 
 
-QUICK = ("accumulation", "dni", "dni-rls")  # with four processes; 50 chunks of each
+CASES |= {
+    "audit": audited(1),
+    "audit, update by episode": audited("episode"),
+    "shuffled": mixed(CASES["dni"], controls.shuffled),
+    "batch mean": mixed(CASES["dni-rls"], controls.batch_mean),
+    "look-ahead, shuffled": mixed(CASES["look-ahead"], controls.shuffled),
+    "hierarchy, shuffled": mixed(CASES["hierarchy, conditions"], controls.shuffled),
+}
+QUICK = (  # with four processes; 50 chunks of each
+    *("accumulation", "dni", "dni-rls", "overlap", "influence", "audit", "hierarchy, shuffled"),
+    *("hierarchy of 3 levels", "hierarchy, joint"),
+)
+
+
+ENDLESS = ("tbptt", "dni", "dni-aux", "dni-rls", "look-ahead", "overlap", "hierarchy")
 
 
 def cases(size: int) -> list[tuple[str, bool]]:
     """What so many processes train: a name, and whether rows restart."""
     if size > 2:
         return [(name, True) for name in QUICK]
-    return [(name, resets) for name in CASES for resets in (False, True)]
-
-
-def chunks(resets: bool, rows: slice):
-    """The stream's chunks, only these rows of them."""
-    stream = split(make_stream(STEPS * CHUNKS, ROWS, resets), [STEPS] * CHUNKS)
-    return [tuple(None if x is None else x[:, rows] for x in chunk) for chunk in stream]
+    return [(name, True) for name in CASES] + [(name, False) for name in ENDLESS]
 
 
 def train(name: str, resets: bool, parallel: DataParallel | None) -> dict:
-    """Train one case for 50 chunks, with a checkpoint in the middle.
+    """Train one case for 50 chunks, with a checkpoint on the way.
+
+    Four processes continue what one process has begun; two what they have begun themselves.
 
     Returns:
-        Its weights, and sums.
+        Its weights, and sums; and the weights without the checkpoint on the way.
     """
-    own = slice(None) if parallel is None else parallel.rows(ROWS)
-    trainer, ready = CASES[name](parallel), chunks(resets, own)
-    for k in range(50):
-        step(trainer, name, ready, k)
-        if k == 30:
-            saved = trainer.state_dict()
-            trainer = CASES[name](parallel)
-            trainer.load_state_dict(saved)
+    case = CASES[name]
+    begins = None if parallel is not None and parallel.size > 2 else parallel
+    torch.manual_seed(SEED)
+    begun = run(case, case.trainer(begins), resets, 0, STOP)
+    saved = begun.state_dict()
+    drawn = torch.get_rng_state()
+    trainer = case.trainer(parallel)
+    trainer.load_state_dict(saved)
+    torch.set_rng_state(drawn)
+    run(case, trainer, resets, STOP, END)
+    if begins is parallel and parallel is not None:
+        torch.set_rng_state(drawn)
+        run(case, begun, resets, STOP, END)
     sums = trainer.meter.read()
     return {
-        "weights": [p.detach() for p in trainer.model.parameters()],
+        "weights": weights(trainer),
+        "never stopped": weights(begun),
         "boundary": [] if trainer.boundary is None else [*trainer.boundary.parameters()],
-        "sums": sums if parallel is None else parallel.sum(sums),
+        "sums": sums if parallel is None else joined_sums({}, parallel.of_all(sums)),
         "tokens": trainer.tokens,
         "updates": trainer.updates,
         "saved": trainer.state_dict(),
     }
 
 
-def step(trainer: Trainer, name: str, ready: list, k: int) -> None:
-    """One chunk, with what the case needs besides."""
-    arguments = {}
-    if name == "critic":
-        critic = trainer.boundary.synthesizer
-        arguments["condition"] = tuple(critic.condition(ready[k + i][0][:1]) for i in (0, 1))
-    if name == "look-ahead":
-        arguments["ahead"] = ready[k + 1]
-    trainer.step(ready[k], **arguments)
+def weights(trainer: Any) -> list[torch.Tensor]:
+    """All that the optimisers of the models hold."""
+    optimizers = [learner.optimizer for learner in trainer.learners]
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    return [parameter.detach() for group in groups for parameter in group["params"]]
+
+
+def run(case: Case, trainer: Any, resets: bool, first: int, end: int) -> Any:
+    """Train on some chunks, from one number to another; return the trainer."""
+    parallel = trainer.parallel
+    rows = slice(None) if parallel is None else parallel.rows(ROWS)
+    for arguments, named in case.steps(resets, rows)[first:end]:
+        trainer.step(*arguments, **named)
+        if getattr(trainer, "overlap", None) is not None:
+            trainer.state_dict()  # also where all rows of one process have just restarted
+    return trainer
 
 
 def main() -> None:
