@@ -39,7 +39,7 @@ def measure(
 ) -> list[float]:
     """Milliseconds of torch's own core, the median ratio and the ratio of the fastest rounds."""
     core = TorchCore(NETWORKS[network](FEATURES, hidden))
-    traced = TorchCore(core.rnn, compiled).traced
+    tracing = TorchCore(core.rnn, compiled)
     x_TBD = torch.eye(FEATURES)[torch.randint(FEATURES, (steps, rows))]
     state = map_state(torch.randn_like, core.initial_state(rows))
     grads = [torch.randn(steps, rows, hidden), *leaves(map_state(torch.randn_like, state))]
@@ -51,7 +51,7 @@ def measure(
         for each in trace:
             each.grads()
 
-    contenders = [lambda: chunk(core), lambda: chunk(traced)]
+    contenders = [lambda: chunk(core), lambda: chunk(tracing.traced)]
     for step in contenders:
         seconds(step, 3)
     once = sum(seconds(step, 2) for step in contenders)

@@ -163,7 +163,7 @@ class TorchCore(nn.Module):
         Args:
             device: of the inputs.
         """
-        if not self.compiled or not _runs_by_loops(device):
+        if not (self.compiled and _runs_by_loops(device) and _is_plain(self.rnn)):
             return False
         return self.rnn.weight_hh_l0.dtype in (torch.float32, torch.float64)
 

@@ -6,11 +6,16 @@ them: without ``compiled=True`` nothing is built.
 
 from __future__ import annotations
 
-import functools
+import fcntl
 import hashlib
 import os
+import platform
+import shutil
+import subprocess
 import sys
-import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,9 +25,16 @@ from seqdni.cores.kernels import Layers
 SOURCE = Path(__file__).with_name("layers.cpp")
 # By what torch finds that the processor can do. The loops over units then take many at a time.
 INSTRUCTIONS = {"AVX2": ["-mavx2", "-mfma"], "AVX512": ["-mavx512f", "-mavx512dq", "-mfma"]}
+# In a process of its own, because what it builds is also loaded there, and can be loaded only once.
+BUILDER = """
+import sys
+from torch.utils.cpp_extension import load
+name, source, folder, *flags = sys.argv[1:]
+load(name, [source], extra_cflags=flags, build_directory=folder, is_python_module=False)
+"""
+_loading = threading.Lock()
 
 
-@functools.cache
 def compiled_layers() -> Layers:
     """The compiled layers. If they are not there yet, they are built: 20 seconds, once.
 
@@ -35,48 +47,80 @@ def compiled_layers() -> Layers:
     Raises:
         RuntimeError: they cannot be built.
     """
+    operations = torch.ops.seqdni
+    if not hasattr(operations, "lstm_layer"):
+        with _loading:
+            if not hasattr(operations, "lstm_layer"):
+                _load()
+    return Layers(operations.lstm_layer, operations.gru_layer)
+
+
+def _load() -> None:
+    """Load the library, and build it first where it is missing or damaged."""
     flags = ["-O3", *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), [])]
-    made_of = SOURCE.read_text() + " ".join([*flags, torch.__version__, sys.platform])
+    machine = [torch.__version__, sys.platform, platform.machine()]
+    made_of = SOURCE.read_text() + " ".join([*flags, *machine])
     name = f"seqdni_layers_{hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
-    named = os.environ.get("TORCH_EXTENSIONS_DIR")
-    folder = Path(named) if named else Path.home() / ".cache" / "torch_extensions"
-    library = folder / f"{name}.so"
-    if library.exists():
-        torch.ops.load_library(library)
-    else:
-        _build_and_load(library, flags)
-    return Layers(torch.ops.seqdni.lstm_layer, torch.ops.seqdni.gru_layer)
-
-
-def _build_and_load(library: Path, flags: list[str]) -> None:
-    """Build in a folder of its own, and put the library into its place when it is whole."""
-    print("seqdni: compiling layers for this machine, once (20 seconds) ...", file=sys.stderr)
-    path = os.environ.get("PATH", "")
     try:
-        from torch.utils.cpp_extension import load  # it takes a while to import
-
-        library.parent.mkdir(parents=True, exist_ok=True)
-        # ninja lies beside the Python that runs, whose folder is perhaps not in PATH.
-        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), path])
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            load(
-                library.stem,
-                [str(SOURCE)],
-                extra_cflags=flags,
-                build_directory=folder,
-                is_python_module=False,
-            )
-            os.replace(Path(folder) / library.name, library)
-    except (RuntimeError, ImportError, OSError) as error:
+        named = os.environ.get("TORCH_EXTENSIONS_DIR")
+        folder = Path(named or "~/.cache/torch_extensions").expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        library = folder / f"{name}.so"
+        with _one_process_at_a_time(folder):
+            if not (library.exists() and _loads(library)):
+                _build(library, flags)
+                torch.ops.load_library(library)
+    except (RuntimeError, OSError) as error:
         raise RuntimeError(
-            f"the compiled layers cannot be built: {_reason(error)}. They need a C++ compiler and "
-            "ninja (pip install ninja); without compiled=True nothing is built"
-        ) from error
+            f"the compiled layers cannot be built: {_reason(str(error))}. They need a C++ compiler "
+            "and ninja (pip install ninja); without compiled=True nothing is built"
+        ) from None
+
+
+@contextmanager
+def _one_process_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait for other processes that build in a folder. The lock ends with the process."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
     finally:
-        os.environ["PATH"] = path
+        os.close(lock)
 
 
-def _reason(error: Exception) -> str:
-    """The line of a compiler's output that says what is wrong; else the first line."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return next((line for line in lines if "error:" in line), lines[0]).strip()
+def _loads(library: Path) -> bool:
+    """Load a library; False if it is damaged, or of another machine."""
+    try:
+        torch.ops.load_library(library)
+    except OSError:
+        return False
+    return True
+
+
+def _build(library: Path, flags: list[str]) -> None:
+    """Build beside the library, and put it into its place when it is whole."""
+    print("seqdni: compiling layers for this machine, once (20 seconds) ...", file=sys.stderr)
+    folder = library.with_suffix(".building")
+    shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed
+    folder.mkdir()
+    # ninja lies beside the Python that runs, whose folder is perhaps not in PATH.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    words = [sys.executable, "-c", BUILDER, library.stem, str(SOURCE), str(folder), *flags]
+    try:
+        done = subprocess.run(
+            words, env=os.environ | {"PATH": path}, capture_output=True, text=True, errors="replace"
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr + done.stdout)
+        with open(folder / library.name, "rb") as built:
+            os.fsync(built.fileno())  # so that it is whole even after the power fails
+        os.replace(folder / library.name, library)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reason(text: str) -> str:
+    """The line of an error that says what is wrong, as far as it can be told; else the last one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no reason was given"]
+    telling = ("error: ", "not found", "No such file", "is required", "denied")
+    return next((line for line in lines if any(word in line for word in telling)), lines[-1])

@@ -17,6 +17,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 
@@ -101,10 +102,21 @@ Tensor weight_grad(const Tensor& x, const Tensor& d_NG, int64_t features) {
   return by_symbol.t().contiguous();
 }
 
-// The gradient that arrived, or zeros.
+// The gradient that arrived, or zeros. A tensor can be one that is zero or negative in name only.
 Tensor or_zeros(const Tensor& grad, const Tensor& like) {
-  return grad.defined() ? grad.contiguous() : at::zeros_like(like);
+  if (!grad.defined() || grad._is_zerotensor()) return at::zeros_like(like);
+  return grad.contiguous().resolve_neg();
 }
+
+// A saved tensor, as the loops read it: hooks of autograd may return another one than was saved.
+Tensor as_saved(const Tensor& saved, at::IntArrayRef sizes) {
+  TORCH_CHECK(saved.sizes() == sizes, "got a saved tensor of shape ", saved.sizes(), ", expected ",
+              sizes);
+  return saved.contiguous();
+}
+
+// What the backward pass needs of x. The user may write other symbols into the same tensor.
+Tensor kept(const Tensor& x) { return are_symbols(x) ? x.clone() : x; }
 
 void check_first_derivative() {
   TORCH_CHECK(!at::GradMode::is_enabled(),
@@ -112,8 +124,9 @@ void check_first_derivative() {
               "compiled=True");
 }
 
-// Gradients of x and of the four weights, whose places among the inputs begin at `first`.
-// d_x is the gradient of the product with x, and d_h of the one with h; both [N, G H].
+// Gradients of x and of the four weights, whose places among the inputs begin at `first`; biases
+// that were not given have no place. d_x is the gradient of the product with x, and d_h of the one
+// with h; both [N, G H]. No two of what is returned share memory.
 variable_list project_back(AutogradContext* ctx, int64_t first, const Tensor& x, const Tensor& w_ih,
                            const Tensor& entered_NH, const Tensor& d_x, const Tensor& d_h) {
   const bool has_bias = ctx->saved_data["has_bias"].toBool();
@@ -225,7 +238,7 @@ struct LSTMLayer : torch::autograd::Function<LSTMLayer> {
         next_hidden(gates, tanh_at + t * step, hidden_at + (t + 1) * step, rows, size);
       }
     });
-    ctx->save_for_backward({x, w_ih, w_hh, gates_NG, hidden, cell, tanh_cell});
+    ctx->save_for_backward({kept(x), w_ih, w_hh, gates_NG, hidden, cell, tanh_cell});
     ctx->saved_data["has_bias"] = b_ih.has_value();
     const Tensor hidden_entered = hidden.narrow(0, 0, steps), cell_entered = cell.narrow(0, 0, steps);
     ctx->mark_non_differentiable({hidden_entered, cell_entered});
@@ -236,10 +249,12 @@ struct LSTMLayer : torch::autograd::Function<LSTMLayer> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     check_first_derivative();
     const variable_list saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &w_ih = saved[1], &w_hh = saved[2], &gates_NG = saved[3],
-                 &hidden = saved[4], &cell = saved[5], &tanh_cell = saved[6];
-    const int64_t steps = tanh_cell.size(0), rows = tanh_cell.size(1), size = tanh_cell.size(2);
-    const int64_t step = rows * size;
+    const Tensor &x = saved[0], &w_ih = saved[1], &w_hh = saved[2];
+    const int64_t steps = x.size(0), rows = x.size(1), size = w_hh.size(1), step = rows * size;
+    const Tensor gates_NG = as_saved(saved[3], {steps * rows, 4 * size}),
+                 hidden = as_saved(saved[4], {steps + 1, rows, size}),
+                 cell = as_saved(saved[5], {steps + 1, rows, size}),
+                 tanh_cell = as_saved(saved[6], {steps, rows, size});
     const Tensor dy = or_zeros(grads[0], tanh_cell), dh_end = or_zeros(grads[1], hidden[0]),
                  dc_end = or_zeros(grads[2], hidden[0]);
     Tensor d_gates_NG = at::empty_like(gates_NG), d_hidden = at::empty_like(tanh_cell),
@@ -261,7 +276,8 @@ struct LSTMLayer : torch::autograd::Function<LSTMLayer> {
     });
     const Tensor entered_NH = hidden.narrow(0, 0, steps).view({steps * rows, size});
     const variable_list own = project_back(ctx, 5, x, w_ih, entered_NH, d_gates_NG, d_gates_NG);
-    return {own[0], d_hidden[0], d_cell[0], d_hidden, d_cell, own[1], own[2], own[3], own[4]};
+    return {own[0], d_hidden[0].clone(), d_cell[0].clone(), d_hidden, d_cell,
+            own[1], own[2],              own[3],            own[4]};
   }
 };
 
@@ -352,7 +368,7 @@ struct GRULayer : torch::autograd::Function<GRULayer> {
         gru_next(gates, hidden_at + t * step, hidden_at + (t + 1) * step, rows, size);
       }
     });
-    ctx->save_for_backward({x, w_ih, w_hh, gates_NG, from_h_NG, hidden});
+    ctx->save_for_backward({kept(x), w_ih, w_hh, gates_NG, from_h_NG, hidden});
     ctx->saved_data["has_bias"] = b_ih.has_value();
     const Tensor entered = hidden.narrow(0, 0, steps);
     ctx->mark_non_differentiable({entered});
@@ -363,10 +379,11 @@ struct GRULayer : torch::autograd::Function<GRULayer> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     check_first_derivative();
     const variable_list saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &w_ih = saved[1], &w_hh = saved[2], &gates_NG = saved[3],
-                 &from_h_NG = saved[4], &hidden = saved[5];
-    const int64_t steps = hidden.size(0) - 1, rows = hidden.size(1), size = hidden.size(2);
-    const int64_t step = rows * size;
+    const Tensor &x = saved[0], &w_ih = saved[1], &w_hh = saved[2];
+    const int64_t steps = x.size(0), rows = x.size(1), size = w_hh.size(1), step = rows * size;
+    const Tensor gates_NG = as_saved(saved[3], {steps * rows, 3 * size}),
+                 from_h_NG = as_saved(saved[4], {steps * rows, 3 * size}),
+                 hidden = as_saved(saved[5], {steps + 1, rows, size});
     const Tensor dy = or_zeros(grads[0], hidden.narrow(0, 1, steps));
     const Tensor dh_end = or_zeros(grads[1], hidden[0]);
     Tensor d_from_x = at::empty_like(gates_NG), d_from_h = at::empty_like(gates_NG),
@@ -388,7 +405,7 @@ struct GRULayer : torch::autograd::Function<GRULayer> {
     });
     const Tensor entered_NH = hidden.narrow(0, 0, steps).view({steps * rows, size});
     const variable_list own = project_back(ctx, 3, x, w_ih, entered_NH, d_from_x, d_from_h);
-    return {own[0], d_hidden[0], d_hidden, own[1], own[2], own[3], own[4]};
+    return {own[0], d_hidden[0].clone(), d_hidden, own[1], own[2], own[3], own[4]};
   }
 };
 

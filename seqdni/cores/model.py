@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from seqdni.cores.base import Core, FixedWeights, TorchCore, TraceableCore
 from seqdni.cores.state_gradients import Trace
+from seqdni.module_hooks import has_hooks
 from seqdni.state import State
 
 
@@ -106,8 +107,10 @@ class SequenceModel(nn.Module):
         if (
             type(encoder) is OneHot
             and type(core) is TorchCore
+            and inputs.dtype in (torch.int64, torch.int32)
+            and len(encoder.rows) == core.rnn.input_size
             and core.runs_compiled(inputs.device)
-            and not inputs.is_floating_point()
+            and not has_hooks(encoder)
         ):
             return inputs.long()
         return encoder(inputs)

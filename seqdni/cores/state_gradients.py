@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from seqdni.cores.kernels import BY_TORCH, Layers
+from seqdni.module_hooks import has_hooks
 from seqdni.state import LSTMState, State, leaves, state_size
 
 
@@ -72,15 +73,15 @@ def can_run_traced(rnn: nn.Module) -> bool:
         rnn: any module.
 
     Returns:
-        True for a time-major ``nn.LSTM`` or ``nn.GRU`` in one direction, without dropout and
-        without a projection.
+        True for a time-major ``nn.LSTM`` or ``nn.GRU`` in one direction, without dropout, without
+        a projection, and without hooks, as pruning has them.
 
     Example:
         >>> can_run_traced(nn.GRU(1, 1, num_layers=2)), can_run_traced(nn.RNN(1, 1))
         (True, False)
     """
     return isinstance(rnn, (nn.LSTM, nn.GRU)) and not (
-        rnn.bidirectional or rnn.batch_first or rnn.dropout or rnn.proj_size
+        rnn.bidirectional or rnn.batch_first or rnn.dropout or rnn.proj_size or has_hooks(rnn)
     )
 
 
@@ -113,7 +114,7 @@ def run_traced(
     if not can_run_traced(rnn):
         raise ValueError(
             f"dense targets need a plain nn.LSTM or nn.GRU, got {rnn}; use one direction, "
-            "time-major, dropout=0 and proj_size=0, or boundary targets"
+            "time-major, dropout=0, proj_size=0 and no hooks, or boundary targets"
         )
     assert isinstance(rnn, (nn.LSTM, nn.GRU))
     dtype = rnn.all_weights[0][0].dtype
@@ -158,12 +159,10 @@ def run_by_layers(
         (True, True)
     """
     weights = rnn.all_weights
-    dtype = weights[0][0].dtype
-    inputs = x_TBD.to(dtype) if x_TBD.is_floating_point() else x_TBD
     if fixed_weights:
         weights = [[weight.detach() for weight in layer] for layer in weights]
     no_probes = [weights[0][0].new_zeros(())] * len(leaves(state)) * rnn.num_layers
-    y_TBH, end, _ = _run_layers(rnn, inputs, state, no_probes, weights, layers)
+    y_TBH, end, _ = _run_layers(rnn, x_TBD, state, no_probes, weights, layers)
     return y_TBH, end
 
 
@@ -179,6 +178,12 @@ def _run_layers(
     run_layer = layers.lstm if isinstance(rnn, nn.LSTM) else layers.gru
     dtype = weights_of_layers[0][0].dtype
     starts = [leaf.to(dtype).unbind(0) for leaf in leaves(state)]
+    shape = [len(weights_of_layers)] * (2 if isinstance(rnn, nn.LSTM) else 1)
+    if [len(start) for start in starts] != shape:
+        raise ValueError(
+            f"got a state of {len(starts)} tensors with {[len(start) for start in starts]} layers, "
+            f"expected {len(shape)} with {shape}, as initial_state() makes it"
+        )
     ends, entered = [], []
     for layer, weights in enumerate(weights_of_layers):
         start = [leaf[layer] for leaf in starts]

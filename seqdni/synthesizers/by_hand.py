@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seqdni.module_hooks import has_hooks
+
 _relu_backward = torch.ops.aten.threshold_backward
 _tanh_backward = torch.ops.aten.tanh_backward
 
@@ -45,13 +47,7 @@ def _is_usual(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     """Whether a module is one of some kinds, with its own parameters and without hooks."""
     own, kind = module._parameters, type(module)  # a parametrized weight is not among its own
     has_all = own.get("weight") is not None and own.get("bias") is not None
-    has_hooks = (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-    return kind in kinds and (has_all or kind is not nn.Linear) and not has_hooks
+    return kind in kinds and (has_all or kind is not nn.Linear) and not has_hooks(module)
 
 
 def activations(trunk: nn.Sequential, x_BD: Tensor) -> list[Tensor]:

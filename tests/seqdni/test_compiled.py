@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from compiled import needs_compiler
@@ -14,11 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import make_model, make_stream, split
 from torch import nn
+from torch.nn.utils import prune
 
 from seqdni import (
     Checkpointed,
     Influence,
     Learner,
+    LSTMState,
     OneHot,
     SequenceModel,
     Stack,
@@ -211,6 +214,74 @@ def test_influence_reads_their_traces(kind):
         torch.testing.assert_close(got, expected)
 
 
+def test_symbols_may_be_written_over_before_the_backward_pass():
+    torch.manual_seed(0)
+    core, compiled = pair("lstm", 5, 4)
+    start = core.initial_state(2)
+    grads = []
+    for each in (core, compiled):
+        model = SequenceModel(OneHot(5), each, nn.Identity()).double()
+        symbols = np.arange(6).reshape(3, 2) % 5
+        y, _ = model(torch.from_numpy(symbols), start)
+        symbols[:] = 10**7
+        y.square().sum().backward()
+        grads.append(each.rnn.weight_ih_l0.grad)
+    torch.testing.assert_close(grads[1], grads[0])
+
+
+@networks
+def test_a_gradient_that_is_negative_or_zero_in_name_only(kind):
+    torch.manual_seed(0)
+    core, compiled = pair(kind, 2, 3)
+    x, start = torch.randn(4, 2, 2, dtype=torch.float64), core.initial_state(2)
+    g = torch.randn(4, 2, 3, dtype=torch.float64)
+    for sent in (torch._neg_view(g), torch._efficientzerotensor(g.shape, dtype=g.dtype)):
+        grads = []
+        for each in (core, compiled):
+            each.zero_grad()
+            each(x, start)[0].backward(sent)
+            grads.append([p.grad for p in each.parameters()])
+        assert_same(grads[1:], grads[:1])
+
+
+@networks
+def test_hooks_of_autograd_may_return_other_layouts(kind):
+    torch.manual_seed(0)
+    core, compiled = pair(kind, 2, 3)
+    x, start = torch.randn(4, 2, 2, dtype=torch.float64), core.initial_state(2)
+    expected = result(core, core, x, start)
+
+    def turned(saved):
+        return saved.transpose(0, 1).contiguous().transpose(0, 1) if saved.dim() > 1 else saved
+
+    def run(*given):
+        with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, turned):
+            return compiled(*given)
+
+    assert_same(result(run, compiled, x, start), expected)
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda saved: saved, lambda saved: saved[:1] if saved.dim() == 3 else saved
+    ):
+        y, _ = compiled(x, start)
+    with pytest.raises(RuntimeError, match="got a saved tensor of shape"):
+        y.sum().backward()
+
+
+def test_the_gradients_of_a_layer_share_no_memory():
+    layer = compiled_layers().gru
+    _, compiled = pair("gru", 2, 3)
+    h = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    probe = torch.zeros(2, 1, 3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 1, 2, dtype=torch.float64)
+    for _ in range(2):
+        layer(x, h, probe, *compiled.rnn.all_weights[0])[0].sum().backward()
+    torch.testing.assert_close(h.grad, probe.grad[0])
+    once = torch.autograd.grad(
+        layer(x, h, probe, *compiled.rnn.all_weights[0])[0].sum(), [h, probe]
+    )
+    torch.testing.assert_close(h.grad, 2 * once[0])
+
+
 # --- Where they do not run
 
 
@@ -228,6 +299,58 @@ def test_elsewhere_torch_runs():
     compiled.bfloat16(), core.bfloat16()
     low = map_state(torch.Tensor.bfloat16, start)
     assert torch.equal(compiled(x.bfloat16(), low)[0], core(x.bfloat16(), low)[0])
+
+
+@networks
+def test_what_happens_when_a_network_is_called_still_happens(kind):
+    torch.manual_seed(0)
+    core, compiled = pair(kind, 5, 4)
+    start, symbols = core.initial_state(2), torch.randint(5, (3, 2))
+    for each in (core, compiled):
+        prune.l1_unstructured(each.rnn, "weight_hh_l0", 5)
+        with torch.no_grad():
+            each.rnn.weight_hh_l0_orig.mul_(2)  # what the hook makes the weight of
+    assert not compiled.can_trace
+    models = [SequenceModel(OneHot(5), each, nn.Identity()).double() for each in (core, compiled)]
+    ends = [result(model, model, symbols, start) for model in models]
+    assert_same(ends[1], ends[0])
+    assert_same(*(result(FixedWeights(m), m, symbols, start) for m in models))
+
+    prune.remove(compiled.rnn, "weight_hh_l0")
+    seen = []
+    models[1].encoder.register_forward_hook(lambda *_: seen.append("encoder"))
+    models[1](symbols, start)
+    assert seen == ["encoder"]
+    compiled.rnn.register_forward_hook(lambda *_: seen.append("network"))
+    models[1](symbols, start)
+    assert seen == ["encoder", "encoder", "network"]
+
+
+def test_a_network_that_gets_dropout_later_has_it():
+    core = TorchCore(nn.LSTM(2, 3, num_layers=2), compiled=True)
+    core.rnn.dropout = 0.5
+    x, start = torch.randn(4, 2, 2), core.initial_state(2)
+    assert not torch.equal(core(x, start)[0], core(x, start)[0])
+
+
+@pytest.mark.parametrize("run", ["__call__", "with_fixed_weights", "traced"])
+def test_a_state_of_other_layers_is_refused(run):
+    core = TorchCore(nn.LSTM(2, 4), compiled=True)
+    x, three = torch.zeros(3, 2, 2), torch.zeros(3, 2, 4)
+    for wrong in (LSTMState(three, three), LSTMState(three[:1], three), three[:1]):
+        with pytest.raises(ValueError, match=r"got a state of . tensors.*expected 2 with \[1, 1\]"):
+            getattr(core, run)(x, wrong)
+
+
+def test_an_encoder_of_other_symbols_is_refused_as_before():
+    core = TorchCore(nn.LSTM(7, 4), compiled=True)
+    model = SequenceModel(OneHot(5), core, nn.Identity())
+    with pytest.raises(RuntimeError, match="got inputs of shape"):
+        model(torch.zeros(3, 2, dtype=torch.long), core.initial_state(2))
+    model = SequenceModel(OneHot(7), core, nn.Identity())
+    for wrong in (torch.uint8, torch.bool):
+        with pytest.raises(RuntimeError, match="indices"):
+            model(torch.zeros(3, 2, dtype=wrong), core.initial_state(2))
 
 
 @pytest.mark.parametrize(
@@ -307,9 +430,9 @@ def test_wrong_types_are_refused():
 BUILD = "from seqdni.cores.compiled import compiled_layers; compiled_layers(); print('built')"
 
 
-def build(folder, **environment):
+def build(folder, program=BUILD, **environment):
     return subprocess.run(
-        [sys.executable, "-c", BUILD],
+        [sys.executable, "-c", program],
         env=os.environ | {"TORCH_EXTENSIONS_DIR": str(folder)} | environment,
         capture_output=True,
         text=True,
@@ -326,14 +449,46 @@ def test_a_library_is_built_once_and_whole(tmp_path):
     again = build(tmp_path, CXX="/no/compiler")
     assert (again.stdout, again.stderr) == ("built\n", "")
 
+    whole = library.stat().st_size
+    library.write_bytes(b"")  # damaged
+    (tmp_path / f"{library.stem}.building").mkdir()  # left by a build that was killed
+    assert build(tmp_path).stdout == "built\n"
+    assert [each.name for each in tmp_path.iterdir()] == [library.name]
+    assert library.stat().st_size == whole
+
 
 def test_without_a_compiler_it_says_so_and_leaves_nothing(tmp_path):
     failed = build(tmp_path, CXX="/no/compiler")
     assert failed.returncode == 1
     last = failed.stderr.strip().splitlines()[-1]
-    assert last.startswith("RuntimeError: the compiled layers cannot be built: ")
-    assert "need a C++ compiler and ninja (pip install ninja)" in last
+    assert last.startswith("RuntimeError: the compiled layers cannot be built: /bin/sh")
+    assert "/no/compiler: not found. They need a C++ compiler and ninja (pip install" in last
     assert list(tmp_path.iterdir()) == []
+
+
+AGAIN = """
+import os, threading
+from seqdni.cores.compiled import compiled_layers
+try:
+    compiled_layers()
+except RuntimeError:
+    print("failed")
+os.environ["CXX"] = "c++"
+threads = [threading.Thread(target=compiled_layers) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+compiled_layers()
+print("built")
+"""
+
+
+def test_a_process_may_try_again_and_many_threads_may_be_the_first(tmp_path):
+    tried = build(tmp_path, AGAIN, CXX="/no/compiler")
+    assert tried.stdout == "failed\nbuilt\n"
+    assert tried.stderr.count("compiling layers") == 2
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
