@@ -30,7 +30,11 @@ BUILDER = """
 import sys
 from torch.utils.cpp_extension import load
 name, source, folder, *flags = sys.argv[1:]
-load(name, [source], extra_cflags=flags, build_directory=folder, is_python_module=False)
+own = [flag for flag in flags if flag == "-fopenmp"]
+load(
+    name, [source], extra_cflags=flags, extra_ldflags=own, build_directory=folder,
+    is_python_module=False,
+)
 """
 _loading = threading.Lock()
 
@@ -58,6 +62,7 @@ def compiled_layers() -> Layers:
 def _load() -> None:
     """Load the library, and build it first where it is missing or damaged."""
     flags = ["-O3", *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), [])]
+    flags += ["-fopenmp"] if sys.platform == "linux" else []  # torch's threads
     machine = [torch.__version__, sys.platform, platform.machine()]
     made_of = SOURCE.read_text() + " ".join([*flags, *machine])
     name = f"seqdni_layers_{hashlib.sha256(made_of.encode()).hexdigest()[:16]}"

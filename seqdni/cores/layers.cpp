@@ -7,6 +7,7 @@
 // [T, B] too, each of which stands for a one-hot vector: its product with a matrix is a row.
 
 #include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
@@ -59,6 +60,12 @@ void check_layer(const Tensor& x, const Tensor& w_ih, const Tensor& w_hh, const 
   TORCH_CHECK(x.size(0) > 0, "got a chunk of 0 steps, expected at least 1");
 }
 
+// Deal rows to the threads of torch, some thousand numbers at least to each.
+template <typename Work>
+void for_rows(int64_t rows, int64_t size, const Work& work) {
+  at::parallel_for(0, rows, std::max<int64_t>(1, 8192 / std::max<int64_t>(1, size)), work);
+}
+
 // x W^T + b for all steps, [N, G H].
 Tensor project(const Tensor& x, const Tensor& weight, const MaybeTensor& bias) {
   const int64_t rows = x.size(0) * x.size(1), width = weight.size(0), features = weight.size(1);
@@ -74,11 +81,13 @@ Tensor project(const Tensor& x, const Tensor& weight, const MaybeTensor& bias) {
   AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "project", [&] {
     const scalar_t* from = by_symbol.const_data_ptr<scalar_t>();
     scalar_t* to = projected.mutable_data_ptr<scalar_t>();
-    for (int64_t n = 0; n < rows; ++n) {
-      TORCH_CHECK_INDEX(0 <= symbol[n] && symbol[n] < features, "got symbol ", symbol[n],
-                        ", expected 0 to ", features - 1, "; the layer reads ", features);
-      std::copy_n(from + symbol[n] * width, width, to + n * width);
-    }
+    for_rows(rows, width, [&](int64_t first, int64_t last) {
+      for (int64_t n = first; n < last; ++n) {
+        TORCH_CHECK_INDEX(0 <= symbol[n] && symbol[n] < features, "got symbol ", symbol[n],
+                          ", expected 0 to ", features - 1, "; the layer reads ", features);
+        std::copy_n(from + symbol[n] * width, width, to + n * width);
+      }
+    });
   });
   return projected;
 }
@@ -145,8 +154,8 @@ variable_list project_back(AutogradContext* ctx, int64_t first, const Tensor& x,
 // tanh z = 2 sigmoid(2 z) - 1, so that one sigmoid computes all four gates of a step.
 
 template <typename F>
-void double_g(F* gates, int64_t rows, int64_t size) {
-  for (int64_t b = 0; b < rows; ++b) {
+void double_g(F* gates, int64_t first, int64_t last, int64_t size) {
+  for (int64_t b = first; b < last; ++b) {
     F* g = gates + (4 * b + 2) * size;
     for (int64_t j = 0; j < size; ++j) g[j] *= 2;
   }
@@ -155,8 +164,8 @@ void double_g(F* gates, int64_t rows, int64_t size) {
 // After the sigmoid of the gates: g, c', and 2 c' for the next sigmoid.
 template <typename F>
 void next_cell(F* __restrict gates, const F* __restrict cell, F* __restrict next,
-               F* __restrict doubled, int64_t rows, int64_t size) {
-  for (int64_t b = 0; b < rows; ++b) {
+               F* __restrict doubled, int64_t first, int64_t last, int64_t size) {
+  for (int64_t b = first; b < last; ++b) {
     const int64_t at = b * size, i = 4 * at, f = i + size, g = f + size;
     for (int64_t j = 0; j < size; ++j) {
       const F new_input = 2 * gates[g + j] - 1;
@@ -171,8 +180,8 @@ void next_cell(F* __restrict gates, const F* __restrict cell, F* __restrict next
 // After the sigmoid of 2 c': tanh c' and h'.
 template <typename F>
 void next_hidden(const F* __restrict gates, F* __restrict tanh_cell, F* __restrict next,
-                 int64_t rows, int64_t size) {
-  for (int64_t b = 0; b < rows; ++b) {
+                 int64_t first, int64_t last, int64_t size) {
+  for (int64_t b = first; b < last; ++b) {
     const int64_t at = b * size, o = (4 * b + 3) * size;
     for (int64_t j = 0; j < size; ++j) {
       const F tanh_c = 2 * tanh_cell[at + j] - 1;
@@ -187,8 +196,8 @@ template <typename F>
 void lstm_step_back(const F* __restrict dy, const F* __restrict dh_after,
                     const F* __restrict dc_after, const F* __restrict gates,
                     const F* __restrict cell, const F* __restrict tanh_cell,
-                    F* __restrict d_gates, F* __restrict d_cell, int64_t rows, int64_t size) {
-  for (int64_t b = 0; b < rows; ++b) {
+                    F* __restrict d_gates, F* __restrict d_cell, int64_t first, int64_t last, int64_t size) {
+  for (int64_t b = first; b < last; ++b) {
     const int64_t at = b * size, to_i = 4 * at, to_f = to_i + size, to_g = to_f + size,
                   to_o = to_g + size;
     for (int64_t j = 0; j < size; ++j) {
@@ -230,12 +239,18 @@ struct LSTMLayer : torch::autograd::Function<LSTMLayer> {
         Tensor gates_BG = gates_NG.narrow(0, t * rows, rows), tanh_BH = tanh_cell[t];
         scalar_t* gates = gates_at + 4 * t * step;
         gates_BG.addmm_(hidden[t], recurrent);
-        double_g(gates, rows, size);
+        for_rows(rows, size, [&](int64_t first, int64_t last) {
+          double_g(gates, first, last, size);
+        });
         gates_BG.sigmoid_();
-        next_cell(gates, cell_at + t * step, cell_at + (t + 1) * step, tanh_at + t * step, rows,
-                  size);
+        for_rows(rows, size, [&](int64_t first, int64_t last) {
+          next_cell(gates, cell_at + t * step, cell_at + (t + 1) * step, tanh_at + t * step, first,
+                    last, size);
+        });
         tanh_BH.sigmoid_();
-        next_hidden(gates, tanh_at + t * step, hidden_at + (t + 1) * step, rows, size);
+        for_rows(rows, size, [&](int64_t first, int64_t last) {
+          next_hidden(gates, tanh_at + t * step, hidden_at + (t + 1) * step, first, last, size);
+        });
       }
     });
     ctx->save_for_backward({kept(x), w_ih, w_hh, gates_NG, hidden, cell, tanh_cell});
@@ -260,15 +275,19 @@ struct LSTMLayer : torch::autograd::Function<LSTMLayer> {
     Tensor d_gates_NG = at::empty_like(gates_NG), d_hidden = at::empty_like(tanh_cell),
            d_cell = at::empty_like(tanh_cell);
     AT_DISPATCH_FLOATING_TYPES(w_hh.scalar_type(), "lstm_back", [&] {
+      const scalar_t* dy_at = dy.const_data_ptr<scalar_t>();
+      const scalar_t* gates_at = gates_NG.const_data_ptr<scalar_t>();
+      const scalar_t* cell_at = cell.const_data_ptr<scalar_t>();
+      const scalar_t* tanh_at = tanh_cell.const_data_ptr<scalar_t>();
       const scalar_t *dh = dh_end.const_data_ptr<scalar_t>(), *dc = dc_end.const_data_ptr<scalar_t>();
       scalar_t* d_cell_at = d_cell.mutable_data_ptr<scalar_t>();
       for (int64_t t = steps - 1; t >= 0; --t) {
         Tensor d_gates_BG = d_gates_NG.narrow(0, t * rows, rows), d_hidden_BH = d_hidden[t];
-        lstm_step_back(dy.const_data_ptr<scalar_t>() + t * step, dh, dc,
-                       gates_NG.const_data_ptr<scalar_t>() + 4 * t * step,
-                       cell.const_data_ptr<scalar_t>() + t * step,
-                       tanh_cell.const_data_ptr<scalar_t>() + t * step,
-                       d_gates_BG.mutable_data_ptr<scalar_t>(), d_cell_at + t * step, rows, size);
+        scalar_t* d_gates = d_gates_BG.mutable_data_ptr<scalar_t>();
+        for_rows(rows, size, [&](int64_t first, int64_t last) {
+          lstm_step_back(dy_at + t * step, dh, dc, gates_at + 4 * t * step, cell_at + t * step,
+                         tanh_at + t * step, d_gates, d_cell_at + t * step, first, last, size);
+        });
         at::mm_out(d_hidden_BH, d_gates_BG, w_hh);
         dh = d_hidden_BH.const_data_ptr<scalar_t>();
         dc = d_cell_at + t * step;
@@ -285,8 +304,8 @@ struct LSTMLayer : torch::autograd::Function<LSTMLayer> {
 
 // After the product with h: the arguments of the sigmoids of r and z.
 template <typename F>
-void add_r_and_z(F* __restrict gates, const F* __restrict from_h, int64_t rows, int64_t size) {
-  for (int64_t b = 0; b < rows; ++b) {
+void add_r_and_z(F* __restrict gates, const F* __restrict from_h, int64_t first, int64_t last, int64_t size) {
+  for (int64_t b = first; b < last; ++b) {
     const int64_t r = 3 * b * size;
     for (int64_t j = 0; j < 2 * size; ++j) gates[r + j] += from_h[r + j];
   }
@@ -294,8 +313,8 @@ void add_r_and_z(F* __restrict gates, const F* __restrict from_h, int64_t rows, 
 
 // After those sigmoids: the argument of the tanh of n.
 template <typename F>
-void add_n(F* __restrict gates, const F* __restrict from_h, int64_t rows, int64_t size) {
-  for (int64_t b = 0; b < rows; ++b) {
+void add_n(F* __restrict gates, const F* __restrict from_h, int64_t first, int64_t last, int64_t size) {
+  for (int64_t b = first; b < last; ++b) {
     const int64_t r = 3 * b * size, n = r + 2 * size;
     for (int64_t j = 0; j < size; ++j) gates[n + j] += gates[r + j] * from_h[n + j];
   }
@@ -303,8 +322,8 @@ void add_n(F* __restrict gates, const F* __restrict from_h, int64_t rows, int64_
 
 template <typename F>
 void gru_next(const F* __restrict gates, const F* __restrict hidden, F* __restrict next,
-              int64_t rows, int64_t size) {
-  for (int64_t b = 0; b < rows; ++b) {
+              int64_t first, int64_t last, int64_t size) {
+  for (int64_t b = first; b < last; ++b) {
     const int64_t at = b * size, to_z = 3 * at + size, to_n = to_z + size;
     for (int64_t j = 0; j < size; ++j) {
       const F n = gates[to_n + j];
@@ -317,8 +336,8 @@ void gru_next(const F* __restrict gates, const F* __restrict hidden, F* __restri
 template <typename F>
 void gru_step_back(const F* __restrict dy, const F* __restrict dh_after, const F* __restrict gates,
                    const F* __restrict from_h, const F* __restrict hidden, F* __restrict d_from_x,
-                   F* __restrict d_from_h, F* __restrict d_hidden, int64_t rows, int64_t size) {
-  for (int64_t b = 0; b < rows; ++b) {
+                   F* __restrict d_from_h, F* __restrict d_hidden, int64_t first, int64_t last, int64_t size) {
+  for (int64_t b = first; b < last; ++b) {
     const int64_t at = b * size, to_r = 3 * at, to_z = to_r + size, to_n = to_z + size;
     for (int64_t j = 0; j < size; ++j) {
       const F r = gates[to_r + j], z = gates[to_z + j], n = gates[to_n + j];
@@ -361,11 +380,17 @@ struct GRULayer : torch::autograd::Function<GRULayer> {
         } else {
           at::mm_out(from_h_BG, hidden[t], recurrent);
         }
-        add_r_and_z(gates, from_h, rows, size);
+        for_rows(rows, size, [&](int64_t first, int64_t last) {
+          add_r_and_z(gates, from_h, first, last, size);
+        });
         r_and_z.sigmoid_();
-        add_n(gates, from_h, rows, size);
+        for_rows(rows, size, [&](int64_t first, int64_t last) {
+          add_n(gates, from_h, first, last, size);
+        });
         n.tanh_();
-        gru_next(gates, hidden_at + t * step, hidden_at + (t + 1) * step, rows, size);
+        for_rows(rows, size, [&](int64_t first, int64_t last) {
+          gru_next(gates, hidden_at + t * step, hidden_at + (t + 1) * step, first, last, size);
+        });
       }
     });
     ctx->save_for_backward({kept(x), w_ih, w_hh, gates_NG, from_h_NG, hidden});
@@ -389,16 +414,21 @@ struct GRULayer : torch::autograd::Function<GRULayer> {
     Tensor d_from_x = at::empty_like(gates_NG), d_from_h = at::empty_like(gates_NG),
            d_hidden = at::empty({steps, rows, size}, w_hh.options());
     AT_DISPATCH_FLOATING_TYPES(w_hh.scalar_type(), "gru_back", [&] {
+      const scalar_t* dy_at = dy.const_data_ptr<scalar_t>();
+      const scalar_t* gates_at = gates_NG.const_data_ptr<scalar_t>();
+      const scalar_t* from_h_at = from_h_NG.const_data_ptr<scalar_t>();
+      const scalar_t* hidden_at = hidden.const_data_ptr<scalar_t>();
       const scalar_t* dh = dh_end.const_data_ptr<scalar_t>();
+      scalar_t* d_x_at = d_from_x.mutable_data_ptr<scalar_t>();
       for (int64_t t = steps - 1; t >= 0; --t) {
         Tensor d_from_h_BG = d_from_h.narrow(0, t * rows, rows), d_hidden_BH = d_hidden[t];
-        gru_step_back(dy.const_data_ptr<scalar_t>() + t * step, dh,
-                      gates_NG.const_data_ptr<scalar_t>() + 3 * t * step,
-                      from_h_NG.const_data_ptr<scalar_t>() + 3 * t * step,
-                      hidden.const_data_ptr<scalar_t>() + t * step,
-                      d_from_x.mutable_data_ptr<scalar_t>() + 3 * t * step,
-                      d_from_h_BG.mutable_data_ptr<scalar_t>(),
-                      d_hidden_BH.mutable_data_ptr<scalar_t>(), rows, size);
+        scalar_t* d_h = d_from_h_BG.mutable_data_ptr<scalar_t>();
+        scalar_t* dh_before = d_hidden_BH.mutable_data_ptr<scalar_t>();
+        for_rows(rows, size, [&](int64_t first, int64_t last) {
+          gru_step_back(dy_at + t * step, dh, gates_at + 3 * t * step, from_h_at + 3 * t * step,
+                        hidden_at + t * step, d_x_at + 3 * t * step, d_h, dh_before, first, last,
+                        size);
+        });
         d_hidden_BH.addmm_(d_from_h_BG, w_hh);
         dh = d_hidden_BH.const_data_ptr<scalar_t>();
       }

@@ -108,6 +108,22 @@ def test_it_is_the_core_at_the_sizes_of_a_run(kind):
 
 
 @networks
+def test_two_threads_compute_what_one_does(kind):
+    torch.manual_seed(0)
+    core, compiled = pair(kind, 5, 150)
+    start = map_state(torch.randn_like, core.initial_state(130))
+    symbols = torch.randint(5, (3, 130))
+    model = SequenceModel(OneHot(5), core, nn.Identity()).double()
+    faster = SequenceModel(OneHot(5), compiled, nn.Identity()).double()
+    expected, before = result(model, model, symbols, start), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert_same(result(faster, faster, symbols, start), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+@networks
 def test_gates_that_are_closed_or_open_stay_finite(kind):
     core, compiled = pair(kind, 1, 3, dtype=torch.float32)
     start = map_state(torch.randn_like, core.initial_state(2))
