@@ -33,7 +33,9 @@ from seqdni import (
 WAYS = ("tbptt", "dni", "dni rls")
 
 
-def chunks_a_second(way: str, hidden: int, rows: int, steps: int, seconds: float) -> float:
+def chunks_a_second(
+    way: str, hidden: int, rows: int, steps: int, seconds: float, compiled: bool
+) -> float:
     """How many chunks a trainer learns from in a second.
 
     Args:
@@ -42,13 +44,14 @@ def chunks_a_second(way: str, hidden: int, rows: int, steps: int, seconds: float
         rows: of all processes together.
         steps: T.
         seconds: to measure for, about.
+        compiled: whether compiled layers run the LSTM.
 
     Returns:
         Chunks a second.
     """
     torch.manual_seed(0)
     parallel = DataParallel() if dist.is_initialized() else None
-    core = TorchCore(nn.LSTM(SYMBOLS, hidden))
+    core = TorchCore(nn.LSTM(SYMBOLS, hidden), compiled)
     model = SequenceModel(OneHot(SYMBOLS), core, nn.Linear(hidden, SYMBOLS))
     learner = Learner(torch.optim.Adam(model.parameters(), fused=True), clip=1.0)
     credit = None
@@ -86,6 +89,7 @@ def main() -> None:
     add("--batch", type=int, default=64, help="rows of all processes together")
     add("--chunk-len", type=int, default=8, help="T")
     add("--seconds", type=float, default=6.0)
+    add("--compiled", action="store_true", help="run the LSTM by compiled layers")
     add("--rank", nargs=2, metavar=("RANK", "STORE"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -95,7 +99,7 @@ def main() -> None:
         dist.init_process_group("gloo", where, rank=int(rank), world_size=given.processes)
     for hidden in given.hidden:
         for way in WAYS:
-            args = (way, hidden, given.batch, given.chunk_len, given.seconds)
+            args = (way, hidden, given.batch, given.chunk_len, given.seconds, given.compiled)
             print(f"{hidden} {way}: {chunks_a_second(*args):.2f}", flush=True)
     if given.rank is not None:
         dist.destroy_process_group()
