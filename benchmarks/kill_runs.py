@@ -1,12 +1,15 @@
-"""Kills random processes of runs whose parts train apart, and continues the runs.
+"""Kills random processes of runs in several processes, and continues the runs.
 
-A run of each recipe is started by torchrun with ``--resume auto``. After a random time one of its
-processes gets SIGKILL. All the others must end within ten seconds. The same command is then started
-again, and at last it finishes the run. The weights must be those of a run in one process, bit for
-bit. For each kill the script prints how long the others went on, and how many of them said why they
+Each run is started by torchrun with ``--resume auto``: two whose parts train in processes of their
+own (layers, count-digits), and one whose rows are dealt to the processes (copy). After a random
+time one of its processes gets SIGKILL. All the others must end within ten seconds. The same command
+is then started again, and at last it finishes the run. The weights must be those of a run that was
+never killed, bit for bit: in one process where the parts train apart, else in as many processes.
+For each kill the script prints how long the others went on, and how many of them said why they
 ended (torchrun may end one before it notices).
 
     python benchmarks/kill_runs.py --kills 30
+    python benchmarks/kill_runs.py --kills 10 --only copy
 """
 
 from __future__ import annotations
@@ -23,9 +26,14 @@ from pathlib import Path
 
 import torch
 
+APART = ["--apart", "processes"]  # without it each process has all parts, and some of the rows
 RUNS = {
-    "layers": (3, "--hidden-layers 2 --hidden 32 --trainer cdni --updates {steps} --log-every 20"),
-    "count-digits": (2, "--hidden 16 --encoder 16 --max-tokens {tokens} --log-every 80"),
+    "layers": (
+        *(3, APART),
+        "--hidden-layers 2 --hidden 32 --trainer cdni --updates {steps} --log-every 20",
+    ),
+    "count-digits": (2, APART, "--hidden 16 --encoder 16 --max-tokens {tokens} --log-every 80"),
+    "copy": (2, [], "--hidden 16 --chunk-len 4 --batch 8 --updates {copies}"),
 }
 LIMIT = 10  # seconds in which the other processes must have ended
 
@@ -78,40 +86,41 @@ def killed(command: list[str], processes: int, out: Path, chance: random.Random)
 
 
 def main() -> None:
-    """Kill and continue runs of both recipes."""
+    """Kill and continue all runs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=30, help="of all runs together")
+    parser.add_argument("--only", choices=list(RUNS), help="this recipe (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    runs = {name: run for name, run in RUNS.items() if given.only in (None, name)}
     chance, left = random.Random(given.seed), given.kills
     seqdni = [sys.executable, "-m", "seqdni", "run"]
     with tempfile.TemporaryDirectory() as folder:
-        for number, (recipe, (processes, words)) in enumerate(RUNS.items()):
-            share, out = left // (len(RUNS) - number), Path(folder, recipe)
-            length = {"steps": 200 * share, "tokens": 60_000 * share}
+        for number, (recipe, (processes, apart, words)) in enumerate(runs.items()):
+            share, out = left // (len(runs) - number), Path(folder, recipe)
+            length = {"steps": 200 * share, "tokens": 60_000 * share, "copies": 1000 * share}
             options = [recipe, *words.format(**length).split(), "--threads", "1"]
             torchrun = [sys.executable, "-m", "torch.distributed.run"]
             torchrun += ["--nproc-per-node", str(processes), "-m", "seqdni", "run"]
-            apart = ["--apart", "processes", "--checkpoint-seconds", "0.2"]
-            apart += ["--out", str(out), "--resume", "auto"]
+            own = [*apart, "--checkpoint-seconds", "0.2", "--out", str(out), "--resume", "auto"]
             for _ in range(share):
-                outcome = killed([*torchrun, *options, *apart], processes, out, chance)
+                outcome = killed([*torchrun, *options, *own], processes, out, chance)
                 print(f"{recipe}: {outcome}", flush=True)
                 left -= 1
                 if not outcome.startswith("killed"):
                     break
-            subprocess.run([*torchrun, *options, *apart], check=True, stdout=subprocess.DEVNULL)
-            alone = Path(folder, f"{recipe}-alone")
             quiet = {"check": True, "stdout": subprocess.DEVNULL}
-            subprocess.run([*seqdni, *options, "--out", str(alone)], **quiet)
+            subprocess.run([*torchrun, *options, *own], **quiet)
+            whole, start = Path(folder, f"{recipe}-whole"), seqdni if apart else torchrun
+            subprocess.run([*start, *options, "--out", str(whole)], **quiet)
             models = [
                 torch.load(each / "last.pt", weights_only=True)["trainer"]["model"]
-                for each in (out, alone)
+                for each in (out, whole)
             ]
             same = all(torch.equal(x, models[1][name]) for name, x in models[0].items())
-            print(f"{recipe}: bit for bit as in one process: {same}", flush=True)
+            print(f"{recipe}: bit for bit as a run that was not killed: {same}", flush=True)
             assert same
 
 
