@@ -100,7 +100,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number, (recipe, (processes, apart, words)) in enumerate(runs.items()):
             share, out = left // (len(runs) - number), Path(folder, recipe)
-            length = {"steps": 200 * share, "tokens": 60_000 * share, "copies": 1000 * share}
+            length = {"steps": 200 * share, "tokens": 60_000 * share, "copies": 100 * share}
             options = [recipe, *words.format(**length).split(), "--threads", "1"]
             torchrun = [sys.executable, "-m", "torch.distributed.run"]
             torchrun += ["--nproc-per-node", str(processes), "-m", "seqdni", "run"]

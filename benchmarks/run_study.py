@@ -462,13 +462,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", metavar="DIR", help="folders of the runs (default: runs/horizon-PRESET)")
     add("--rows", metavar="FILE", help="default: benchmarks/results/horizon-PRESET.jsonl")
     add("--page", metavar="FILE", default=ROOT / "docs" / "horizon.md", help="to write tables into")
-    add("--dry-run", action="store_true", help="list what would be run")
-    add(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--dry-run", action="store_true", help="list what would be run")
+    instead.add_argument(
         "--commands",
         action="store_true",
         help="print the command of each run that is to be done, a line each, for a scheduler",
     )
-    add("--render", action="store_true", help="run nothing, write tables and figures")
+    instead.add_argument(
+        "--render", action="store_true", help="run nothing, write tables and figures"
+    )
     add(
         "--compare",
         nargs=3,

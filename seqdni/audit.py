@@ -268,8 +268,7 @@ def _grads(
 
 def _moments(predicted: list[Tensor], true: list[Tensor], parallel: DataParallel | None) -> Tensor:
     """Inner product and squares of two gradients of the weights, of the rows of all processes."""
-    both = torch.stack(
-        [torch.cat([part.flatten() for part in parts]).double() for parts in (predicted, true)]
-    )
-    a, b = both if parallel is None else parallel.total(both)
+    a, b = (torch.cat([part.flatten() for part in parts]).double() for parts in (predicted, true))
+    if parallel is not None:
+        a, b = parallel.total(torch.stack([a, b]))
     return torch.stack([a @ b, a @ a, b @ b])

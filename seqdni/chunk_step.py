@@ -187,7 +187,8 @@ class ChunkUpdater:
         self.learner = learner
         self.loss = learner.loss_module
         # All that the optimiser may hold: those of the loss too, which no clip limits.
-        of_loss = [] if self.loss is None else self.loss.parameters()
+        held = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
+        of_loss = [] if self.loss is None else [p for p in self.loss.parameters() if id(p) in held]
         self.trained = list(dict.fromkeys([*self.parameters, *of_loss]))
         self.synthetic = synthetic
         self.meter = meter
@@ -235,7 +236,8 @@ class ChunkUpdater:
         ready = synthetic is not None and synthetic.ready(self.chunks)
         bridges = synthetic is not None and (ready or looks_ahead)
         goes_on = bridges and not no_rows(restarts.continues)
-        if self.parallel is not None and synthetic is not None and synthetic.boundary.control:
+        has_control = synthetic is not None and synthetic.boundary.control is not None
+        if self.parallel is not None and has_control:
             goes_on = self.parallel.any(goes_on)  # a control needs the gradients of all
         trains = synthetic is not None and synthetic.trains_on(self.chunks)
         return ChunkPlan(
@@ -513,12 +515,18 @@ class ChunkUpdater:
         self.chunks, self.updates = saved["chunks"], saved["updates"]
         self.window = saved["window"]
         self.window_has_gradient = saved["window_has_gradient"]
-        if (self.loss is None) != ("loss" not in saved):
+        if "loss" in saved and self.loss is None:
             raise ValueError(
-                "the saved trainer and this one differ: one has no weights of the loss"
+                "the saved trainer has weights or buffers of a loss, and this one has none; give "
+                "its Learner the same loss"
             )
-        if self.loss is not None:
+        if self.loss is not None and "loss" in saved:
             self.loss.load_state_dict(saved["loss"])
+        elif self.loss is not None and list(self.loss.parameters()):
+            raise ValueError(
+                "the loss has weights, and the saved trainer has none; give its Learner the same "
+                "loss, or train anew"
+            )
         restore_grads(self.trained, saved["grads"], processes, self.parallel)
 
 

@@ -36,7 +36,8 @@ class RunningSums:
         for name, value in values.items():
             if isinstance(value, Tensor):
                 value = value.detach() if value.requires_grad else value
-                if name not in self._sums and self._device.type != "mps":
+                so_far = self._sums.get(name)
+                if not isinstance(so_far, Tensor) and self._device.type != "mps":
                     value = value.double()
             self._sums[name] = self._sums.get(name, 0.0) + value
 

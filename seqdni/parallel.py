@@ -191,7 +191,10 @@ class DataParallel:
             flat /= self.size
             parts = flat.split([parameter.numel() for parameter in held])
             for parameter, part in zip(held, parts, strict=True):
-                parameter.grad = part.view_as(parameter)
+                grad = part.view_as(parameter)
+                if not parameter.is_contiguous():  # a fused optimiser expects its strides
+                    grad = torch.empty_like(parameter).copy_(grad)
+                parameter.grad = grad
         return True
 
     def all_pairs(self, pairs: Pairs, rows: int) -> Pairs:

@@ -8,7 +8,7 @@ of processes takes these terms again; for another number they are added up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -102,7 +102,7 @@ def own_sums(
 
 
 def saved_grads(
-    parameters: Iterable[nn.Parameter], parallel: DataParallel | None
+    parameters: Sequence[nn.Parameter], parallel: DataParallel | None
 ) -> list[Tensor | None]:
     """Gradients that wait for an update, for a checkpoint. All processes must call this together.
 
@@ -111,16 +111,18 @@ def saved_grads(
         parallel: the processes; None: one process alone.
 
     Returns:
-        The gradient of each parameter; with several processes that of each, ``[n, ...]``.
+        The gradient of each parameter; with several processes that of each, ``[n, ...]``. None
+        where no process has one.
     """
     if parallel is None or parallel.size == 1:
         return [parameter.grad for parameter in parameters]
-    return [
-        parallel.of_each(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
-        if parameter.requires_grad
-        else None
-        for parameter in parameters
-    ]
+    grads = [parameter.grad for parameter in parameters]
+    given = parallel.of_each(torch.tensor([grad is not None for grad in grads])).any(0).tolist()
+    saved: list[Tensor | None] = []
+    for parameter, grad, anywhere in zip(parameters, grads, given, strict=True):
+        own = torch.zeros_like(parameter) if grad is None else grad
+        saved.append(parallel.of_each(own) if anywhere else None)
+    return saved
 
 
 def restore_grads(
@@ -141,4 +143,9 @@ def restore_grads(
     for parameter, grad in zip(parameters, saved or [None] * len(parameters), strict=True):
         if grad is not None and processes > 1:
             grad = grad[parallel.rank] if parallel is not None and same else grad.mean(0)
-        parameter.grad = None if grad is None else grad.to(parameter.device, copy=True)
+        parameter.grad = None if grad is None else _laid_out_as(parameter, grad)
+
+
+def _laid_out_as(parameter: nn.Parameter, grad: Tensor) -> Tensor:
+    """A copy of a gradient with the parameter's strides, which a fused optimiser expects."""
+    return torch.empty_like(parameter).copy_(grad.reshape(parameter.shape))

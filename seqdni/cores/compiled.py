@@ -10,9 +10,9 @@ import fcntl
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,7 +84,7 @@ def _load() -> None:
 
 @contextmanager
 def _one_process_at_a_time(folder: Path) -> Iterator[None]:
-    """Wait for other processes that build in a folder. The lock ends with the process."""
+    """Wait for other processes of this machine that build. The lock ends with the process."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -105,23 +105,18 @@ def _loads(library: Path) -> bool:
 def _build(library: Path, flags: list[str]) -> None:
     """Build beside the library, and put it into its place when it is whole."""
     print("seqdni: compiling layers for this machine, once (20 seconds) ...", file=sys.stderr)
-    folder = library.with_suffix(".building")
-    shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed
-    folder.mkdir()
     # ninja lies beside the Python that runs, whose folder is perhaps not in PATH.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    words = [sys.executable, "-c", BUILDER, library.stem, str(SOURCE), str(folder), *flags]
-    try:
+    with tempfile.TemporaryDirectory(prefix="building-", dir=library.parent) as folder:
+        words = [sys.executable, "-c", BUILDER, library.stem, str(SOURCE), folder, *flags]
         done = subprocess.run(
             words, env=os.environ | {"PATH": path}, capture_output=True, text=True, errors="replace"
         )
         if done.returncode:
             raise RuntimeError(done.stderr + done.stdout)
-        with open(folder / library.name, "rb") as built:
+        with open(Path(folder, library.name), "rb") as built:
             os.fsync(built.fileno())  # so that it is whole even after the power fails
-        os.replace(folder / library.name, library)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(Path(folder, library.name), library)
 
 
 def _reason(text: str) -> str:

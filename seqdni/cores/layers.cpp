@@ -31,11 +31,12 @@ using MaybeTensor = std::optional<Tensor>;
 
 bool are_symbols(const Tensor& x) { return x.scalar_type() == at::kLong; }
 
-void check_shape(const char* what, const Tensor& got, at::IntArrayRef expected, const Tensor& like) {
+void check_shape(const char* what, const Tensor& got, at::IntArrayRef expected,
+                 const Tensor& like) {
   TORCH_CHECK(got.sizes() == expected, "got ", what, " of shape ", got.sizes(), ", expected ",
               expected);
-  TORCH_CHECK(got.scalar_type() == like.scalar_type() && got.device() == like.device(), "got ", what,
-              " of ", got.scalar_type(), " on ", got.device(), ", expected ", like.scalar_type(),
+  TORCH_CHECK(got.scalar_type() == like.scalar_type() && got.device() == like.device(), "got ",
+              what, " of ", got.scalar_type(), " on ", got.device(), ", expected ", like.scalar_type(),
               " on ", like.device());
 }
 
@@ -73,7 +74,8 @@ Tensor project(const Tensor& x, const Tensor& weight, const MaybeTensor& bias) {
     const Tensor x_ND = x.reshape({rows, features});
     return bias ? at::addmm(*bias, x_ND, weight.t()) : at::mm(x_ND, weight.t());
   }
-  Tensor by_symbol = weight.t().contiguous();
+  Tensor by_symbol = at::empty({features, width}, weight.options());
+  by_symbol.copy_(weight.t());
   if (bias) by_symbol.add_(*bias);
   Tensor projected = at::empty({rows, width}, weight.options());
   const Tensor symbols = x.contiguous();

@@ -110,7 +110,7 @@ class SequenceModel(nn.Module):
             and inputs.dtype in (torch.int64, torch.int32)
             and len(encoder.rows) == core.rnn.input_size
             and core.runs_compiled(inputs.device)
-            and not has_hooks(encoder)
+            and not (has_hooks(encoder) or has_hooks(core))
         ):
             return inputs.long()
         return encoder(inputs)

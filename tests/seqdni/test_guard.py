@@ -245,6 +245,28 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_optimiser(clip):
     assert all(p.isfinite().all() for p in t.model.parameters())
 
 
+class Rooted(nn.Module):
+    """A loss whose own weight has an infinite gradient where it is zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, outputs, targets):
+        return cross_entropy(outputs, targets) + self.weight.abs().sqrt()
+
+
+def test_a_weight_of_the_loss_is_not_updated_by_such_a_gradient_either():
+    model, loss = make_model("lstm", 1, torch.float32), Rooted()
+    adam = torch.optim.Adam([*model.parameters(), *loss.parameters()], 0.01)
+    t = flat_trainer(model, adam, loss=loss, clip=1.0)
+    before = weights(t)
+    with pytest.raises(FloatingPointError, match="the gradient of chunk 0 is not finite"):
+        t.step(chunk(1))
+    assert same(before, weights(t))
+    assert loss.weight == 0
+
+
 def test_the_chunks_of_a_window_are_named():
     t = make_trainer(make_model("lstm", 1, torch.float32), "tbptt", loss=steep, update_every=3)
     for target in (1, 2, 3, 1, 4):

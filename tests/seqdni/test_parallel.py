@@ -89,7 +89,7 @@ def test_the_weights_of_a_loss_are_saved_and_are_not_missing():
     other.load_state_dict(saved)
     assert all(map(torch.equal, *map(parallel_cases.weights, (begun, other))))
     del saved["steps"]["loss"]
-    with pytest.raises(ValueError, match="one has no weights of the loss"):
+    with pytest.raises(ValueError, match="the loss has weights, and the saved trainer has none"):
         other.load_state_dict(saved)
 
 

@@ -145,6 +145,11 @@ def test_a_long_sum_of_losses_keeps_the_small_ones():
     for nats in (2.0**24, 1.0, 1.0):
         meter.add(loss_sum=torch.tensor(nats))
     assert meter.read() == {"loss_sum": 2.0**24 + 2}
+    restored = RunningSums("cpu")
+    restored.load_state_dict({"loss_sum": 2.0**24})
+    for _ in range(2):
+        restored.add(loss_sum=torch.tensor(1.0))
+    assert restored.read() == meter.read()
 
 
 def test_clips_are_apart():

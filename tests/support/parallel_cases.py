@@ -134,11 +134,20 @@ def wrapped(parallel) -> Trainer:
     return flat_trainer(model, adam, clip=0.5)
 
 
-def with_unused(parallel) -> Trainer:
+def with_unused(parallel, **rest) -> Trainer:
     """A layer without a gradient is not moved by weight decay, as it would be by zeros."""
     model = make_model("lstm", 1)
     model.unused = nn.Linear(2, 2).double()
-    return flat_trainer(model, torch.optim.AdamW(model.parameters(), 0.01), parallel=parallel)
+    adam = torch.optim.AdamW(model.parameters(), 0.01)
+    return flat_trainer(model, adam, parallel=parallel, **rest)
+
+
+def column_major(parallel) -> Trainer:
+    """Weights in the other order, with an optimiser that goes through memory as it lies."""
+    model = make_model("lstm", 1)
+    model.readout.weight.data = model.readout.weight.data.t().contiguous().t()
+    adam = torch.optim.Adam(model.parameters(), 0.01, fused=True)
+    return flat_trainer(model, adam, update_every=3, parallel=parallel)
 
 
 def audited(update_every) -> Case:
@@ -234,6 +243,8 @@ CASES: dict[str, Case] = {
     "look-ahead": Case(looking_ahead, with_ahead),
     "wrapped": Case(wrapped, plain),
     "unused": Case(with_unused, plain),
+    "unused, accumulation": Case(lambda p: with_unused(p, update_every=3), plain),
+    "column-major weights": Case(column_major, plain),
     "loss with a parameter": with_loss(1),
     "loss with a parameter, accumulation": with_loss(3),
     "overlap": of_kind("overlap"),
