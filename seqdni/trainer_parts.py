@@ -57,8 +57,15 @@ def check_model(model: Model) -> None:
 
     Raises:
         TypeError: it has no ``initial_state``.
-        ValueError: the rows are at another axis of its state.
+        ValueError: the rows are at another axis of its state, or each process has only a part of
+            its weights.
     """
+    if _is_sharded(model):
+        raise ValueError(
+            "the weights are spread over the processes (FSDP, or tensors with a device mesh), and "
+            "a trainer reads and saves whole weights; give it the model as it was before, with "
+            "parallel=DataParallel(), which splits the rows"
+        )
     if not hasattr(model, "initial_state"):
         wrapped = getattr(model, "module", None)
         name = type(model).__name__
@@ -78,6 +85,12 @@ def check_model(model: Model) -> None:
             f"initial_state({rows}) gives the shapes {shapes}, expected [L, {rows}, H] or "
             f"[{rows}, H]: the rows are the second to last axis of a state"
         )
+
+
+def _is_sharded(model: Model) -> bool:
+    parameters = model.parameters() if isinstance(model, torch.nn.Module) else []
+    wrapped = type(model).__name__ == "FullyShardedDataParallel"
+    return wrapped or any(getattr(p, "device_mesh", None) is not None for p in parameters)
 
 
 def check_parallel(parallel: object, capture: bool = False) -> None:

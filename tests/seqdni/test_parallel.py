@@ -102,6 +102,15 @@ def test_what_does_not_go_together_is_refused(alone):
         Trainer(model, learner, parallel=alone, capture=True)
 
 
+def test_weights_that_are_spread_over_the_processes_are_refused(alone):
+    fully_shard = pytest.importorskip("torch.distributed.fsdp").fully_shard
+    model = make_model("lstm", 1)
+    fully_shard(model, mesh=dist.init_device_mesh("cpu", (1,)))
+    adam = torch.optim.Adam(model.parameters())
+    with pytest.raises(ValueError, match=r"spread over the processes \(FSDP.*DataParallel\(\)"):
+        Trainer(model, Learner(adam))
+
+
 def test_rows_that_cannot_be_dealt_are_refused(alone):
     alone.size = 3
     with pytest.raises(ValueError, match="32 rows cannot be dealt equally to 3 processes"):
