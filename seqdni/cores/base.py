@@ -61,7 +61,7 @@ class TorchCore(nn.Module):
 
     With ``compiled=True`` an LSTM or a GRU runs on a CPU by layers that are compiled on the machine
     when they are first used there. They compute the same up to rounding, in less time for small
-    chunks. On a GPU and under autocast torch's own run, as without it.
+    chunks. On a GPU, under autocast and where the network has hooks, torch's own layers run.
 
     Args:
         rnn: the network; any number of layers, time-major, one direction.
