@@ -135,7 +135,7 @@ class Learner:
             FloatingPointError: a gradient is not finite, and ``non_finite`` is ``"raise"``.
         """
         dropped = clipped(parameters, self.clip)
-        of_loss = [] if self.loss_module is None else list(self.loss_module.parameters())
+        of_loss = list(self.loss.parameters()) if isinstance(self.loss, nn.Module) else []
         if of_loss:  # no clip limits them
             dropped = clipped(of_loss, None) or dropped
         if not dropped:

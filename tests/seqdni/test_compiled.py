@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from compiled import needs_compiler
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import settings
 from oracles import make_model, make_stream, split
+from sizes import of_any_size
 from torch import nn
 from torch.nn.utils import prune
 
@@ -74,14 +74,7 @@ def assert_same(got, expected, **close):
 @networks
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@given(
-    layers=st.integers(1, 3),
-    steps=st.integers(1, 9),
-    rows=st.integers(1, 5),
-    features=st.integers(1, 6),
-    size=st.integers(1, 40),
-    seed=st.integers(0, 999),
-)
+@of_any_size
 @settings(max_examples=15)
 def test_a_compiled_core_is_the_core(kind, bias, dtype, layers, steps, rows, features, size, seed):
     torch.manual_seed(seed)

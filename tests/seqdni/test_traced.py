@@ -6,9 +6,9 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import settings
 from oracles import HIDDEN, make_model, make_stream, make_trainer, split
+from sizes import of_any_size
 from torch import nn
 from trainers import flat_trainer
 
@@ -55,14 +55,7 @@ def backward_of(run, core, x, start):
 @networks
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@given(
-    layers=st.integers(1, 3),
-    steps=st.integers(1, 9),
-    rows=st.integers(1, 5),
-    features=st.integers(1, 6),
-    size=st.integers(1, 40),
-    seed=st.integers(0, 999),
-)
+@of_any_size
 @settings(max_examples=15, deadline=None)
 def test_a_traced_core_is_the_core(kind, bias, dtype, layers, steps, rows, features, size, seed):
     torch.manual_seed(seed)
