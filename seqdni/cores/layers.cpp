@@ -36,8 +36,8 @@ void check_shape(const char* what, const Tensor& got, at::IntArrayRef expected,
   TORCH_CHECK(got.sizes() == expected, "got ", what, " of shape ", got.sizes(), ", expected ",
               expected);
   TORCH_CHECK(got.scalar_type() == like.scalar_type() && got.device() == like.device(), "got ",
-              what, " of ", got.scalar_type(), " on ", got.device(), ", expected ", like.scalar_type(),
-              " on ", like.device());
+              what, " of ", got.scalar_type(), " on ", got.device(), ", expected ",
+              like.scalar_type(), " on ", like.device());
 }
 
 // The loops below read memory without asking, so that all shapes are checked first.
@@ -198,7 +198,8 @@ template <typename F>
 void lstm_step_back(const F* __restrict dy, const F* __restrict dh_after,
                     const F* __restrict dc_after, const F* __restrict gates,
                     const F* __restrict cell, const F* __restrict tanh_cell,
-                    F* __restrict d_gates, F* __restrict d_cell, int64_t first, int64_t last, int64_t size) {
+                    F* __restrict d_gates, F* __restrict d_cell, int64_t first, int64_t last,
+                    int64_t size) {
   for (int64_t b = first; b < last; ++b) {
     const int64_t at = b * size, to_i = 4 * at, to_f = to_i + size, to_g = to_f + size,
                   to_o = to_g + size;
@@ -257,7 +258,8 @@ struct LSTMLayer : torch::autograd::Function<LSTMLayer> {
     });
     ctx->save_for_backward({kept(x), w_ih, w_hh, gates_NG, hidden, cell, tanh_cell});
     ctx->saved_data["has_bias"] = b_ih.has_value();
-    const Tensor hidden_entered = hidden.narrow(0, 0, steps), cell_entered = cell.narrow(0, 0, steps);
+    const Tensor hidden_entered = hidden.narrow(0, 0, steps);
+    const Tensor cell_entered = cell.narrow(0, 0, steps);
     ctx->mark_non_differentiable({hidden_entered, cell_entered});
     ctx->set_materialize_grads(false);
     return {hidden.narrow(0, 1, steps), hidden[steps], cell[steps], hidden_entered, cell_entered};
@@ -281,7 +283,8 @@ struct LSTMLayer : torch::autograd::Function<LSTMLayer> {
       const scalar_t* gates_at = gates_NG.const_data_ptr<scalar_t>();
       const scalar_t* cell_at = cell.const_data_ptr<scalar_t>();
       const scalar_t* tanh_at = tanh_cell.const_data_ptr<scalar_t>();
-      const scalar_t *dh = dh_end.const_data_ptr<scalar_t>(), *dc = dc_end.const_data_ptr<scalar_t>();
+      const scalar_t* dh = dh_end.const_data_ptr<scalar_t>();
+      const scalar_t* dc = dc_end.const_data_ptr<scalar_t>();
       scalar_t* d_cell_at = d_cell.mutable_data_ptr<scalar_t>();
       for (int64_t t = steps - 1; t >= 0; --t) {
         Tensor d_gates_BG = d_gates_NG.narrow(0, t * rows, rows), d_hidden_BH = d_hidden[t];
@@ -306,7 +309,8 @@ struct LSTMLayer : torch::autograd::Function<LSTMLayer> {
 
 // After the product with h: the arguments of the sigmoids of r and z.
 template <typename F>
-void add_r_and_z(F* __restrict gates, const F* __restrict from_h, int64_t first, int64_t last, int64_t size) {
+void add_r_and_z(F* __restrict gates, const F* __restrict from_h, int64_t first, int64_t last,
+                 int64_t size) {
   for (int64_t b = first; b < last; ++b) {
     const int64_t r = 3 * b * size;
     for (int64_t j = 0; j < 2 * size; ++j) gates[r + j] += from_h[r + j];
@@ -315,7 +319,8 @@ void add_r_and_z(F* __restrict gates, const F* __restrict from_h, int64_t first,
 
 // After those sigmoids: the argument of the tanh of n.
 template <typename F>
-void add_n(F* __restrict gates, const F* __restrict from_h, int64_t first, int64_t last, int64_t size) {
+void add_n(F* __restrict gates, const F* __restrict from_h, int64_t first, int64_t last,
+           int64_t size) {
   for (int64_t b = first; b < last; ++b) {
     const int64_t r = 3 * b * size, n = r + 2 * size;
     for (int64_t j = 0; j < size; ++j) gates[n + j] += gates[r + j] * from_h[n + j];
@@ -338,7 +343,8 @@ void gru_next(const F* __restrict gates, const F* __restrict hidden, F* __restri
 template <typename F>
 void gru_step_back(const F* __restrict dy, const F* __restrict dh_after, const F* __restrict gates,
                    const F* __restrict from_h, const F* __restrict hidden, F* __restrict d_from_x,
-                   F* __restrict d_from_h, F* __restrict d_hidden, int64_t first, int64_t last, int64_t size) {
+                   F* __restrict d_from_h, F* __restrict d_hidden, int64_t first, int64_t last,
+                   int64_t size) {
   for (int64_t b = first; b < last; ++b) {
     const int64_t at = b * size, to_r = 3 * at, to_z = to_r + size, to_n = to_z + size;
     for (int64_t j = 0; j < size; ++j) {
@@ -448,9 +454,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_layer(
   return {out[0], out[1], out[2], out[3], out[4]};
 }
 
-std::tuple<Tensor, Tensor, Tensor> gru_layer(const Tensor& x, const Tensor& h, const Tensor& probe_h,
-                                             const Tensor& w_ih, const Tensor& w_hh,
-                                             const MaybeTensor& b_ih, const MaybeTensor& b_hh) {
+std::tuple<Tensor, Tensor, Tensor> gru_layer(
+    const Tensor& x, const Tensor& h, const Tensor& probe_h, const Tensor& w_ih, const Tensor& w_hh,
+    const MaybeTensor& b_ih, const MaybeTensor& b_hh) {
   const variable_list out = GRULayer::apply(x, h, probe_h, w_ih, w_hh, b_ih, b_hh);
   return {out[0], out[1], out[2]};
 }
